@@ -1,0 +1,67 @@
+# Each target builds what it needs in $(VENV) first. Nothing but Python >= 3.11 and make has to be there.
+#
+#   PYTHON=python3.12   the interpreter that $(VENV) is made with
+#   ARGS='-k claims'    passed on to the program behind demo, test and bench
+
+VENV ?= .venv
+PYTHON ?=
+ARGS ?=
+
+# Tried in this order, unless PYTHON says which. A suitable one is new enough and complete: some
+# systems ship Python without venv's parts or without sqlite3.
+PYTHONS = $(if $(PYTHON),$(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
+SUITABLE = import sys; assert sys.version_info >= (3, 11); import ensurepip, sqlite3, ssl, venv
+
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.NOTPARALLEL:
+.PHONY: help venv demo demo-site test lint types bench clean
+
+help: ## list the targets
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+venv: $(VENV)/.installed-dev ## everything for working on djjp, in .venv
+	@echo "$(VENV) is ready."
+
+demo: $(VENV)/.installed-postgres ## index Python's own library with jobs on a database of their own
+	$(BIN)/python example_multidb/demo.py $(ARGS)
+
+demo-site: $(VENV)/.installed-postgres ## the same, then serve its admin
+	$(BIN)/python example_multidb/demo.py --site $(ARGS)
+
+test: $(VENV)/.installed-test ## the tests, on SQLite and PostgreSQL
+	$(BIN)/python -X dev -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-dev ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev ## mypy, strict
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed-test ## the benchmarks; ARGS='--json' for a program's eyes
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean: ## remove what the targets here have made
+	rm -rf $(VENV) .tox build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -f example_multidb/*.sqlite3 example_multidb/*.sqlite3-*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp for each extra: the demo does not wait for linters, nor a server that it does not start.
+$(VENV)/.installed-%: pyproject.toml $(BIN)/python
+	@echo "Installing djjp[$*] into $(VENV) ..."
+	@$(PIP) install --editable '.[$*]'
+	@touch $@
+
+$(BIN)/python:
+	@for python in $(PYTHONS); do \
+	    if "$$python" -c '$(SUITABLE)' >/dev/null 2>&1; then \
+	        echo "Making $(VENV) with $$("$$python" --version) ..."; \
+	        exec "$$python" -m venv --clear $(VENV); \
+	    fi; \
+	done; \
+	echo "No suitable Python among: $(PYTHONS)." >&2; \
+	echo "djjp needs Python >= 3.11 with its venv, ssl and sqlite3 modules (Debian: apt install python3-venv)." >&2; \
+	echo "Say which one: make PYTHON=/path/to/python3" >&2; \
+	exit 1

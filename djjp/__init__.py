@@ -1,0 +1,23 @@
+"""djjp: background jobs for Django on a database of their own.
+
+Names load on first use, because settings modules import `djjp.databases` before Django is set up.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from djjp.jobs import arun_many, get_job, job, run_many
+
+__version__ = "0.1.0"
+__all__ = ["arun_many", "get_job", "job", "run_many"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module("djjp.jobs"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,120 @@
+"""System checks: what keeps a project from having a queue, each with its fix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from django.apps import apps
+from django.core import checks
+from django.core.checks import CheckMessage, Error
+from django.core.exceptions import ImproperlyConfigured
+from django.db import DatabaseError, connections, router
+
+from djjp import claims, conf, registry
+from djjp.claims import Problem
+from djjp.routers import APP_LABEL, QueueRouter
+
+
+def register() -> None:
+    """Register the checks; those that connect run where `check --database` names the queue's alias."""
+    checks.register(_configuration, APP_LABEL)
+    checks.register(_server, APP_LABEL, checks.Tags.database)
+
+
+def _configuration(**kwargs: Any) -> list[CheckMessage]:
+    """What can be told without connecting. The first stage that fails speaks alone."""
+    return _first() or [*_engine(), *_router()]
+
+
+def _first() -> list[CheckMessage]:
+    return [*_settings(), *_names()] or list(_missing_alias())
+
+
+def _settings() -> Iterator[CheckMessage]:
+    try:
+        conf.current()
+    except ImproperlyConfigured as error:
+        yield _error("E001", str(error), "Correct the setting DJJP.")
+
+
+def _names() -> Iterator[CheckMessage]:
+    if registry.conflict is not None:
+        yield _error("E009", str(registry.conflict), "Names of jobs are unique in a project.")
+
+
+def _alias() -> str:
+    return conf.current().db_name
+
+
+def _missing_alias() -> Iterator[CheckMessage]:
+    alias = _alias()
+    if alias not in connections.settings:
+        yield _error(
+            "E002",
+            f"DJJP['db_name'] is {alias!r}, which is no alias in DATABASES",
+            f"Add it: DATABASES[{alias!r}] = queue_database(BASE_DIR / 'queue.sqlite3'), "
+            "or set DJJP['db_name'] to an alias that is there.",
+        )
+
+
+def _engine() -> Iterator[CheckMessage]:
+    alias = _alias()
+    try:
+        problems: Sequence[Problem] = list(claims.queue().configuration_problems())
+    except ImproperlyConfigured as error:
+        # Django's own words where a driver is missing, ours where the engine is none that djjp knows.
+        hint = "Install the driver: pip install 'djjp[postgres]'."
+        if "djjp claims jobs on" in str(error):
+            hint = "Use queue_database() with a path or a postgres:// URL."
+        yield _error("E007", str(error), hint)
+        return
+    yield from (_error(*problem) for problem in problems)
+    if alias != "default" and connections.settings[alias].get("ATOMIC_REQUESTS"):
+        yield _error(
+            "E008",
+            f"DATABASES[{alias!r}]['ATOMIC_REQUESTS'] is on, so that every request holds a transaction "
+            "of the queue and what it enqueues waits for its end",
+            f"Remove ATOMIC_REQUESTS from DATABASES[{alias!r}].",
+        )
+
+
+def _router() -> Iterator[CheckMessage]:
+    alias = _alias()
+    if alias == "default" and not any(isinstance(r, QueueRouter) for r in router.routers):
+        return
+    for model in apps.get_app_config(APP_LABEL).get_models():
+        routes = {router.db_for_read(model), router.db_for_write(model)}
+        wrong = sorted(routes - {alias})
+        if not wrong and not router.allow_migrate_model(alias, model):
+            wrong = ["nowhere, as far as migrations go"]
+        if wrong:
+            known = any(isinstance(r, QueueRouter) for r in router.routers)
+            yield _error(
+                "E003",
+                f"the queue's models belong on {alias!r}, but are routed to {', '.join(wrong)}"
+                + (" by a router that answers first" if known else ": QueueRouter is missing"),
+                "Put 'djjp.routers.QueueRouter' first in DATABASE_ROUTERS.",
+            )
+            return
+
+
+def _server(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    if _first() or _alias() not in (databases or ()):
+        return []
+    try:
+        return [_error(*problem) for problem in claims.queue().server_problems()]
+    except ImproperlyConfigured:
+        return []  # `_engine` says it
+    except DatabaseError as error:
+        return [
+            _error(
+                "E010",
+                f"the queue's database {_alias()!r} does not answer: {error}",
+                f"Start it, or correct DATABASES[{_alias()!r}].",
+            )
+        ]
+
+
+def _error(code: str, message: str, hint: str) -> CheckMessage:
+    return Error(message, hint=hint, id=f"djjp.{code}")

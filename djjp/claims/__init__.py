@@ -1,0 +1,83 @@
+"""The storage floor: `queue()` gives the verbs of the queue on the database that holds it.
+
+A consumer lends its jobs no queue connection. Inside a job the verbs therefore travel to the
+consumer's coordinator, which runs them in its next turn: `call()` hides the difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from importlib import import_module
+from typing import Protocol, TypeVar
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+
+from djjp import conf
+from djjp.claims.base import (
+    Claimed,
+    Claims,
+    Failure,
+    Listener,
+    NewJob,
+    Outcome,
+    Problem,
+    moment,
+)
+
+__all__ = [
+    "Claimed",
+    "Claims",
+    "Failure",
+    "Listener",
+    "NewJob",
+    "Outcome",
+    "Problem",
+    "call",
+    "coordinator",
+    "moment",
+    "queue",
+]
+
+T = TypeVar("T")
+
+_STRATEGIES = {
+    "sqlite": ("djjp.claims.sqlite", "SQLiteClaims"),
+    "postgresql": ("djjp.claims.postgresql", "PostgreSQLClaims"),
+}
+
+
+class Coordinator(Protocol):
+    """Runs verbs on the consumer's one queue connection, on behalf of its jobs."""
+
+    def call(self, verb: Callable[[Claims], T]) -> T: ...
+
+
+#: Set around each job that a consumer runs.
+coordinator: ContextVar[Coordinator | None] = ContextVar("djjp_coordinator", default=None)
+
+
+def queue() -> Claims:
+    """The verbs of the queue on `DJJP["db_name"]`, on this thread's connection.
+
+    Raises:
+        ImproperlyConfigured: the alias' engine is none that djjp has a way to claim on.
+        ConnectionDoesNotExist: the alias is not in `DATABASES`.
+    """
+    alias = conf.current().db_name
+    vendor = connections[alias].vendor
+    try:
+        module, name = _STRATEGIES[vendor]
+    except KeyError:
+        raise ImproperlyConfigured(
+            f"DATABASES[{alias!r}] runs on {vendor!r}; djjp claims jobs on SQLite and PostgreSQL"
+        ) from None
+    strategy: type[Claims] = getattr(import_module(module), name)
+    return strategy(alias)
+
+
+def call(verb: Callable[[Claims], T]) -> T:
+    """Run `verb` on the queue: here, or inside a consumer's job in the coordinator's next turn."""
+    desk = coordinator.get()
+    return verb(queue()) if desk is None else desk.call(verb)

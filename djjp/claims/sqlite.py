@@ -1,0 +1,244 @@
+"""The verbs on SQLite: one writer at a time, in this process's memory, with no server to ask.
+
+Each statement of the turn is *one step* of SQLite's machine: rows go in and come out as one JSON
+text. Python's driver gives the interpreter lock away around every step, and under jobs that keep
+the interpreter busy each return costs up to a switch interval (5 ms); a batch of 200 rows stepped
+one by one would take a second. The transaction takes the write lock at BEGIN, so what its SELECT
+read still holds when its UPDATE writes.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import UUID
+
+from django.db import OperationalError, connections, transaction
+
+from djjp.claims.base import INSERT_COLUMNS, TABLE, Claimed, Claims, NewJob, Problem, Settled, moment
+
+T = TypeVar("T")
+
+_INSERT = f"INSERT INTO {TABLE} ({INSERT_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, 0, 0)"
+
+_TAKE = f"""UPDATE {TABLE} SET state = 'running', consumer = %s, started_at = %s, attempts = attempts + 1
+WHERE id IN (SELECT value FROM json_each(%s))"""
+
+# The plus keeps the planner from starting at the index of running jobs: the batch comes first.
+_FENCE = f"""SELECT json_group_array(job.id) FROM json_each(%s) AS row JOIN {TABLE} AS job
+ON job.id = json_extract(row.value, '$[0]') AND job.attempts = json_extract(row.value, '$[1]')
+AND +job.consumer = %s AND +job.state = 'running'"""
+
+_SETTLE = f"""UPDATE {TABLE} SET state = json_extract(row.value, '$[2]'),
+result = json_extract(row.value, '$[3]'), started_at = json_extract(row.value, '$[4]'),
+finished_at = json_extract(row.value, '$[5]'), consumer = json_extract(row.value, '$[6]'),
+attempts = json_extract(row.value, '$[7]')
+FROM json_each(%s) AS row WHERE {TABLE}.id = json_extract(row.value, '$[0]')"""
+
+_LOCKED_TRIES = 3
+
+
+def _retry_locked(work: Callable[[], T]) -> T:
+    """Do `work` again when SQLite says 'locked' though the busy timeout has passed, a bounded number of times."""
+    for attempt in range(1, _LOCKED_TRIES):
+        try:
+            return work()
+        except OperationalError as error:
+            if "locked" not in str(error):
+                raise
+            time.sleep(0.05 * attempt)
+    return work()
+
+
+class SQLiteClaims(Claims):
+    """The queue in an SQLite file."""
+
+    # Each served queue is an arm of a compound SELECT, of which SQLite takes 500.
+    max_queues = 400
+
+    _id_in = "id IN (SELECT value FROM json_each(%s))"
+    _next_due = (
+        f"SELECT (julianday(min(run_after)) - 2440587.5) * 86400.0 FROM {TABLE} WHERE state = 'scheduled'"
+    )
+
+    def enqueue(self, job: NewJob) -> None:
+        row = self._row(job)
+        with self.connection.cursor() as cursor:
+            self._write(lambda: cursor.execute(_INSERT, row))
+
+    def enqueue_many(self, jobs: Sequence[NewJob]) -> None:
+        rows = [self._row(job) for job in jobs]
+
+        def insert() -> None:
+            with self.turn(), self.connection.cursor() as cursor:
+                cursor.executemany(_INSERT, rows)
+
+        self._write(insert)
+
+    def _write(self, work: Callable[[], Any]) -> None:
+        """Inside a transaction a retry could only repeat the error: the lock is taken once, at BEGIN."""
+        if self.connection.in_atomic_block:
+            work()
+        else:
+            _retry_locked(work)
+
+    def _row(self, job: NewJob) -> tuple[Any, ...]:
+        return (
+            job.id.hex,
+            job.name,
+            job.queue,
+            job.priority,
+            job.state.value,
+            None if job.run_after is None else self._stamp(job.run_after),
+            self._stamp(job.created_at),
+            job.arguments,
+        )
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        # Also for an alias whose settings do not say so: see `queue_database`.
+        connection: Any = self.connection
+        mode, connection.transaction_mode = connection.transaction_mode, "IMMEDIATE"
+        try:
+            with transaction.atomic(using=self.alias):
+                yield
+        finally:
+            connection.transaction_mode = mode
+
+    def claim(
+        self,
+        consumer: str,
+        limit: int,
+        now: float,
+        *,
+        queues: Sequence[str] | None = None,
+        without: Sequence[str] = (),
+    ) -> list[Claimed]:
+        with self.connection.cursor() as cursor:
+            heads, params = _heads(queues, without)
+            cursor.execute(
+                f"SELECT json_group_array(json_array(id, name, arguments, attempts)) FROM ({heads})",
+                [*params, limit],
+            )
+            rows = json.loads(cursor.fetchone()[0])
+            if rows:
+                cursor.execute(_TAKE, [consumer, self._stamp(now), json.dumps([r[0] for r in rows])])
+        return [Claimed(UUID(row[0]), row[1], row[2], row[3] + 1) for row in rows]
+
+    def has_ready(self, queues: Sequence[str] | None, without: Sequence[str]) -> bool:
+        with self.connection.cursor() as cursor:
+            heads, params = _heads(queues, without)
+            cursor.execute(f"SELECT 1 FROM ({heads})", [*params, 1])
+            return cursor.fetchone() is not None
+
+    def _settle(self, consumer: str, rows: Sequence[Settled]) -> set[UUID]:
+        with self.connection.cursor() as cursor:
+            batch = {row.id.hex: row for row in rows}
+            keys = json.dumps([(key, row.attempt) for key, row in batch.items()])
+            cursor.execute(_FENCE, [keys, consumer])
+            accepted = json.loads(cursor.fetchone()[0])
+            if accepted:
+                cursor.execute(_SETTLE, [json.dumps([self._values(k, batch[k]) for k in accepted])])
+        return {batch[key].id for key in accepted}
+
+    def _values(self, key: str, row: Settled) -> tuple[Any, ...]:
+        started, finished = (None if t is None else self._stamp(t) for t in row[4:6])
+        return (key, row.attempt, row.state, row.result, started, finished, row.consumer, row.attempts)
+
+    def _id_list(self, ids: Iterable[UUID]) -> Any:
+        return json.dumps([id.hex for id in ids])
+
+    def _stamp(self, seconds: float) -> Any:
+        """The text that the ORM writes and compares with."""
+        whole = int(seconds)
+        micro = round((seconds - whole) * 1_000_000)
+        if micro == 1_000_000:
+            whole, micro = whole + 1, 0
+        # The ORM leaves a zero fraction out.
+        return f"{_second(self.alias, whole)}.{micro:06}" if micro else _second(self.alias, whole)
+
+    def listener(self) -> DataVersion:
+        return DataVersion(self)
+
+    def configuration_problems(self) -> Iterable[Problem]:
+        name = self.connection.settings_dict["NAME"]
+        yield from super().configuration_problems()
+        if self.connection.is_in_memory_db():  # type: ignore[attr-defined]  # only SQLite's wrapper has it
+            yield Problem(
+                "E005",
+                f"the queue's alias {self.alias!r} is an in-memory SQLite database ({str(name)!r}), "
+                "which no other process can see",
+                "Give it a file: queue_database(BASE_DIR / 'queue.sqlite3').",
+            )
+
+    def _place(self, settings: Mapping[str, Any]) -> Any:
+        return Path(settings["NAME"]).resolve()
+
+    def server_problems(self) -> Iterable[Problem]:
+        import sqlite3
+
+        if sqlite3.sqlite_version_info < (3, 35):
+            yield Problem(
+                "E006",
+                f"djjp needs SQLite 3.35 or newer; this Python has {sqlite3.sqlite_version}",
+                "Use a Python built with a newer SQLite, or keep the queue in PostgreSQL.",
+            )
+
+
+class DataVersion:
+    """Notices writes of others by `PRAGMA data_version`, a read of shared memory that takes 3 µs."""
+
+    def __init__(self, claims: SQLiteClaims) -> None:
+        self._claims = claims
+        self._seen = self._read()
+
+    def fileno(self) -> int | None:
+        return None
+
+    def woken(self) -> bool:
+        now = self._read()
+        woken, self._seen = now != self._seen, now
+        return woken
+
+    def interval(self, quiet: float) -> float:
+        return 0.002 if quiet < 0.1 else 0.005
+
+    def looks(self) -> float:
+        return 1.0
+
+    def _read(self) -> int:
+        connection = self._claims.connection
+        connection.ensure_connection()
+        # Beneath Django's cursor: this runs two hundred times a second in an idle consumer.
+        (version,) = connection.connection.execute("PRAGMA data_version").fetchone()
+        return int(version)
+
+
+def _heads(queues: Sequence[str] | None, without: Sequence[str]) -> tuple[str, list[Any]]:
+    """A SELECT of the first ready jobs in the order of the claim, and its parameters but for the last, the limit.
+
+    For some queues it is a merge of their orders, each from its own place in the index; so a million
+    jobs in a queue that is not served are never met.
+    """
+    columns = "id, name, arguments, attempts, priority"
+    order = "ORDER BY priority DESC, id LIMIT %s"
+    passed, names = "", list(without)
+    if names:
+        passed = f" AND name NOT IN ({', '.join(['%s'] * len(names))})"
+    source = f"SELECT {columns} FROM {TABLE} WHERE state = 'ready'"
+    if queues is None:
+        return f"{source}{passed} {order}", names
+    arm = f"{source} AND queue = %s{passed}"
+    params = [value for queue in queues for value in (queue, *names)]
+    return f"{' UNION ALL '.join([arm] * len(queues))} {order}", params
+
+
+@lru_cache(maxsize=64)
+def _second(alias: str, whole: int) -> str:
+    return str(connections[alias].ops.adapt_datetimefield_value(moment(whole)))
+

@@ -1,0 +1,86 @@
+"""The `DJJP` setting: its keys, their types and defaults, validated.
+
+`current()` is read at each use, so that `override_settings(DJJP=...)` is followed at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _key(default: Any, allowed: str, accepts: Callable[[Any], bool]) -> Any:
+    """A dataclass field that knows which values it takes, in words and as a predicate."""
+    return dataclasses.field(default=default, metadata={"allowed": allowed, "accepts": accepts})
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Settings:
+    """The values of `DJJP`, each valid. Every key is optional.
+
+    Attributes:
+        db_name: alias of the database that holds the queue. "default" keeps it with the application.
+        concurrency: how a consumer runs jobs at the same time.
+        concurrency_limit: how many jobs one consumer process runs at the same time.
+        shutdown_timeout: seconds that running jobs get to end after SIGTERM or SIGINT, before the
+            consumer gives them back.
+    """
+
+    db_name: str = _key("queue", "an alias in DATABASES", lambda v: isinstance(v, str) and v != "")
+    concurrency: str = _key("threads", "'threads'", lambda v: v == "threads")
+    concurrency_limit: int = _key(
+        10, "a whole number from 1 to 10,000", lambda v: _is_whole(v) and 1 <= v <= 10_000
+    )
+    shutdown_timeout: float = _key(25.0, "seconds, 0 or more", lambda v: _is_number(v) and v >= 0)
+
+
+_FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
+_last: tuple[dict[str, Any], Settings] = ({}, Settings())
+
+
+def current() -> Settings:
+    """The settings in force now.
+
+    Raises:
+        ImproperlyConfigured: `DJJP` holds an unknown key or a value that its key does not take.
+    """
+    global _last
+    given = getattr(settings, "DJJP", {})
+    seen, parsed = _last
+    if given != seen:
+        parsed = parse(given)
+        _last = (dict(given), parsed)
+    return parsed
+
+
+def parse(given: Any) -> Settings:
+    """Check a `DJJP` dictionary and fill in the defaults; raises ImproperlyConfigured as `current()` does."""
+    if not isinstance(given, Mapping):
+        raise ImproperlyConfigured(f"DJJP is {given!r}; it must be a dictionary of settings")
+    for key, value in given.items():
+        field = _FIELDS.get(key)
+        if field is None:
+            raise ImproperlyConfigured(_unknown(key))
+        if not field.metadata["accepts"](value):
+            raise ImproperlyConfigured(
+                f"DJJP[{key!r}] is {value!r}; it must be {field.metadata['allowed']}"
+            )
+    return Settings(**given)
+
+
+def _unknown(key: object) -> str:
+    close = difflib.get_close_matches(str(key), _FIELDS, n=1, cutoff=0.0)
+    return f"DJJP has no key {key!r}; did you mean {close[0]!r}? Its keys: {', '.join(_FIELDS)}"

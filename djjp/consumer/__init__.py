@@ -1,0 +1,1 @@
+"""The runtime floor: takes jobs and runs them."""

@@ -1,0 +1,69 @@
+"""`queue_database()`: the entry for `DATABASES` that suits a queue.
+
+Settings modules import it, so it touches nothing of Django that needs settings.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import dj_database_url
+
+ENV = "DJJP_DATABASE_URL"
+
+_SYNCHRONOUS = ("OFF", "NORMAL", "FULL", "EXTRA")
+
+
+def queue_database(
+    default: str | Path, *, synchronous: str = "NORMAL", busy_timeout: float = 30.0
+) -> dict[str, Any]:
+    """The `DATABASES` entry of the queue.
+
+    The environment variable `DJJP_DATABASE_URL` wins over `default` where it is set, so that one
+    settings module serves a laptop on SQLite and a server on Postgres.
+
+    Args:
+        default: the path of an SQLite file, or a database URL (`postgres://user:pass@host/name`).
+        synchronous: SQLite's `PRAGMA synchronous`. NORMAL survives every crash of a process, and a
+            power cut costs at most the last moments; FULL keeps those too and writes more slowly.
+        busy_timeout: seconds that an SQLite statement waits for another writer.
+
+    Raises:
+        ValueError: the URL cannot be read, or names a database that cannot hold a queue.
+    """
+    text = os.environ.get(ENV) or str(default)
+    if "://" not in text:
+        return _sqlite(text, synchronous, busy_timeout)
+    config: dict[str, Any] = dict(dj_database_url.parse(text, conn_max_age=None))
+    if config["ENGINE"].endswith("sqlite3"):
+        return _sqlite(str(config["NAME"]), synchronous, busy_timeout)
+    if config["ENGINE"].endswith(("postgresql", "postgis")):
+        return _postgresql(config)
+    raise ValueError(
+        f"djjp keeps its queue in SQLite or PostgreSQL; {ENV} or the default names {config['ENGINE']}"
+    )
+
+
+def _sqlite(path: str, synchronous: str, busy_timeout: float) -> dict[str, Any]:
+    if synchronous.upper() not in _SYNCHRONOUS:
+        raise ValueError(f"synchronous is {synchronous!r}; it must be one of {', '.join(_SYNCHRONOUS)}")
+    return {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": path,
+        "CONN_MAX_AGE": None,
+        "OPTIONS": {
+            # A transaction that reads first and writes later fails at once when another writer came
+            # between; IMMEDIATE takes the write lock at BEGIN, where the busy timeout can wait for it.
+            "transaction_mode": "IMMEDIATE",
+            "timeout": busy_timeout,
+            "init_command": f"PRAGMA journal_mode=WAL; PRAGMA synchronous={synchronous.upper()}",
+        },
+    }
+
+
+def _postgresql(config: dict[str, Any]) -> dict[str, Any]:
+    # The queue repeats a handful of statements: bound on the server they are planned once.
+    options = {"server_side_binding": True, "prepare_threshold": 3, **config.get("OPTIONS", {})}
+    return {**config, "CONN_MAX_AGE": None, "CONN_HEALTH_CHECKS": True, "OPTIONS": options}

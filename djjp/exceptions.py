@@ -1,0 +1,63 @@
+"""The exceptions that djjp raises.
+
+They are few, and each says in its message what was given and what would be right.
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from django.core.exceptions import ImproperlyConfigured
+
+
+class EncodeError(TypeError):
+    """An argument or a result that the JSON codec cannot carry. The message names the parameter and the path in it."""
+
+
+class JobDoesNotExist(LookupError):
+    """No job with this id is in the queue: it never was, it was pruned, or it was deleted."""
+
+    def __init__(self, job_id: UUID | str) -> None:
+        super().__init__(f"there is no job {job_id} in the queue")
+
+
+class JobNotRegistered(LookupError):
+    """No function in this process is registered under the name that a job row carries."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"no job named {name!r} is registered here; "
+            "is its module a jobs.py of an installed app, or imported by one?"
+        )
+
+
+class JobNameTaken(ImproperlyConfigured):
+    """Two functions were registered under one name; the message names both."""
+
+
+class JobNotFinished(Exception):
+    """Base of the two ways in which `join()` can learn that there will be no result."""
+
+
+class JobFailed(JobNotFinished):
+    """Raised by `join()`: the job failed for good. `str()` holds the message of its last error.
+
+    Attributes:
+        job_id: the job's id.
+        exception_class: dotted name of the last error's class; "" when no error was kept.
+        traceback: the last error's traceback as text; "" when no error was kept.
+    """
+
+    def __init__(self, job_id: UUID, exception_class: str, message: str, traceback: str) -> None:
+        super().__init__(f"job {job_id} failed: {exception_class}: {message}")
+        self.job_id = job_id
+        self.exception_class = exception_class
+        self.traceback = traceback
+
+
+class JobCancelled(JobNotFinished):
+    """Raised by `join()`: the job was cancelled and has no result."""
+
+    def __init__(self, job_id: UUID) -> None:
+        super().__init__(f"job {job_id} was cancelled")
+        self.job_id = job_id

@@ -1,0 +1,170 @@
+"""`JobHandle`: what a program knows of a job that it enqueued, and can ask of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+from asgiref.sync import sync_to_async
+
+from djjp import claims, codec
+from djjp.exceptions import JobCancelled, JobDoesNotExist, JobFailed
+from djjp.models import FINISHED, Attempt, Job, State
+
+# A job that is waited for is looked at soon and then less and less often; seconds.
+_FIRST_LOOK, _LAST_LOOK, _SLOWER = 0.002, 0.25, 1.3
+
+
+class JobHandle:
+    """One job of the queue. What it shows was true when the handle last read the job's row.
+
+    `refresh()` reads the row anew; so do `join()` and `retry()`.
+    """
+
+    def __init__(self, id: UUID, state: State | None = None) -> None:
+        self.id = id
+        self._state = state
+        self._row: Job | None = None
+        self._errors: list[Attempt] | None = None
+
+    def __repr__(self) -> str:
+        return f"<JobHandle {self.id} {self._state or 'unread'}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, JobHandle) and other.id == self.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    @property
+    def state(self) -> State:
+        """Where the job is in its life."""
+        return State(self._read().state) if self._state is None else self._state
+
+    @property
+    def attempts(self) -> int:
+        """How many executions were begun."""
+        return self._read().attempts
+
+    @property
+    def result(self) -> Any:
+        """What the function returned; None while there is nothing."""
+        text = self._read().result
+        return None if text is None else codec.decode_value(text)
+
+    @property
+    def errors(self) -> list[Attempt]:
+        """The failed attempts, oldest first: `exception_class`, `message`, `traceback` of each."""
+        if self._errors is None:
+            self._errors = claims.call(lambda queue: _load_errors(queue.alias, self.id))
+        return list(self._errors)
+
+    def refresh(self) -> None:
+        """Read the job's row anew.
+
+        Raises:
+            JobDoesNotExist: the row is gone.
+        """
+        self._row = claims.call(lambda queue: _load(queue.alias, self.id))
+        self._state = State(self._row.state)
+        self._errors = None
+
+    def join(self, timeout: float | None = None) -> Any:
+        """Wait until the job has ended, and return its result.
+
+        Args:
+            timeout: seconds to wait at most; None waits for ever.
+
+        Raises:
+            JobFailed: it failed for good; the text holds its last error's message.
+            JobCancelled: it was cancelled.
+            TimeoutError: it has not ended in time; it goes on.
+            JobDoesNotExist: its row is gone.
+        """
+        for pause in self._looks(timeout):
+            time.sleep(pause)
+        return self._end()
+
+    async def ajoin(self, timeout: float | None = None) -> Any:
+        """`join` for coroutines."""
+        looks = self._looks(timeout)
+        while (pause := await sync_to_async(next)(looks, None)) is not None:
+            await asyncio.sleep(pause)
+        return await sync_to_async(self._end)()
+
+    def retry(self) -> None:
+        """Make a job that has ended ready again, with fresh attempts; its errors are kept.
+
+        A job that has not ended is left alone.
+        """
+        claims.call(lambda queue: queue.retry([self.id]))
+        self.refresh()
+
+    async def arefresh(self) -> None:
+        """`refresh` for coroutines."""
+        await sync_to_async(self.refresh)()
+
+    async def aretry(self) -> None:
+        """`retry` for coroutines."""
+        await sync_to_async(self.retry)()
+
+    def _read(self) -> Job:
+        if self._row is None:
+            self.refresh()
+        assert self._row is not None
+        return self._row
+
+    def _looks(self, timeout: float | None) -> Iterator[float]:
+        """Refresh until the job has ended, yielding how long to pause before each next look."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause = _FIRST_LOOK
+        while True:
+            self.refresh()
+            if self._state in FINISHED:
+                return
+            left = pause if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(f"job {self.id} is still {self._state} after {timeout} s")
+            yield min(pause, left)
+            pause = min(pause * _SLOWER, _LAST_LOOK)
+
+    def _end(self) -> Any:
+        if self._state == State.CANCELLED:
+            raise JobCancelled(self.id)
+        if self._state == State.FAILED:
+            last = self.errors[-1] if self.errors else Attempt()
+            raise JobFailed(self.id, last.exception_class, last.message, last.traceback)
+        return self.result
+
+
+def get_job(id: UUID | str) -> JobHandle:
+    """The handle of a job, by its id or the id's text.
+
+    Raises:
+        JobDoesNotExist: no job has this id.
+    """
+    try:
+        handle = JobHandle(id if isinstance(id, UUID) else UUID(id))
+    except (ValueError, AttributeError, TypeError):
+        raise JobDoesNotExist(id) from None
+    handle.refresh()
+    return handle
+
+
+async def aget_job(id: UUID | str) -> JobHandle:
+    """`get_job` for coroutines."""
+    return await sync_to_async(get_job)(id)
+
+
+def _load(alias: str, id: UUID) -> Job:
+    try:
+        return Job.objects.using(alias).get(pk=id)
+    except Job.DoesNotExist:
+        raise JobDoesNotExist(id) from None
+
+
+def _load_errors(alias: str, id: UUID) -> list[Attempt]:
+    return list(Attempt.objects.using(alias).filter(job_id=id).order_by("pk"))

@@ -1,0 +1,98 @@
+"""The queue's tables: jobs and their failed attempts.
+
+The rows are read through the ORM (admin, handles) and written by the statements in `djjp.claims`.
+Every index is partial and covers live states only: what has finished costs an insert nothing.
+"""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import Q
+
+from djjp.ids import new_id
+
+
+class State(models.TextChoices):
+    """Where a job is in its life. `docs/internals.md` has the picture."""
+
+    SCHEDULED = "scheduled"  # waits for its time
+    BLOCKED = "blocked"  # waits for another job
+    READY = "ready"  # may be claimed
+    RUNNING = "running"  # claimed by a consumer
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+FINISHED = (State.SUCCEEDED, State.FAILED, State.CANCELLED)
+
+
+class Job(models.Model):
+    """One call of a registered job function, from enqueue to its end.
+
+    Attributes:
+        arguments: the call's arguments, as the codec's JSON text.
+        result: what the function returned, as the codec's JSON text; null until it succeeded.
+        attempts: how many executions were begun; a job given back unstarted does not count.
+        rescues: how many executions ended with the death of their consumer.
+        consumer: who runs it, or ran it last.
+    """
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    name = models.CharField(max_length=200)
+    queue = models.CharField(max_length=100, default="default")
+    priority = models.SmallIntegerField(default=0)
+    state = models.CharField(max_length=10, choices=State.choices, default=State.READY)
+    attempts = models.PositiveIntegerField(default=0)
+    rescues = models.PositiveIntegerField(default=0)
+    run_after = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField()
+    started_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+    consumer = models.CharField(max_length=100, null=True, blank=True)
+    arguments = models.TextField()
+    result = models.TextField(null=True, blank=True)
+
+    class Meta:
+        db_table = "djjp_job"
+        indexes = [
+            # The global order, for a consumer that serves every queue …
+            models.Index(
+                fields=["-priority", "id"], condition=Q(state="ready"), name="djjp_job_ready"
+            ),
+            # … and the order within one queue, for a consumer that serves some.
+            models.Index(
+                fields=["queue", "-priority", "id"],
+                condition=Q(state="ready"),
+                name="djjp_job_ready_queue",
+            ),
+            models.Index(
+                fields=["run_after"], condition=Q(state="scheduled"), name="djjp_job_scheduled"
+            ),
+            models.Index(fields=["consumer"], condition=Q(state="running"), name="djjp_job_running"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.id}"
+
+
+class Attempt(models.Model):
+    """One execution that failed: what was raised, where, and by which consumer it was run.
+
+    All of it is text, cut to a bounded size, so that looking at a failure never runs its code.
+    """
+
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="failures")
+    number = models.PositiveIntegerField()
+    consumer = models.CharField(max_length=100)
+    started_at = models.DateTimeField()
+    finished_at = models.DateTimeField()
+    exception_class = models.CharField(max_length=200)
+    message = models.TextField(blank=True)
+    traceback = models.TextField(blank=True)
+
+    class Meta:
+        db_table = "djjp_attempt"
+
+    def __str__(self) -> str:
+        return f"attempt {self.number} of job {self.job_id}: {self.exception_class}"

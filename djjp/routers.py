@@ -1,0 +1,50 @@
+"""`QueueRouter`: every queue model lives on `DJJP["db_name"]`, and nothing else lives there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db.models import Model
+
+from djjp import conf
+
+APP_LABEL = "djjp"
+
+
+class QueueRouter:
+    """Routes the models of djjp to the queue's alias. Name it first in `DATABASE_ROUTERS`.
+
+    With `DJJP["db_name"] = "default"` the queue shares the application's database and the router
+    only keeps the queue's models there.
+    """
+
+    def db_for_read(self, model: type[Model], **hints: Any) -> str | None:
+        return self._alias(model, hints)
+
+    def db_for_write(self, model: type[Model], **hints: Any) -> str | None:
+        return self._alias(model, hints)
+
+    def _alias(self, model: type[Model], hints: dict[str, Any]) -> str | None:
+        if model._meta.app_label != APP_LABEL:
+            return None
+        instance = hints.get("instance")
+        if instance is not None and instance._meta.app_label == APP_LABEL and instance._state.db:
+            # A job that was read with using() keeps to the database that it came from.
+            return str(instance._state.db)
+        return conf.current().db_name
+
+    def allow_relation(self, obj1: Model, obj2: Model, **hints: Any) -> bool | None:
+        ours = [obj._meta.app_label == APP_LABEL for obj in (obj1, obj2)]
+        if all(ours):
+            return obj1._state.db == obj2._state.db
+        if any(ours):
+            return False
+        return None
+
+    def allow_migrate(self, db: str, app_label: str, **hints: Any) -> bool | None:
+        alias = conf.current().db_name
+        if app_label == APP_LABEL:
+            return db == alias
+        if db == alias and alias != "default":
+            return False
+        return None

@@ -1,0 +1,64 @@
+"""The jobs of the test project."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+
+from djjp import job
+from tests.project.shop.models import Execution
+
+
+@job
+def add(a: int, b: int = 0) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+@job(name="shop.echo")
+def echo(*args: object, **kwargs: object) -> list[object]:
+    return [list(args), kwargs]
+
+
+@job
+def record(key: str, seconds: float = 0.0) -> int:
+    """Leave a row in the application's database, after a while."""
+    time.sleep(seconds)
+    return Execution.objects.create(key=key, process=os.getpid(), at=time.time()).pk
+
+
+@job
+def nap(seconds: float) -> float:
+    time.sleep(seconds)
+    return time.time()
+
+
+@job
+async def anap(seconds: float) -> float:
+    await asyncio.sleep(seconds)
+    return time.time()
+
+
+@job
+def fail(message: str) -> None:
+    raise ValueError(message)
+
+
+@job(name="shop.mail", queue="mail", priority=5)
+def mail(address: str) -> str:
+    return address
+
+
+@job
+def fan_out(count: int) -> list[str]:
+    """Enqueue as many jobs from inside a job."""
+    return [str(add.run_later(i).id) for i in range(count)]
+
+
+@job
+def hog(seconds: float) -> None:
+    """Keep the interpreter busy."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        sum(range(1000))
