@@ -21,18 +21,15 @@ Decoding makes values of these types only, whatever the text says: it looks up n
 from __future__ import annotations
 
 import binascii
-import enum
-import io
 import json
 import math
-import os
 import re
 import reprlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -41,10 +38,9 @@ from djjp.exceptions import EncodeError
 TAG = "$djjp"
 DEEPEST = 200
 
-# Types whose values go to JSON as they are, and the few of them that need no look at the value.
+# Types whose values go to JSON as they are; those of the second set whatever the value.
 _SCALARS = frozenset({type(None), bool, int, float, str})
 _CERTAIN = frozenset({type(None), bool})
-_TEXT = frozenset({str})
 
 
 def encode_arguments(
@@ -52,11 +48,7 @@ def encode_arguments(
 ) -> str:
     """The text of `{"args": [...], "kwargs": {...}}`.
 
-    Args:
-        args: the positional arguments.
-        kwargs: the keyword arguments.
-        names: gives the parameter names of `args` in order. Only an error message needs them;
-            without them it says "argument 0".
+    `names` gives the parameter names of `args` in order; it is called for an error message only.
 
     Raises:
         EncodeError: an argument is, or holds, what the codec cannot carry, or is nested deeper than
@@ -73,8 +65,8 @@ def encode_arguments(
                 return text
         return _encode({"args": [*args], "kwargs": kwargs}, -2)
     except (_Refusal, ValueError, RecursionError) as error:
-        named = zip(_called(args, names) + list(kwargs), [*args, *kwargs.values()], strict=True)
-        raise _explained(named, error) from None
+        named = zip([*_called(args, names), *kwargs], [*args, *kwargs.values()], strict=True)
+        raise _explained([*named], error) from None
 
 
 def encode_value(value: Any, name: str) -> str:
@@ -90,17 +82,15 @@ def encode_value(value: Any, name: str) -> str:
 
 
 def decode_arguments(text: str) -> tuple[list[Any], dict[str, Any]]:
-    """The positional and keyword arguments in a text that `encode_arguments()` made.
+    """The positional and the keyword arguments in a text that `encode_arguments()` made.
 
     Raises:
         ValueError: the text is not of that form.
     """
-    call = decode_value(text)
-    if type(call) is dict and call.keys() == _CALL:
-        args, kwargs = call["args"], call["kwargs"]
-        if type(args) is list and type(kwargs) is dict:
+    match decode_value(text):
+        case {"args": list(args), "kwargs": dict(kwargs)}:
             return args, kwargs
-    raise ValueError(f"not the arguments of a job: {reprlib.repr(text)}")
+    raise ValueError(f"these are not the arguments of a job: {reprlib.repr(text)}")
 
 
 def decode_value(text: str) -> Any:
@@ -115,11 +105,8 @@ def decode_value(text: str) -> Any:
         raise ValueError(f"cannot decode {reprlib.repr(text)}: {error}") from error
 
 
-# Encoding
-
-
 class _Refusal(Exception):
-    """A value that cannot be encoded, why (None: its type), and the way to it, innermost step first."""
+    """A value that is not carried, why (None: its type), and the way to it, inmost step first."""
 
     def __init__(self, value: object, why: str | None) -> None:
         super().__init__(why)
@@ -130,45 +117,205 @@ class _Refusal(Exception):
 
 def _encode(value: Any, depth: int) -> str:
     text = _dumps(_walk(value, depth, _SCALARS))
-    if "\\ud" in text:  # a surrogate, or half of an emoji: look at each text before it may go
+    if "\\ud" in text:  # a character beyond U+FFFF, or else a surrogate, which may stand in a pair
         _walk(value, depth, _CERTAIN)
     return text
 
 
 def _walk(value: Any, depth: int, passing: frozenset[type]) -> Any:
-    """What JSON is to write for `value`, which lies inside `depth` containers.
-
-    Values of the `passing` types are taken unseen. One frame per level: the stack is the caller's.
-    """
+    """What JSON is to write for a value inside `depth` containers; `passing` types go unseen."""
     kind = type(value)
     if kind in passing:
         return value
-    rule = _RULES.get(kind) or _inherited(kind)
+    rule = _RULES.get(kind) or next((_RULES[k] for k in kind.__mro__ if k in _RULES), None)
     if rule is None:
         raise _Refusal(value, None)
     if not rule.step:
         try:
             payload = rule.take(value)
-        except Exception as error:  # a foreign tzinfo may raise anything
+        except Exception as error:  # noqa: BLE001  (a tzinfo of another make may raise anything)
             raise _Refusal(value, str(error)) from None
-        return {TAG: rule.tag, "value": payload} if rule.tag else payload
-    if depth >= DEEPEST:
+    elif depth >= DEEPEST:
         raise _Refusal(value, f"it is nested deeper than {DEEPEST} levels, or contains itself")
-    depth += 1
-    keys: list[Any] = []
-    items: list[Any] = []
-    at: object = None
+    elif rule.make is dict:
+        labels = [*rule.take(value)]
+        keys = _walk_each(labels, depth + 1, passing, " (a key)", labels)
+        items = _walk_each(dict.values(value), depth + 1, passing, rule.step, labels)
+        if {str}.issuperset(map(type, keys)) and TAG not in keys:
+            return dict(zip(keys, items, strict=True))
+        payload = [*zip(keys, items, strict=True)]
+    else:
+        payload = _walk_each(rule.take(value), depth + 1, passing, rule.step, _INDEXES)
+    return {TAG: rule.tag, "value": payload} if rule.tag else payload
+
+
+def _walk_each(
+    values: Iterable[Any], depth: int, passing: frozenset[type], step: str, labels: Sequence[object]
+) -> list[Any]:
+    """`_walk()` for what one container holds; a refusal learns the step by which it was reached."""
+    walked: list[Any] = []
     try:
-        if rule.tag != "dict":
-            for item in rule.take(value):
-                items.append(item if type(item) in passing else _walk(item, depth, passing))
-            return {TAG: rule.tag, "value": items} if rule.tag else items
-        for at, item in rule.take(value):
-            keys.append(at if type(at) in passing else _walk(at, depth, passing))
-            items.append(item if type(item) in passing else _walk(item, depth, passing))
+        for value in values:  # a plain loop: the length of `walked` tells where it ended
+            walked.append(value if type(value) in passing else _walk(value, depth, passing))  # noqa: PERF401
     except _Refusal as refusal:
-        if rule.tag != "dict":
-            at = len(items)
-        refusal.path.append((rule.step if len(keys) != len(items) or at is not None else "", at))
+        refusal.path.append((step, labels[len(walked)]))
         raise
-    return keys
+    return walked
+
+
+class _Rule(NamedTuple):
+    """How one type is carried."""
+
+    tag: str
+    take: Callable[[Any], Any]  # from a value its payload; from a container what it holds
+    make: Callable[[Any], Any]  # from a payload the value
+    written: type | tuple[type, ...] = str  # what a payload is in JSON
+    step: str = ""  # containers only: how a path shows one of the things held
+
+
+def _text(value: str) -> str:
+    if re.search("[\ud800-\udbff][\udc00-\udfff]", value):
+        raise ValueError("it holds a pair of surrogates, which JSON makes one character")
+    return str.__str__(value)
+
+
+def _whole(value: int) -> int:
+    if int.bit_length(value) > sys.int_info.str_digits_check_threshold * 3:
+        int.__repr__(value)  # has the interpreter's limit on digits: its error says how to raise it
+    return int.__int__(value)
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError("JSON has no such number; pass None or a Decimal")
+    return float.__float__(value)
+
+
+def _clock(tag: str, base: Any) -> _Rule:
+    """The rule of datetime or time: ISO text, or if that says too little [text, fold, zone].
+
+    Methods are bound now: a frozen clock puts its own class into this module's globals later.
+    """
+    isoformat, utcoffset, fromisoformat = base.isoformat, base.utcoffset, base.fromisoformat
+
+    def take(value: Any) -> Any:
+        zone = value.tzinfo
+        key = zone.key if isinstance(zone, ZoneInfo) else None
+        if key is None and zone is not None and utcoffset(value) is None:
+            raise ValueError("its tzinfo gives no offset; use a ZoneInfo or a datetime.timezone")
+        text = isoformat(value)
+        return text if key is None and not value.fold else [text, value.fold, key]
+
+    def make(payload: Any) -> Any:
+        text, fold, key = (payload, 0, None) if isinstance(payload, str) else payload
+        value = fromisoformat(text).replace(fold=fold)
+        return value if key is None else value.replace(tzinfo=ZoneInfo(key))
+
+    return _Rule(tag, take, make, (str, list))
+
+
+_INDEXES = range(sys.maxsize)
+_TICK = timedelta(microseconds=1)
+_RULES: dict[type, _Rule] = {
+    str: _Rule("", _text, str),
+    int: _Rule("", _whole, int),
+    float: _Rule("", _finite, float),
+    list: _Rule("", list.__iter__, list, list, "[{}]"),
+    dict: _Rule("dict", dict.keys, dict, list, "[{}]"),
+    tuple: _Rule("tuple", tuple.__iter__, tuple, list, "[{}]"),
+    set: _Rule("set", set.__iter__, set, list, " (a member)"),
+    frozenset: _Rule("frozenset", frozenset.__iter__, frozenset, list, " (a member)"),
+    bytes: _Rule(
+        "bytes",
+        lambda value: binascii.b2a_base64(value, newline=False).decode("ascii"),
+        lambda payload: binascii.a2b_base64(payload, strict_mode=True),
+    ),
+    Decimal: _Rule("decimal", Decimal.__str__, Decimal),
+    UUID: _Rule("uuid", UUID.__str__, UUID),
+    datetime: _clock("datetime", datetime),
+    date: _Rule("date", date.isoformat, date.fromisoformat),
+    time: _clock("time", time),
+    timedelta: _Rule("timedelta", lambda v: timedelta.__floordiv__(v, _TICK), _TICK.__mul__, int),
+}
+_BY_TAG = {rule.tag: rule for rule in _RULES.values() if rule.tag}
+
+
+def _untag(found: dict[str, Any]) -> Any:
+    """The value that a JSON object stands for; what it holds has been through here before."""
+    if TAG not in found:
+        return found
+    tag, payload = found[TAG], found.get("value")
+    if not isinstance(tag, str) or tag not in _BY_TAG:
+        raise ValueError(f"{reprlib.repr(tag)} is no tag that this version of djjp knows")
+    rule = _BY_TAG[tag]
+    try:
+        if len(found) == 2 and isinstance(payload, rule.written):
+            return rule.make(payload)
+        reason = "malformed"
+    except Exception as error:  # noqa: BLE001  (each type has its own way to say no)
+        reason = str(error)
+    raise ValueError(f"{reprlib.repr(payload)} does not fit the tag {tag!r}: {reason}")
+
+
+# The walk meets a circle before the encoder can. int() refuses NaN and the infinities by their names.
+_dumps = json.JSONEncoder(check_circular=False, allow_nan=False, separators=(",", ":")).encode
+_loads = json.JSONDecoder(parse_constant=int).decode
+_loads_tagged = json.JSONDecoder(parse_constant=int, object_hook=_untag).decode
+_MARK = f'"{TAG}"'
+
+# What to pass in place of what is refused, by the name of its type or the next base.
+_ADVICE = {
+    "Model": "pass its primary key, and load it in the job",
+    "QuerySet": "pass a list of primary keys",
+    "Enum": "pass its value",
+    "PurePath": "pass str() of it",
+    "Promise": "pass str() of it",  # a lazy translation
+    "generator": "pass a list of what it yields",
+    "bytearray": "pass bytes() of it",
+    "object": "pass None, bool, int, float, str, bytes, Decimal, UUID, datetime, date, time, "
+    "timedelta, or lists, tuples, sets and dicts of these",
+}
+
+
+def _explained(named: list[tuple[str, Any]], error: Exception) -> EncodeError:
+    """The error that names the first value refused; `error` is how that was noticed."""
+    for name, value in named:
+        try:
+            problem = _problem(value)
+        except RecursionError:
+            problem = ": it is nested too deeply for what is left of the interpreter's stack"
+        if problem:
+            return EncodeError(f"cannot encode {name}{problem}")
+    return EncodeError(f"cannot encode {', '.join(name for name, _ in named)}: {error}")
+
+
+def _problem(value: Any) -> str:
+    """The path in `value` to what is refused, and why; empty if all of it can be encoded."""
+    try:
+        _dumps([[_walk(value, 0, _CERTAIN)]])  # as deep in JSON as it was among the arguments
+    except _Refusal as refusal:
+        steps = [step.format(_brief(label)) for step, label in reversed(refusal.path)]
+        path = "".join(steps[:8]) + ("..." if len(steps) > 8 else "")
+        kind = type(refusal.value)
+        named = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+        advice = (_ADVICE[base.__name__] for base in kind.__mro__ if base.__name__ in _ADVICE)
+        why = refusal.why or next(advice)
+        return f"{path}, which is {_brief(refusal.value)} of type {named}: {why}"
+    return ""
+
+
+def _called(args: tuple[Any, ...], names: Callable[[], Sequence[str]] | None) -> list[str]:
+    """What to call each positional argument. That no name is found must not hide what is wrong."""
+    try:
+        known = [*names()][: len(args)] if names else []
+    except Exception:  # noqa: BLE001  (it reads the signature of any callable)
+        known = []
+    return known + [f"argument {index}" for index in range(len(known), len(args))]
+
+
+def _brief(value: object) -> str:
+    """A short `repr()`, whatever the value's own does. A queryset's would run the query."""
+    try:
+        return "a query" if hasattr(type(value), "as_manager") else reprlib.repr(value)
+    except Exception:  # noqa: BLE001  (as does a number with too many digits)
+        return "a value"

