@@ -87,9 +87,9 @@ def decode_arguments(text: str) -> tuple[list[Any], dict[str, Any]]:
     Raises:
         ValueError: the text is not of that form.
     """
-    match decode_value(text):
-        case {"args": list(args), "kwargs": dict(kwargs)}:
-            return args, kwargs
+    call = decode_value(text)
+    if type(call) is dict and type(call.get("args")) is list and type(call.get("kwargs")) is dict:
+        return call["args"], call["kwargs"]
     raise ValueError(f"these are not the arguments of a job: {reprlib.repr(text)}")
 
 
@@ -257,7 +257,7 @@ def _untag(found: dict[str, Any]) -> Any:
     raise ValueError(f"{reprlib.repr(payload)} does not fit the tag {tag!r}: {reason}")
 
 
-# The walk meets a circle before the encoder can. int() refuses NaN and the infinities by their names.
+# The walk meets a circle before the encoder can; int() refuses the names of NaN and the infinities.
 _dumps = json.JSONEncoder(check_circular=False, allow_nan=False, separators=(",", ":")).encode
 _loads = json.JSONDecoder(parse_constant=int).decode
 _loads_tagged = json.JSONDecoder(parse_constant=int, object_hook=_untag).decode

@@ -22,10 +22,21 @@ class Processes:
 
     def start(self, *command: str, **environment: str) -> subprocess.Popen[str]:
         """Start `python -m tests.project.manage COMMAND …`; its output is there when it has ended."""
+        return self._popen(["-m", "tests.project.manage", *command], environment)
+
+    def python(self, code: str, **environment: str) -> subprocess.Popen[str]:
+        """Start a Python process with this code; it has to set Django up by itself."""
+        return self._popen(["-c", code], environment)
+
+    def _popen(self, arguments: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
+        settings = {
+            "DJJP_TEST_ALIAS": self._alias,
+            "DJANGO_SETTINGS_MODULE": "tests.project.settings",
+        }
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.project.manage", *command],
+            [sys.executable, *arguments],
             cwd=ROOT,
-            env=os.environ | {"DJJP_TEST_ALIAS": self._alias} | environment,
+            env=os.environ | settings | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

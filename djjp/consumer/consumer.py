@@ -102,12 +102,7 @@ class Consumer:
     # The coordinator
 
     def run(self) -> bool:
-        """Work until stopped; returns whether each job that was begun ended here.
-
-        Raises:
-            DatabaseError: the queue cannot be read at the very start, as when it is not migrated.
-        """
-        self._claims.has_ready(self._queues, ())
+        """Work until stopped; returns whether each job that was begun ended here."""
         listener = self._claims.listener()
         pause = _FIRST_PAUSE
         try:
@@ -218,7 +213,8 @@ class Consumer:
         """Wait for whatever comes first, unless there is something to do."""
         now = time.monotonic()
         hears: Listener | None = None
-        timeout = _LOOK_EVERY
+        # With jobs in line, only until it shows that the slots ahead of them are stuck.
+        timeout = self._read_ahead.overdue() if self._pool.waiting() else _LOOK_EVERY
         if self._stops:
             timeout = self._stop_by - now
         elif self._room():
@@ -227,8 +223,6 @@ class Consumer:
             hears = listener
             if self._due is not None:
                 timeout = min(timeout, self._due - time.time())
-        elif self._pool.waiting():
-            timeout = self._read_ahead.overdue()
         self._bell.awaited = True
         if not self._outcomes and not self._desk and (not self._stops or timeout > 0):
             if wait(self._bell, hears, timeout, now - self._worked_at):

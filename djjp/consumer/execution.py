@@ -11,12 +11,13 @@ import inspect
 import time
 import traceback
 from contextvars import copy_context
+from types import TracebackType
 from typing import Any
 
 from asgiref.sync import async_to_sync
-from django.db import close_old_connections
+from django.db import close_old_connections, connections
 
-from djjp import codec, registry
+from djjp import codec, conf, registry
 from djjp.claims import Claimed, Failure, Outcome
 from djjp.models import State
 
@@ -37,6 +38,7 @@ def execute(claimed: Claimed) -> Outcome:
         return Outcome(claimed, State.SUCCEEDED, started, time.time(), result=result)
     finally:
         close_old_connections()
+        _return_queue_connection()
 
 
 def _call(claimed: Claimed) -> str:
@@ -48,6 +50,16 @@ def _call(claimed: Claimed) -> str:
     return codec.encode_value(function(*args, **kwargs), "return value")
 
 
+def _return_queue_connection() -> None:
+    """Close what a job opened to the queue by itself: a consumer keeps to one connection there."""
+    alias = conf.current().db_name
+    if alias == "default":
+        return
+    for connection in connections.all(initialized_only=True):
+        if connection.alias == alias and not connection.in_atomic_block:
+            connection.close()
+
+
 def describe(error: BaseException) -> Failure:
     """An exception as text that any database takes: bounded, and without NUL or lone surrogates."""
     kind = type(error)
@@ -56,7 +68,7 @@ def describe(error: BaseException) -> Failure:
     except BaseException as broken:  # noqa: BLE001  (a __str__ of the job's own)
         message = f"<its __str__ raised {type(broken).__name__}>"
     try:
-        trace = "".join(traceback.format_exception(error))
+        trace = "".join(traceback.format_exception(kind, error, _own_frames(error)))
     except BaseException as broken:  # noqa: BLE001  (a __cause__ or __notes__ of the job's own)
         trace = f"<its traceback could not be printed: {type(broken).__name__}>"
     return Failure(
@@ -64,6 +76,14 @@ def describe(error: BaseException) -> Failure:
         message=_clean(message, _MAX_MESSAGE),
         traceback=_clean(trace, _MAX_TRACEBACK),
     )
+
+
+def _own_frames(error: BaseException) -> TracebackType | None:
+    """The traceback from where the job's own code begins."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
+        frames = frames.tb_next
+    return frames or error.__traceback__
 
 
 def _clean(text: str, longest: int) -> str:

@@ -11,8 +11,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+
 from djjp import conf
 from djjp.consumer.consumer import Consumer
+from djjp.models import Job
 
 logger = logging.getLogger("djjp.consumer")
 
@@ -29,8 +33,12 @@ def consume(
     """Run a consumer until a signal, `drain` or `max_jobs` ends it; returns how many jobs it executed.
 
     A SIGTERM or SIGINT lets the running jobs end; a second one gives them back and ends the process.
+
+    Raises:
+        ImproperlyConfigured: the queue's database has no tables yet.
     """
     settings = conf.current()
+    _require_tables(settings.db_name)
     consumer = Consumer(
         concurrency_limit or settings.concurrency_limit,
         queues=queues,
@@ -50,6 +58,13 @@ def consume(
             sys.stderr.flush()
             os._exit(0)
     return consumer.executed
+
+
+def _require_tables(alias: str) -> None:
+    if Job._meta.db_table not in connections[alias].introspection.table_names():
+        raise ImproperlyConfigured(
+            f"the queue's database has no tables; make them: python manage.py migrate --database={alias}"
+        )
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import djclick as click
 from django.core.checks import run_checks
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError
 from django.db import connections
 
@@ -33,6 +34,7 @@ def command(
     found = run_checks(tags=["djjp"], databases=list(connections))
     if errors := [str(message) for message in found if message.is_serious()]:
         raise CommandError("\n".join(["the queue cannot be consumed:", *errors]))
-    consume(
-        queues=queues, concurrency_limit=concurrency_limit, drain=drain, max_jobs=max_jobs
-    )
+    try:
+        consume(queues=queues, concurrency_limit=concurrency_limit, drain=drain, max_jobs=max_jobs)
+    except ImproperlyConfigured as error:
+        raise CommandError(str(error)) from error

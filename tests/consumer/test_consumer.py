@@ -1,0 +1,230 @@
+"""One consumer, in this process: what it claims, runs, writes and leaves alone."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from django.db import connections
+
+from djjp import run_many
+from djjp.claims import Claims
+from djjp.consumer.consumer import Consumer
+from djjp.models import Attempt, Job
+from tests.claims.rows import new_job
+from tests.harness import Processes, eventually
+from tests.project.shop.jobs import add, anap, echo, fail, fan_out, mail, nap, record
+from tests.project.shop.models import Execution
+
+
+def drain(limit: int = 4, **options: object) -> Consumer:
+    consumer = Consumer(limit, drain=True, **options)  # type: ignore[arg-type]  # passed on as given
+    assert consumer.run()
+    return consumer
+
+
+def test_drain_runs_what_is_there_and_ends(queue: Claims) -> None:
+    handles = run_many(add.bind(i, b=1) for i in range(500))
+
+    consumer = drain()
+
+    assert [handle.join(0) for handle in handles] == [i + 1 for i in range(500)]
+    assert consumer.executed == 500
+    assert set(Job.objects.values_list("consumer", "attempts")) == {(consumer.name, 1)}
+
+
+def test_drain_on_an_empty_queue_ends_at_once(queue: Claims) -> None:
+    assert drain().executed == 0
+
+
+def test_an_ended_job_shows_when_it_was_made_begun_and_ended(queue: Claims) -> None:
+    handle = nap.run_later(0.05)
+    drain()
+
+    row = Job.objects.get(pk=handle.id)
+    assert row.started_at is not None
+    assert row.finished_at is not None
+    assert row.created_at <= row.started_at <= row.finished_at - timedelta(seconds=0.05)
+
+
+def test_a_failed_job_keeps_its_traceback_and_the_next_one_runs(queue: Claims) -> None:
+    failed, fine = fail.run_later("no stock"), add.run_later(1)
+
+    drain(1)
+
+    failed.refresh()
+    assert failed.state == "failed"
+    assert [error.message for error in failed.errors] == ["no stock"]
+    assert "raise ValueError(message)" in failed.errors[0].traceback
+    assert fine.join(0) == 1
+
+
+def test_higher_priority_goes_first_and_equals_in_their_order(queue: Claims) -> None:
+    for key in ("a", "b"):
+        record.run_later(key)
+        record.using(priority=9).run_later(f"urgent {key}")
+
+    drain(1)
+
+    keys = list(Execution.objects.order_by("pk").values_list("key", flat=True))
+    assert keys == ["urgent a", "urgent b", "a", "b"]
+
+
+def test_coroutine_jobs_run_in_the_same_pool(queue: Claims) -> None:
+    handles = [anap.run_later(0.01) for _ in range(5)]
+
+    drain()
+
+    assert all(handle.join(0) for handle in handles)
+
+
+def test_only_the_named_queues_are_served(queue: Claims) -> None:
+    served, other = mail.run_later("a@b.c"), add.run_later(1)
+
+    drain(queues=["mail"])
+
+    served.refresh()
+    other.refresh()
+    assert (served.state, other.state) == ("succeeded", "ready")
+
+
+def test_drain_leaves_jobs_of_the_future_alone(queue: Claims) -> None:
+    later = add.using(run_after=timedelta(hours=1)).run_later(1)
+    due = add.using(run_after=timedelta(milliseconds=1)).run_later(2)
+    time.sleep(0.01)
+
+    drain()
+
+    later.refresh()
+    due.refresh()
+    assert (later.state, due.state) == ("scheduled", "succeeded")
+
+
+def test_drain_runs_what_its_jobs_enqueue(queue: Claims) -> None:
+    handle = fan_out.run_later(20)
+
+    assert drain().executed == 21
+    assert len(handle.join(0)) == 20
+
+
+@pytest.mark.parametrize("limit", [1, 7])
+def test_max_jobs_is_exact(queue: Claims, limit: int) -> None:
+    run_many(add.bind(i) for i in range(300))
+
+    consumer = Consumer(limit, max_jobs=123)
+    consumer.run()
+
+    assert consumer.executed == 123
+    assert Job.objects.filter(state="succeeded").count() == 123
+    assert Job.objects.filter(state="ready", attempts=0).count() == 177
+
+
+def test_a_job_unknown_here_is_left_to_others_and_does_not_spin(
+    queue: Claims, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue.enqueue_many([new_job(name="shop.of_tomorrow", priority=9) for _ in range(50)])
+    known = add.run_later(1)
+
+    with caplog.at_level(logging.WARNING, "djjp"):
+        drain()
+
+    assert known.join(0) == 1
+    unknown = Job.objects.filter(name="shop.of_tomorrow")
+    assert set(unknown.values_list("state", "attempts", "consumer")) == {("ready", 0, None)}
+    assert [r.getMessage() for r in caplog.records if "of_tomorrow" in r.getMessage()] == [
+        "left to other consumers: no job named 'shop.of_tomorrow' is registered here"
+    ]
+
+
+def test_a_late_outcome_is_dropped_and_said(
+    queue: Claims, caplog: pytest.LogCaptureFixture
+) -> None:
+    handle = nap.run_later(0.3)
+    consumer = Consumer(1, drain=True)
+
+    def rescue_meanwhile() -> None:
+        eventually(lambda: Job.objects.filter(state="running").exists())
+        Job.objects.update(consumer="another", attempts=2)
+        connections.close_all()
+
+    thief = threading.Thread(target=rescue_meanwhile)
+    thief.start()
+    with caplog.at_level(logging.WARNING, "djjp"):
+        consumer.run()
+    thief.join()
+
+    row = Job.objects.get(pk=handle.id)
+    assert (row.state, row.consumer, row.result) == ("running", "another", None)
+    assert "no longer ours" in caplog.text
+
+
+def test_a_row_that_is_deleted_while_it_runs_harms_nothing(queue: Claims) -> None:
+    nap.run_later(0.2)
+    other = add.run_later(1)
+
+    def delete_meanwhile() -> None:
+        eventually(lambda: Job.objects.filter(state="running", name=nap.name).exists())
+        Job.objects.filter(name=nap.name).delete()
+        connections.close_all()
+
+    deleter = threading.Thread(target=delete_meanwhile)
+    deleter.start()
+    drain(1)
+    deleter.join()
+
+    assert other.join(0) == 1
+    assert not Attempt.objects.exists()
+
+
+def test_slow_jobs_do_not_wait_behind_each_other_while_another_consumer_is_free(
+    queue: Claims,
+) -> None:
+    """The first consumer has learnt that jobs are tiny and holds a long line when they turn slow."""
+    run_many(add.bind(i) for i in range(2000))
+    run_many(nap.bind(1.0) for _ in range(4))
+
+    consumers = [Consumer(2), Consumer(2)]
+    threads = [threading.Thread(target=run_and_close, args=[c]) for c in consumers]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: not Job.objects.exclude(state="succeeded").exists())
+    for consumer, thread in zip(consumers, threads, strict=True):
+        consumer.stop()
+        thread.join()
+
+    shares = {
+        name: Job.objects.filter(name=nap.name, consumer=name).count()
+        for name in Job.objects.filter(name=nap.name).values_list("consumer", flat=True)
+    }
+    assert shares == {consumer.name: 2 for consumer in consumers}
+
+
+def run_and_close(consumer: Consumer) -> None:
+    try:
+        consumer.run()
+    finally:
+        connections.close_all()
+
+
+def test_arguments_arrive_as_they_were_given(queue: Claims) -> None:
+    handle = echo.run_later(timedelta(days=1), {"a": (1, 2)}, flag=b"\x00")
+
+    drain()
+
+    assert handle.join(0) == [[timedelta(days=1), {"a": (1, 2)}], {"flag": b"\x00"}]
+
+
+def test_a_queue_without_tables_is_refused_with_the_command_that_makes_them(
+    processes: Processes, tmp_path: Path
+) -> None:
+    ended = processes.run(
+        "start_consumer", "--drain", DJJP_TEST_HOME=str(tmp_path), DJJP_TEST_ALIAS="sqlite"
+    )
+
+    assert ended.returncode == 1
+    assert "python manage.py migrate --database=sqlite" in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -1,0 +1,100 @@
+"""The coordinator wakes for whichever comes first."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from djjp.claims import Claims
+from djjp.consumer.wakeups import Bell, wait
+from tests.harness import Processes
+from tests.project.shop.jobs import add
+
+FOR_EVER = 60.0
+
+
+@pytest.fixture
+def bell() -> Iterator[Bell]:
+    bell = Bell()
+    yield bell
+    bell.close()
+
+
+def ring_later(bell: Bell) -> None:
+    bell.awaited = True
+    threading.Timer(0.05, bell.ring).start()
+
+
+def test_a_ring_from_another_thread_ends_the_wait(bell: Bell) -> None:
+    ring_later(bell)
+
+    assert wait(bell, None, FOR_EVER, 0.0) is False
+    assert not bell.awaited
+
+
+def test_a_ring_from_a_signal_handler_ends_the_wait(bell: Bell) -> None:
+    before = signal.signal(signal.SIGUSR1, lambda *_: bell.ring())
+    try:
+        bell.awaited = True
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        wait(bell, None, FOR_EVER, 0.0)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+    assert not bell.awaited
+
+
+def test_a_ring_that_came_before_the_wait_is_not_lost(bell: Bell) -> None:
+    bell.awaited = True
+    bell.ring()
+
+    wait(bell, None, FOR_EVER, 0.0)
+
+    assert not bell.awaited
+
+
+def test_a_bell_that_nobody_awaits_fills_no_buffer(bell: Bell) -> None:
+    for _ in range(1_000_000):
+        bell.ring()
+
+    assert wait(bell, None, 0.01, 0.0) is False
+
+
+def test_a_ring_ends_a_wait_that_also_hears_the_database(bell: Bell, queue: Claims) -> None:
+    ring_later(bell)
+
+    assert wait(bell, queue.listener(), FOR_EVER, 0.0) is False
+
+
+def test_a_write_of_another_process_ends_the_wait(
+    bell: Bell, queue: Claims, processes: Processes
+) -> None:
+    listener = queue.listener()
+    listener.woken()
+    code = "import django; django.setup(); from tests.project.shop.jobs import add; add.run_later(1)"
+    processes.python(code)
+
+    assert wait(bell, listener, FOR_EVER, 0.0) is True
+
+
+def test_a_quiet_database_lets_the_time_run_out(bell: Bell, queue: Claims) -> None:
+    listener = queue.listener()
+    listener.woken()
+    began = time.monotonic()
+
+    assert wait(bell, listener, 0.1, 0.0) is False
+    assert time.monotonic() - began >= 0.1
+
+
+def test_own_writes_wake_nobody_on_sqlite_and_oneself_harmlessly_on_postgres(queue: Claims) -> None:
+    listener = queue.listener()
+    listener.woken()
+    add.run_later(1)
+
+    assert listener.woken() in (True, False)
+    assert listener.woken() is False
