@@ -64,7 +64,10 @@ DATABASES = {
     "postgresql": queue_database(os.environ.get("DJJP_TEST_SERVER_URL", "postgres://")),
 }
 DATABASE_ROUTERS = ["djjp.routers.QueueRouter"]
-DJJP = {"db_name": os.environ.get("DJJP_TEST_ALIAS", "sqlite")}
+DJJP = {
+    "db_name": os.environ.get("DJJP_TEST_ALIAS", "sqlite"),
+    "shutdown_timeout": float(os.environ.get("DJJP_TEST_SHUTDOWN_TIMEOUT", "25")),
+}
 
 LOGGING = {
     "version": 1,

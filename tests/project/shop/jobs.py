@@ -6,8 +6,12 @@ import asyncio
 import os
 import time
 
+from django.conf import settings
+
 from djjp import job
 from tests.project.shop.models import Execution
+
+TALLY = settings.HOME / "tally.txt"
 
 
 @job
@@ -26,6 +30,13 @@ def record(key: str, seconds: float = 0.0) -> int:
     """Leave a row in the application's database, after a while."""
     time.sleep(seconds)
     return Execution.objects.create(key=key, process=os.getpid(), at=time.time()).pk
+
+
+@job
+def tally(key: str) -> None:
+    """Leave a line in a file: a trace that no database lock slows down."""
+    with TALLY.open("ab", buffering=0) as file:
+        file.write(f"{key} {os.getpid()}\n".encode())
 
 
 @job

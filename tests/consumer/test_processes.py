@@ -1,0 +1,190 @@
+"""Consumers as users run them: processes of their own, ended by signals."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+from collections import Counter
+
+import pytest
+from django.db import connections
+from django.test.utils import CaptureQueriesContext
+
+from djjp import run_many
+from djjp.claims import Claims
+from djjp.models import Job
+from tests.harness import Processes, eventually
+from tests.project.shop.jobs import TALLY, add, fan_out, hog, nap, record
+
+ENQUEUE = """
+import django; django.setup()
+from tests.project.shop.jobs import tally
+for i in range({start}, {stop}):
+    tally.run_later(str(i))
+"""
+
+
+def states() -> Counter[str]:
+    return Counter(Job.objects.values_list("state", flat=True))
+
+
+def test_one_process_enqueues_and_another_runs(processes: Processes, queue: Claims) -> None:
+    handle = add.run_later(1, b=2)
+    ended = processes.run("start_consumer", "--drain")
+
+    assert ended.returncode == 0, ended.stderr
+    assert handle.join(0) == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_running_jobs_end_and_gives_back_the_rest(
+    processes: Processes, queue: Claims, number: int
+) -> None:
+    run_many(nap.bind(1.0) for _ in range(10))
+    consumer = processes.consumer("--concurrency-limit", "2")
+    eventually(lambda: states()["running"])
+
+    code, err = processes.end(consumer, number)
+
+    assert code == 0, err
+    assert "Traceback" not in err
+    assert states() == {"succeeded": 2, "ready": 8}
+    assert set(Job.objects.filter(state="ready").values_list("attempts", "consumer")) == {(0, None)}
+
+
+def test_a_signal_finds_an_idle_consumer_too(processes: Processes, queue: Claims) -> None:
+    handle = add.run_later(1)
+    consumer = processes.consumer()
+    handle.join(30)
+
+    assert processes.end(consumer) == (0, "")
+
+
+def test_a_second_signal_gives_running_jobs_back_without_an_attempt_spent(
+    processes: Processes, queue: Claims
+) -> None:
+    run_many(nap.bind(60.0) for _ in range(3))
+    consumer = processes.consumer("--concurrency-limit", "2")
+    eventually(lambda: states()["running"] == 2)
+
+    consumer.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        consumer.wait(0.5)
+    processes.end(consumer)
+
+    assert consumer.returncode == 0
+    assert set(Job.objects.values_list("state", "attempts", "consumer")) == {("ready", 0, None)}
+
+
+def test_after_the_shutdown_timeout_running_jobs_are_given_back(
+    processes: Processes, queue: Claims
+) -> None:
+    run_many(nap.bind(60.0) for _ in range(2))
+    consumer = processes.start("start_consumer", DJJP_TEST_SHUTDOWN_TIMEOUT="0.3")
+    eventually(lambda: states()["running"] == 2)
+
+    processes.end(consumer)
+
+    assert set(Job.objects.values_list("state", "attempts", "consumer")) == {("ready", 0, None)}
+
+
+def test_three_consumers_and_four_enqueuers_run_each_job_exactly_once(
+    processes: Processes, queue: Claims
+) -> None:
+    jobs, share = 10_000, 2_500
+    TALLY.unlink(missing_ok=True)
+    consumers = [processes.consumer() for _ in range(3)]
+    enqueuers = [
+        processes.python(ENQUEUE.format(start=i * share, stop=(i + 1) * share)) for i in range(4)
+    ]
+    for enqueuer in enqueuers:
+        _, err = enqueuer.communicate(timeout=240)
+        assert (enqueuer.returncode, err) == (0, "")
+    eventually(lambda: states()["succeeded"] == jobs, within=240)
+    endings = [processes.end(consumer) for consumer in consumers]
+
+    assert endings == [(0, "")] * 3
+    assert states() == {"succeeded": jobs}
+    assert set(Job.objects.values_list("attempts", flat=True)) == {1}
+    lines = [line.split() for line in TALLY.read_text().splitlines()]
+    assert Counter(key for key, _ in lines) == {str(i): 1 for i in range(jobs)}
+    assert {process for _, process in lines} == {str(consumer.pid) for consumer in consumers}
+
+
+def test_a_consumer_holds_one_queue_connection_whatever_its_jobs_do(
+    processes: Processes, queue: Claims
+) -> None:
+    run_many(fan_out.bind(20) for _ in range(40))
+    run_many(nap.bind(2.0) for _ in range(20))
+    consumer = processes.consumer("--concurrency-limit", "20")
+    eventually(lambda: Job.objects.filter(state="running", name=nap.name).count() == 20)
+
+    assert _queue_connections(queue, consumer.pid) == 1
+
+    processes.end(consumer)
+    assert Job.objects.filter(name=add.name).count() == 40 * 20
+
+
+def _queue_connections(queue: Claims, pid: int) -> int:
+    """How many connections to the queue the process has, told by the server or the system."""
+    if queue.alias == "postgresql":
+        with connections["postgresql"].cursor() as cursor:
+            cursor.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+                " AND pid <> pg_backend_pid()"
+            )
+            return int(cursor.fetchone()[0])
+    name = str(queue.connection.settings_dict["NAME"])
+    listing = subprocess.run(
+        ["ls", "-l", f"/proc/{pid}/fd"], capture_output=True, text=True, check=True
+    )
+    return len(re.findall(rf"{re.escape(name)}$", listing.stdout, re.MULTILINE))
+
+
+def test_the_two_databases_never_meet_the_others_statements(
+    processes: Processes, queue: Claims
+) -> None:
+    """The statements of an enqueue here, and of a whole consumer process that logs each of its own."""
+    run_many(record.bind(str(i)) for i in range(20))
+    handle = record.run_later("last")
+    ended = processes.run("start_consumer", "--drain", DJJP_TEST_STATEMENTS="1")
+
+    assert handle.join(0)
+    lines = [line.split(" ", 2) for line in ended.stderr.splitlines() if line.startswith("SQL ")]
+    by_alias = {alias: [sql for _, a, sql in lines if a == alias] for alias in ("default", queue.alias)}
+    assert len(lines) == sum(map(len, by_alias.values()))
+    assert any("shop_execution" in sql for sql in by_alias["default"])
+    assert not any("djjp_" in sql for sql in by_alias["default"])
+    assert any("djjp_job" in sql for sql in by_alias[queue.alias])
+    assert not any("shop_" in sql for sql in by_alias[queue.alias])
+
+
+def test_an_enqueue_runs_one_statement_on_the_queue_and_none_on_the_application(
+    queue: Claims,
+) -> None:
+    with (
+        CaptureQueriesContext(connections["default"]) as application,
+        CaptureQueriesContext(connections[queue.alias]) as queued,
+    ):
+        add.run_later(1)
+        run_many(add.bind(i) for i in range(3))
+
+    assert [query["sql"] for query in application.captured_queries] == []
+    assert queued.captured_queries[0]["sql"].count("INSERT INTO djjp_job") == 1
+
+
+def test_a_job_that_keeps_the_interpreter_busy_does_not_keep_the_consumer_from_its_turns(
+    processes: Processes, queue: Claims
+) -> None:
+    slow = hog.run_later(2.0)
+    quick = [nap.run_later(0.01) for _ in range(5)]
+    consumer = processes.consumer("--concurrency-limit", "4")
+
+    for handle in quick:
+        handle.join(60)
+    slow.refresh()
+    assert slow.state == "running"
+
+    assert processes.end(consumer)[0] == 0
+    assert slow.join(0) is None
