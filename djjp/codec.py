@@ -7,23 +7,19 @@ What JSON can say is written as it is; what it cannot say becomes an object with
 A value comes back equal and of the same type: None, bool, int, float, str, list and dict, and by a
 tag bytes, tuple, set, frozenset, Decimal, UUID, datetime, date, time, timedelta and each dict with
 a key that is not text. Datetimes and times keep `fold` and their `ZoneInfo`; a tzinfo of another
-make comes back as the offset that it gave.
-
-A value of a subclass (SafeString, TextChoices, IntEnum, OrderedDict, a namedtuple, the datetime of
-a frozen clock) arrives as the base named above; what the subclass adds stays behind.
+make comes back as the offset that it gave. A value of a subclass (SafeString, TextChoices, IntEnum,
+OrderedDict, a namedtuple, the datetime of a frozen clock) arrives as the base named here, and what
+the subclass adds stays behind.
 
 All else is refused with `EncodeError`: objects, models, plain Enums, functions, files, NaN and
 infinite floats. The text is ASCII, so that NUL and lone surrogates pass any database's text column.
-
 Decoding makes values of these types only, whatever the text says: it looks up no class by name.
 """
 
 from __future__ import annotations
 
-import binascii
 import json
 import math
-import re
 import reprlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -37,7 +33,6 @@ from djjp.exceptions import EncodeError
 
 TAG = "$djjp"
 DEEPEST = 200
-
 # Types whose values go to JSON as they are; those of the second set whatever the value.
 _SCALARS = frozenset({type(None), bool, int, float, str})
 _CERTAIN = frozenset({type(None), bool})
@@ -55,10 +50,8 @@ def encode_arguments(
             200 levels. The message names the parameter, the path in it, the value and what to pass.
     """
     try:
-        if (
-            _SCALARS.issuperset(map(type, args))
-            and _SCALARS.issuperset(map(type, kwargs.values()))
-            and TAG not in kwargs
+        if _SCALARS.issuperset(map(type, args)) and (  # the common call: nothing to walk
+            not kwargs or (_SCALARS.issuperset(map(type, kwargs.values())) and TAG not in kwargs)
         ):
             text = _dumps({"args": args, "kwargs": kwargs})
             if "\\ud" not in text:
@@ -70,11 +63,7 @@ def encode_arguments(
 
 
 def encode_value(value: Any, name: str) -> str:
-    """The text of one value, such as a job's result; `name` is what an error message calls it.
-
-    Raises:
-        EncodeError: as in `encode_arguments()`.
-    """
+    """The text of a value such as a job's result; raises EncodeError, which calls it `name`."""
     try:
         return _encode(value, 0)
     except (_Refusal, ValueError, RecursionError) as error:
@@ -82,11 +71,7 @@ def encode_value(value: Any, name: str) -> str:
 
 
 def decode_arguments(text: str) -> tuple[list[Any], dict[str, Any]]:
-    """The positional and the keyword arguments in a text that `encode_arguments()` made.
-
-    Raises:
-        ValueError: the text is not of that form.
-    """
+    """What `encode_arguments()` made a text of; raises ValueError as `decode_value()` does."""
     call = decode_value(text)
     if type(call) is dict and type(call.get("args")) is list and type(call.get("kwargs")) is dict:
         return call["args"], call["kwargs"]
@@ -94,31 +79,33 @@ def decode_arguments(text: str) -> tuple[list[Any], dict[str, Any]]:
 
 
 def decode_value(text: str) -> Any:
-    """The value in a text that `encode_value()` made.
+    """The value that `encode_value()` made a text of.
 
     Raises:
         ValueError: the text is not JSON, or has a tag that is unknown or does not fit its value.
     """
     try:
-        return _loads_tagged(text) if _MARK in text else _loads(text)
+        value, end = _loads_tagged(text) if _MARK in text else _loads(text)
+        if end != len(text):
+            raise ValueError(f"it goes on after the value, at character {end}")
+        return value
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"cannot decode {reprlib.repr(text)}: {error}") from error
 
 
 class _Refusal(Exception):
-    """A value that is not carried, why (None: its type), and the way to it, inmost step first."""
+    """A value that is not carried, why or what is, and the way to it, inmost step first."""
 
-    def __init__(self, value: object, why: str | None) -> None:
-        super().__init__(why)
-        self.value = value
-        self.why = why
+    def __init__(self, value: object, why: str) -> None:
+        self.value, self.why = value, why
         self.path: list[tuple[str, object]] = []
 
 
 def _encode(value: Any, depth: int) -> str:
-    text = _dumps(_walk(value, depth, _SCALARS))
-    if "\\ud" in text:  # a character beyond U+FFFF, or else a surrogate, which may stand in a pair
-        _walk(value, depth, _CERTAIN)
+    tree = _walk(value, depth, _SCALARS)
+    text = _dumps(tree)
+    if "\\ud" in text and _loads(text)[0] != tree:  # an emoji has two as well, and comes back
+        raise ValueError("JSON makes one character of two surrogates")
     return text
 
 
@@ -129,7 +116,8 @@ def _walk(value: Any, depth: int, passing: frozenset[type]) -> Any:
         return value
     rule = _RULES.get(kind) or next((_RULES[k] for k in kind.__mro__ if k in _RULES), None)
     if rule is None:
-        raise _Refusal(value, None)
+        advice = next(_ADVICE[k.__name__] for k in kind.__mro__ if k.__name__ in _ADVICE)
+        raise _Refusal(value, advice)
     if not rule.step:
         try:
             payload = rule.take(value)
@@ -143,7 +131,7 @@ def _walk(value: Any, depth: int, passing: frozenset[type]) -> Any:
         items = _walk_each(dict.values(value), depth + 1, passing, rule.step, labels)
         if {str}.issuperset(map(type, keys)) and TAG not in keys:
             return dict(zip(keys, items, strict=True))
-        payload = [*zip(keys, items, strict=True)]
+        payload = [*map(list, zip(keys, items, strict=True))]
     else:
         payload = _walk_each(rule.take(value), depth + 1, passing, rule.step, _INDEXES)
     return {TAG: rule.tag, "value": payload} if rule.tag else payload
@@ -174,14 +162,13 @@ class _Rule(NamedTuple):
 
 
 def _text(value: str) -> str:
-    if re.search("[\ud800-\udbff][\udc00-\udfff]", value):
-        raise ValueError("it holds a pair of surrogates, which JSON makes one character")
+    if _loads(_dumps(value))[0] != value:
+        raise ValueError("JSON makes one character of the two surrogates in it; pass bytes")
     return str.__str__(value)
 
 
 def _whole(value: int) -> int:
-    if int.bit_length(value) > sys.int_info.str_digits_check_threshold * 3:
-        int.__repr__(value)  # has the interpreter's limit on digits: its error says how to raise it
+    int.__repr__(value)  # has the interpreter's limit on digits; its error says how to raise it
     return int.__int__(value)
 
 
@@ -225,11 +212,7 @@ _RULES: dict[type, _Rule] = {
     tuple: _Rule("tuple", tuple.__iter__, tuple, list, "[{}]"),
     set: _Rule("set", set.__iter__, set, list, " (a member)"),
     frozenset: _Rule("frozenset", frozenset.__iter__, frozenset, list, " (a member)"),
-    bytes: _Rule(
-        "bytes",
-        lambda value: binascii.b2a_base64(value, newline=False).decode("ascii"),
-        lambda payload: binascii.a2b_base64(payload, strict_mode=True),
-    ),
+    bytes: _Rule("bytes", bytes.hex, bytes.fromhex),
     Decimal: _Rule("decimal", Decimal.__str__, Decimal),
     UUID: _Rule("uuid", UUID.__str__, UUID),
     datetime: _clock("datetime", datetime),
@@ -249,21 +232,19 @@ def _untag(found: dict[str, Any]) -> Any:
         raise ValueError(f"{reprlib.repr(tag)} is no tag that this version of djjp knows")
     rule = _BY_TAG[tag]
     try:
-        if len(found) == 2 and isinstance(payload, rule.written):
-            return rule.make(payload)
-        reason = "malformed"
-    except Exception as error:  # noqa: BLE001  (each type has its own way to say no)
-        reason = str(error)
-    raise ValueError(f"{reprlib.repr(payload)} does not fit the tag {tag!r}: {reason}")
+        if len(found) != 2 or not isinstance(payload, rule.written):
+            raise ValueError("malformed")
+        return rule.make(payload)
+    except Exception as error:
+        raise ValueError(f"{reprlib.repr(payload)} does not fit {tag!r}: {error}") from error
 
 
 # The walk meets a circle before the encoder can; int() refuses the names of NaN and the infinities.
 _dumps = json.JSONEncoder(check_circular=False, allow_nan=False, separators=(",", ":")).encode
-_loads = json.JSONDecoder(parse_constant=int).decode
-_loads_tagged = json.JSONDecoder(parse_constant=int, object_hook=_untag).decode
+_loads = json.JSONDecoder(parse_constant=int).raw_decode
+_loads_tagged = json.JSONDecoder(parse_constant=int, object_hook=_untag).raw_decode
 _MARK = f'"{TAG}"'
-
-# What to pass in place of what is refused, by the name of its type or the next base.
+# What to pass in place of what is refused, by the name of its type or of a base.
 _ADVICE = {
     "Model": "pass its primary key, and load it in the job",
     "QuerySet": "pass a list of primary keys",
@@ -271,7 +252,6 @@ _ADVICE = {
     "PurePath": "pass str() of it",
     "Promise": "pass str() of it",  # a lazy translation
     "generator": "pass a list of what it yields",
-    "bytearray": "pass bytes() of it",
     "object": "pass None, bool, int, float, str, bytes, Decimal, UUID, datetime, date, time, "
     "timedelta, or lists, tuples, sets and dicts of these",
 }
@@ -298,9 +278,7 @@ def _problem(value: Any) -> str:
         path = "".join(steps[:8]) + ("..." if len(steps) > 8 else "")
         kind = type(refusal.value)
         named = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
-        advice = (_ADVICE[base.__name__] for base in kind.__mro__ if base.__name__ in _ADVICE)
-        why = refusal.why or next(advice)
-        return f"{path}, which is {_brief(refusal.value)} of type {named}: {why}"
+        return f"{path}, which is {_brief(refusal.value)} of type {named}: {refusal.why}"
     return ""
 
 

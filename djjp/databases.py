@@ -48,7 +48,9 @@ def queue_database(
 
 def _sqlite(path: str, synchronous: str, busy_timeout: float) -> dict[str, Any]:
     if synchronous.upper() not in _SYNCHRONOUS:
-        raise ValueError(f"synchronous is {synchronous!r}; it must be one of {', '.join(_SYNCHRONOUS)}")
+        raise ValueError(
+            f"synchronous is {synchronous!r}; it must be one of {', '.join(_SYNCHRONOUS)}"
+        )
     return {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": path,

@@ -11,7 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 
 class EncodeError(TypeError):
-    """An argument or a result that the JSON codec cannot carry. The message names the parameter and the path in it."""
+    """An argument or a result that the JSON codec cannot carry; the message names the parameter."""
 
 
 class JobDoesNotExist(LookupError):

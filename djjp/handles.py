@@ -68,9 +68,7 @@ class JobHandle:
         Raises:
             JobDoesNotExist: the row is gone.
         """
-        self._row = claims.call(lambda queue: _load(queue.alias, self.id))
-        self._state = State(self._row.state)
-        self._errors = None
+        self._refreshed()
 
     def join(self, timeout: float | None = None) -> Any:
         """Wait until the job has ended, and return its result.
@@ -91,7 +89,8 @@ class JobHandle:
     async def ajoin(self, timeout: float | None = None) -> Any:
         """`join` for coroutines."""
         looks = self._looks(timeout)
-        while (pause := await sync_to_async(next)(looks, None)) is not None:
+        look = sync_to_async(lambda: next(looks, None))
+        while (pause := await look()) is not None:
             await asyncio.sleep(pause)
         return await sync_to_async(self._end)()
 
@@ -112,10 +111,12 @@ class JobHandle:
         await sync_to_async(self.retry)()
 
     def _read(self) -> Job:
-        if self._row is None:
-            self.refresh()
-        assert self._row is not None
-        return self._row
+        return self._refreshed() if self._row is None else self._row
+
+    def _refreshed(self) -> Job:
+        row = claims.call(lambda queue: _load(queue.alias, self.id))
+        self._row, self._state, self._errors = row, State(row.state), None
+        return row
 
     def _looks(self, timeout: float | None) -> Iterator[float]:
         """Refresh until the job has ended, yielding how long to pause before each next look."""

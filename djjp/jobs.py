@@ -114,7 +114,7 @@ class RegisteredJob(Generic[P, R]):
         return await self.bind(*args, **kwargs).arun_later()
 
     def _positional_names(self, count: int) -> Sequence[str]:
-        names = []
+        names: list[str] = []
         for parameter in self.signature.parameters.values():
             if parameter.kind is parameter.VAR_POSITIONAL:
                 names += [f"{parameter.name}[{i}]" for i in range(count - len(names))]
@@ -137,7 +137,7 @@ class BoundJob:
 
     def run_later(self) -> JobHandle:
         """Enqueue the call and return its handle."""
-        row = self._row()
+        row = self.row()
         claims.call(lambda queue: queue.enqueue(row))
         return JobHandle(row.id, row.state)
 
@@ -145,7 +145,8 @@ class BoundJob:
         """`run_later` for coroutines."""
         return await sync_to_async(self.run_later)()
 
-    def _row(self) -> NewJob:
+    def row(self) -> NewJob:
+        """The row to enqueue, with an id and a time of its own."""
         job, now = self.job, time.time()
         due = _due(job.run_after, now)
         state = State.READY if due is None or due <= now else State.SCHEDULED
@@ -171,7 +172,7 @@ async def arun_many(bound: Iterable[BoundJob]) -> list[JobHandle]:
 
 def _chunks(bound: Iterable[BoundJob]) -> Iterator[list[NewJob]]:
     calls = iter(bound)
-    while rows := [call._row() for call in islice(calls, CHUNK)]:
+    while rows := [call.row() for call in islice(calls, CHUNK)]:
         yield rows
 
 
@@ -209,7 +210,9 @@ def _register(function: Callable[P, R], *, name: str | None, **options: Any) -> 
     if not isinstance(function, FunctionType):
         raise TypeError(f"@job takes a function or a coroutine function, not {function!r}")
     default = f"{function.__module__}.{function.__qualname__}"
-    registered = RegisteredJob(function, default if name is None else name, **options)
+    registered: RegisteredJob[P, R] = RegisteredJob(
+        function, default if name is None else name, **options
+    )
     registry.add(registered)
     return registered
 

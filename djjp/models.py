@@ -69,7 +69,9 @@ class Job(models.Model):
             models.Index(
                 fields=["run_after"], condition=Q(state="scheduled"), name="djjp_job_scheduled"
             ),
-            models.Index(fields=["consumer"], condition=Q(state="running"), name="djjp_job_running"),
+            models.Index(
+                fields=["consumer"], condition=Q(state="running"), name="djjp_job_running"
+            ),
         ]
 
     def __str__(self) -> str:

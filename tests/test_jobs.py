@@ -291,7 +291,7 @@ def test_the_name_of_a_row_imports_nothing(queue: Claims) -> None:
     from djjp.claims import Claimed
     from djjp.consumer.execution import execute
 
-    outcome = execute(Claimed(add.bind(1)._row().id, "os.getcwd", '{"args":[],"kwargs":{}}', 1))
+    outcome = execute(Claimed(add.bind(1).row().id, "os.getcwd", '{"args":[],"kwargs":{}}', 1))
 
     assert outcome.failure is not None
     assert outcome.failure.exception_class == "djjp.exceptions.JobNotRegistered"

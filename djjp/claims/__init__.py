@@ -29,6 +29,7 @@ from djjp.claims.base import (
 __all__ = [
     "Claimed",
     "Claims",
+    "Coordinator",
     "Failure",
     "Listener",
     "NewJob",

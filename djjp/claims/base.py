@@ -23,8 +23,10 @@ from uuid import UUID
 from django.conf import settings
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.utils import timezone
 
 from djjp.models import Attempt, Job, State
+
 
 class NewJob(NamedTuple):
     """A job to enqueue; `run_after` and `created_at` in seconds since the epoch."""
@@ -167,9 +169,13 @@ class Claims(ABC):
         A failed attempt is kept as an `Attempt` row.
         """
         accepted = self._settle(consumer, [_settled(consumer, outcome) for outcome in outcomes])
-        failed = [o for o in outcomes if o.failure is not None and o.claimed.id in accepted]
-        if failed:
-            Attempt.objects.using(self.alias).bulk_create(_attempt(consumer, o) for o in failed)
+        failures = [
+            _attempt(consumer, outcome, outcome.failure)
+            for outcome in outcomes
+            if outcome.failure is not None and outcome.claimed.id in accepted
+        ]
+        if failures:
+            Attempt.objects.using(self.alias).bulk_create(failures)
         return accepted
 
     def release(self, consumer: str, jobs: Iterable[Claimed]) -> set[UUID]:
@@ -288,26 +294,27 @@ def _settled(consumer: str, outcome: Outcome) -> Settled:
     )
 
 
-def _attempt(consumer: str, outcome: Outcome) -> Attempt:
-    assert outcome.failure is not None
+def _attempt(consumer: str, outcome: Outcome, failure: Failure) -> Attempt:
     return Attempt(
         job_id=outcome.claimed.id,
         number=outcome.claimed.attempt,
         consumer=consumer,
         started_at=moment(outcome.started_at),
         finished_at=moment(outcome.finished_at),
-        exception_class=outcome.failure.exception_class,
-        message=outcome.failure.message,
-        traceback=outcome.failure.traceback,
+        exception_class=failure.exception_class,
+        message=failure.message,
+        traceback=failure.traceback,
     )
 
 
 def moment(seconds: float) -> datetime:
     """A time as the ORM wants it: aware where `USE_TZ` is on, local where it is off."""
     aware = datetime.fromtimestamp(seconds, UTC)
-    return aware if settings.USE_TZ else datetime.fromtimestamp(seconds)
+    return aware if settings.USE_TZ else timezone.make_naive(aware)
 
 
 #: The table and columns an insert names, in the order of `NewJob`; the rest have constants.
-INSERT_COLUMNS = "id, name, queue, priority, state, run_after, created_at, arguments, attempts, rescues"
+INSERT_COLUMNS = (
+    "id, name, queue, priority, state, run_after, created_at, arguments, attempts, rescues"
+)
 TABLE = Job._meta.db_table

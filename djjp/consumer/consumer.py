@@ -114,7 +114,9 @@ class Consumer:
                         return not self._held
                     pause = _FIRST_PAUSE
                 except DatabaseError as error:
-                    logger.warning("the queue's database refused (%s); again in %.1f s", error, pause)
+                    logger.warning(
+                        "the queue's database refused (%s); again in %.1f s", error, pause
+                    )
                     self._recover(pause)
                     pause = min(2 * pause, _LAST_PAUSE)
                 else:
@@ -211,22 +213,22 @@ class Consumer:
 
     def _rest(self, listener: Listener) -> None:
         """Wait for whatever comes first, unless there is something to do."""
+        # Awaited before anything is looked at: whatever comes from here on rings.
+        self._bell.awaited = True
         now = time.monotonic()
         hears: Listener | None = None
         # With jobs in line, only until it shows that the slots ahead of them are stuck.
         timeout = self._read_ahead.overdue() if self._pool.waiting() else _LOOK_EVERY
+        busy = bool(self._outcomes or self._desk)
         if self._stops:
             timeout = self._stop_by - now
         elif self._room():
-            if self._may_have_ready:
-                return
+            busy = busy or self._may_have_ready
             hears = listener
             if self._due is not None:
                 timeout = min(timeout, self._due - time.time())
-        self._bell.awaited = True
-        if not self._outcomes and not self._desk and (not self._stops or timeout > 0):
-            if wait(self._bell, hears, timeout, now - self._worked_at):
-                self._look_at = 0.0
+        if not busy and wait(self._bell, hears, timeout, now - self._worked_at):
+            self._look_at = 0.0
         self._bell.awaited = False
 
     def _over(self) -> bool:

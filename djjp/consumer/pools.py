@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 
 from django.db import connections
 
-from djjp.claims import Claimed, Outcome, coordinator
-from djjp.claims import Coordinator as Desk
+from djjp.claims import Claimed, Coordinator, Outcome, coordinator
 from djjp.consumer.execution import execute
-
-logger = logging.getLogger("djjp.consumer")
 
 
 class ThreadPool:
@@ -24,7 +21,7 @@ class ThreadPool:
     as they are needed and are daemons, so that a job that never ends cannot keep the process.
     """
 
-    def __init__(self, limit: int, report: Callable[[Outcome], None], desk: Desk) -> None:
+    def __init__(self, limit: int, report: Callable[[Outcome], None], desk: Coordinator) -> None:
         self.limit = limit
         self._report = report
         self._desk = desk
@@ -36,15 +33,13 @@ class ThreadPool:
         for job in jobs:
             self._line.put(job)
         while len(self._slots) < self.limit and self._line.qsize() > self._idle():
-            self._slots.append(_Slot(self))
+            slot = _Slot()
+            self._slots.append(slot)
+            threading.Thread(target=self._work, args=[slot], name="djjp-job", daemon=True).start()
 
     def waiting(self) -> int:
         """How many jobs are in line."""
         return self._line.qsize()
-
-    def running(self) -> list[Claimed]:
-        """The jobs that have started and not ended."""
-        return [job for slot in self._slots if (job := slot.job) is not None]
 
     def stuck(self, longer: float) -> int:
         """How many slots have been busy with one job for longer than this many seconds."""
@@ -54,13 +49,11 @@ class ThreadPool:
     def take_back(self) -> list[Claimed]:
         """Empty the line; returns the jobs that have not started."""
         jobs = []
-        try:
+        with suppress(Empty):
             while True:
-                job = self._line.get_nowait()
-                if job is not None:
+                if (job := self._line.get_nowait()) is not None:
                     jobs.append(job)
-        except Empty:
-            return jobs
+        return jobs
 
     def close(self) -> None:
         """Let the threads end once their present jobs have."""
@@ -70,24 +63,21 @@ class ThreadPool:
     def _idle(self) -> int:
         return sum(1 for slot in self._slots if slot.job is None)
 
-
-class _Slot:
-    """One thread of the pool, what it runs and since when."""
-
-    def __init__(self, pool: ThreadPool) -> None:
-        self.job: Claimed | None = None
-        self.since = 0.0
-        self._pool = pool
-        threading.Thread(target=self._work, name="djjp-job", daemon=True).start()
-
-    def _work(self) -> None:
-        pool = self._pool
-        coordinator.set(pool._desk)
+    def _work(self, slot: _Slot) -> None:
+        coordinator.set(self._desk)
         try:
-            while (job := pool._line.get()) is not None:
-                self.since, self.job = time.monotonic(), job
+            while (job := self._line.get()) is not None:
+                slot.since, slot.job = time.monotonic(), job
                 outcome = execute(job)
-                self.job = None
-                pool._report(outcome)
+                slot.job = None
+                self._report(outcome)
         finally:
             connections.close_all()
+
+
+class _Slot:
+    """What one thread of the pool runs, and since when."""
+
+    def __init__(self) -> None:
+        self.job: Claimed | None = None
+        self.since = 0.0

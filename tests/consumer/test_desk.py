@@ -60,9 +60,13 @@ def test_a_turn_that_fails_leaves_the_calls_for_the_next(
 ) -> None:
     answer = lay(lambda claims: claims.enqueue(new_job()))
 
-    with pytest.raises(ZeroDivisionError), queue.turn():
-        desk.serve(queue)
-        raise ZeroDivisionError
+    def broken_turn() -> None:
+        with queue.turn():
+            desk.serve(queue)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        broken_turn()
     assert not answer.done()
     assert not Job.objects.exists()
 

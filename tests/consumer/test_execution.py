@@ -86,10 +86,14 @@ def test_what_would_end_a_program_ends_only_the_job(
     assert run(leave).state is State.FAILED
 
 
+def object_of_no_kind() -> object:
+    return object()
+
+
 def test_a_result_that_cannot_be_encoded_fails_the_job_and_says_so(
     run: Callable[..., Outcome],
 ) -> None:
-    failure = run(lambda: object()).failure
+    failure = run(object_of_no_kind).failure
 
     assert failure is not None
     assert failure.exception_class == "djjp.exceptions.EncodeError"
@@ -115,7 +119,9 @@ class Unprintable(Exception):
         raise RuntimeError("even this fails")
 
 
-def test_an_exception_that_cannot_be_printed_is_still_a_failure(run: Callable[..., Outcome]) -> None:
+def test_an_exception_that_cannot_be_printed_is_still_a_failure(
+    run: Callable[..., Outcome],
+) -> None:
     def broken() -> None:
         raise Unprintable
 
@@ -182,8 +188,11 @@ def test_context_variables_of_one_job_do_not_reach_the_next(run: Callable[..., O
     def first() -> None:
         tenant.set("first's")
 
+    def read() -> str:
+        return tenant.get()
+
     assert run(first).failure is None
-    assert run(lambda: tenant.get()).result == '"none"'
+    assert run(read).result == '"none"'
 
 
 def test_a_connection_that_broke_in_one_job_is_not_met_by_the_next(

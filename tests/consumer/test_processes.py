@@ -152,7 +152,9 @@ def test_the_two_databases_never_meet_the_others_statements(
 
     assert handle.join(0)
     lines = [line.split(" ", 2) for line in ended.stderr.splitlines() if line.startswith("SQL ")]
-    by_alias = {alias: [sql for _, a, sql in lines if a == alias] for alias in ("default", queue.alias)}
+    by_alias = {
+        alias: [sql for _, a, sql in lines if a == alias] for alias in ("default", queue.alias)
+    }
     assert len(lines) == sum(map(len, by_alias.values()))
     assert any("shop_execution" in sql for sql in by_alias["default"])
     assert not any("djjp_" in sql for sql in by_alias["default"])

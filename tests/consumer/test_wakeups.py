@@ -76,7 +76,9 @@ def test_a_write_of_another_process_ends_the_wait(
 ) -> None:
     listener = queue.listener()
     listener.woken()
-    code = "import django; django.setup(); from tests.project.shop.jobs import add; add.run_later(1)"
+    code = (
+        "import django; django.setup(); from tests.project.shop.jobs import add; add.run_later(1)"
+    )
     processes.python(code)
 
     assert wait(bell, listener, FOR_EVER, 0.0) is True

@@ -11,7 +11,9 @@ from django.db import connections
 from djjp.consumer.process import consume
 
 
-def _names(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
+def _names(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> list[str] | None:
     if value is None:
         return None
     names = [name for part in value.split(",") if (name := part.strip())]
@@ -23,7 +25,9 @@ def _names(context: click.Context, parameter: click.Parameter, value: str | None
 @click.command()
 @click.option("--queues", callback=_names, metavar="NAME,…", help="Serve these queues only.")
 @click.option(
-    "--concurrency-limit", type=click.IntRange(1, 10_000), help="How many jobs run at the same time."
+    "--concurrency-limit",
+    type=click.IntRange(1, 10_000),
+    help="How many jobs run at the same time.",
 )
 @click.option("--drain", is_flag=True, help="Stop when no job is left to run.")
 @click.option("--max-jobs", type=click.IntRange(1), help="Stop after this many executions.")
