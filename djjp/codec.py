@@ -1,15 +1,13 @@
 """Arguments and results of jobs as JSON text: exact on the way back, or refused.
 
-What JSON can say is written as it is; what it cannot say becomes an object with a tag:
-
-    {"$djjp": "decimal", "value": "9.90"}
+What JSON can say is written as it is; what it cannot say becomes an object with a tag, such as
+`{"$djjp": "decimal", "value": "9.90"}`.
 
 A value comes back equal and of the same type: None, bool, int, float, str, list and dict, and by a
 tag bytes, tuple, set, frozenset, Decimal, UUID, datetime, date, time, timedelta and each dict with
 a key that is not text. Datetimes and times keep `fold` and their `ZoneInfo`; a tzinfo of another
 make comes back as the offset that it gave. A value of a subclass (SafeString, TextChoices, IntEnum,
-OrderedDict, a namedtuple, the datetime of a frozen clock) arrives as the base named here, and what
-the subclass adds stays behind.
+OrderedDict, a namedtuple, a frozen clock's datetime) arrives as the base that is named here.
 
 All else is refused with `EncodeError`: objects, models, plain Enums, functions, files, NaN and
 infinite floats. The text is ASCII, so that NUL and lone surrogates pass any database's text column.
@@ -23,7 +21,7 @@ import math
 import reprlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -167,11 +165,6 @@ def _text(value: str) -> str:
     return str.__str__(value)
 
 
-def _whole(value: int) -> int:
-    int.__repr__(value)  # has the interpreter's limit on digits; its error says how to raise it
-    return int.__int__(value)
-
-
 def _finite(value: float) -> float:
     if not math.isfinite(value):
         raise ValueError("JSON has no such number; pass None or a Decimal")
@@ -179,7 +172,7 @@ def _finite(value: float) -> float:
 
 
 def _clock(tag: str, base: Any) -> _Rule:
-    """The rule of datetime or time: ISO text, or if that says too little [text, fold, zone].
+    """The rule of datetime or time: ISO text, or if that says too little [text, fold, zone or offset].
 
     Methods are bound now: a frozen clock puts its own class into this module's globals later.
     """
@@ -187,16 +180,22 @@ def _clock(tag: str, base: Any) -> _Rule:
 
     def take(value: Any) -> Any:
         zone = value.tzinfo
-        key = zone.key if isinstance(zone, ZoneInfo) else None
-        if key is None and zone is not None and utcoffset(value) is None:
-            raise ValueError("its tzinfo gives no offset; use a ZoneInfo or a datetime.timezone")
+        place = zone.key if isinstance(zone, ZoneInfo) else None
+        if place is None and zone is not None:
+            if (offset := utcoffset(value)) is None:
+                raise ValueError("its tzinfo gives no offset; use a ZoneInfo or datetime.timezone")
+            if offset.microseconds:  # fromisoformat() reads an offset below a second as none
+                place = offset // _TICK
         text = isoformat(value)
-        return text if key is None and not value.fold else [text, value.fold, key]
+        return text if place is None and not value.fold else [text, value.fold, place]
 
     def make(payload: Any) -> Any:
-        text, fold, key = (payload, 0, None) if isinstance(payload, str) else payload
+        text, fold, place = (payload, 0, None) if isinstance(payload, str) else payload
         value = fromisoformat(text).replace(fold=fold)
-        return value if key is None else value.replace(tzinfo=ZoneInfo(key))
+        if place is None:
+            return value
+        zone = ZoneInfo(place) if isinstance(place, str) else timezone(_TICK * place)
+        return value.replace(tzinfo=zone)
 
     return _Rule(tag, take, make, (str, list))
 
@@ -205,7 +204,9 @@ _INDEXES = range(sys.maxsize)
 _TICK = timedelta(microseconds=1)
 _RULES: dict[type, _Rule] = {
     str: _Rule("", _text, str),
-    int: _Rule("", _whole, int),
+    int: _Rule(
+        "", lambda v: int(int.__repr__(v)), int
+    ),  # refuses more digits than the text may have
     float: _Rule("", _finite, float),
     list: _Rule("", list.__iter__, list, list, "[{}]"),
     dict: _Rule("dict", dict.keys, dict, list, "[{}]"),
@@ -272,9 +273,9 @@ def _explained(named: list[tuple[str, Any]], error: Exception) -> EncodeError:
 def _problem(value: Any) -> str:
     """The path in `value` to what is refused, and why; empty if all of it can be encoded."""
     try:
-        _dumps([[_walk(value, 0, _CERTAIN)]])  # as deep in JSON as it was among the arguments
+        _dumps(_walk([[value]], -2, _CERTAIN))  # as deep as it was among the arguments
     except _Refusal as refusal:
-        steps = [step.format(_brief(label)) for step, label in reversed(refusal.path)]
+        steps = [step.format(_brief(label)) for step, label in reversed(refusal.path[:-2])]
         path = "".join(steps[:8]) + ("..." if len(steps) > 8 else "")
         kind = type(refusal.value)
         named = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")

@@ -77,6 +77,10 @@ class RegisteredJob(Generic[P, R]):
     def signature(self) -> inspect.Signature:
         return inspect.signature(self.function)
 
+    @cached_property
+    def is_coroutine(self) -> bool:
+        return inspect.iscoroutinefunction(self.function)
+
     def using(
         self,
         *,

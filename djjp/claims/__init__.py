@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
+from functools import cache
 from importlib import import_module
 from typing import Protocol, TypeVar
 
@@ -63,19 +64,25 @@ def queue() -> Claims:
     """The verbs of the queue on `DJJP["db_name"]`, on this thread's connection.
 
     Raises:
-        ImproperlyConfigured: the alias' engine is none that djjp has a way to claim on.
-        ConnectionDoesNotExist: the alias is not in `DATABASES`.
+        ImproperlyConfigured: the alias is not in `DATABASES`, or its engine is none that djjp has a
+            way to claim on.
     """
     alias = conf.current().db_name
+    if alias not in connections.settings:
+        raise ImproperlyConfigured(f"DJJP['db_name'] is {alias!r}, which is no alias in DATABASES")
+    return _strategy(connections.settings[alias]["ENGINE"], alias)(alias)
+
+
+@cache
+def _strategy(engine: str, alias: str) -> type[Claims]:
     vendor = connections[alias].vendor
-    try:
-        module, name = _STRATEGIES[vendor]
-    except KeyError:
+    if vendor not in _STRATEGIES:
         raise ImproperlyConfigured(
             f"DATABASES[{alias!r}] runs on {vendor!r}; djjp claims jobs on SQLite and PostgreSQL"
-        ) from None
+        )
+    module, name = _STRATEGIES[vendor]
     strategy: type[Claims] = getattr(import_module(module), name)
-    return strategy(alias)
+    return strategy
 
 
 def call(verb: Callable[[Claims], T]) -> T:

@@ -114,7 +114,7 @@ class Listener(Protocol):
 class Claims(ABC):
     """The queue on one database alias, by its verbs.
 
-    An instance holds no state of the connection: it may be made anew for each call.
+    An instance holds no state of the connection: it serves every thread, each on its own one.
     """
 
     #: Queues that one consumer can be told to serve by name.

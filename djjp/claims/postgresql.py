@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from django.db import transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from djjp.claims.base import INSERT_COLUMNS, TABLE, Claimed, Claims, NewJob, Problem, Settled
 
@@ -47,8 +48,9 @@ class PostgreSQLClaims(Claims):
     _next_due = f"SELECT extract(epoch FROM min(run_after)) FROM {TABLE} WHERE state = 'scheduled'"
 
     def enqueue(self, job: NewJob) -> None:
-        statement = _INSERT_AND_NOTIFY if job.state == "ready" and self._may_notify() else _INSERT
-        with self.connection.cursor() as cursor:
+        connection = self.connection
+        statement = _INSERT_AND_NOTIFY if self._may_notify(connection) else _INSERT
+        with connection.cursor() as cursor:
             cursor.execute(statement, self._row(job))
 
     def enqueue_many(self, jobs: Sequence[NewJob]) -> None:
@@ -108,18 +110,19 @@ class PostgreSQLClaims(Claims):
         return list(ids)
 
     def announce(self) -> None:
-        if self._may_notify():
-            with self.connection.cursor() as cursor:
+        connection = self.connection
+        if self._may_notify(connection):
+            with connection.cursor() as cursor:
                 cursor.execute(f"SELECT pg_notify('{CHANNEL}', '')")
 
-    def _may_notify(self) -> bool:
+    def _may_notify(self, connection: BaseDatabaseWrapper) -> bool:
         """Whether a notification is owed now.
 
         Inside a transaction it is always: nobody can tell when it commits, and the server folds
         equal notifications of one transaction into one.
         """
         global _last_notify
-        if self.connection.in_atomic_block:
+        if connection.in_atomic_block:
             return True
         now = time.monotonic()
         if now - _last_notify < _QUIET:
@@ -202,8 +205,9 @@ def _heads(
         return f"{source}{passed} {order}{skip}", [*names, limit]
     if len(queues) == 1:
         return f"{source} AND queue = %s{passed} {order}{skip}", [queues[0], *names, limit]
-    return (
-        f"SELECT head.id, head.priority FROM unnest(%s::text[]) AS served(queue) CROSS JOIN LATERAL"
-        f" ({source} AND queue = served.queue{passed} {order}{skip}) AS head {order}",
-        [list(queues), *names, limit, limit],
+    head = f"{source} AND queue = served.queue{passed} {order}{skip}"
+    heads = (
+        "SELECT head.id, head.priority FROM unnest(%s::text[]) AS served(queue)"
+        f" CROSS JOIN LATERAL ({head}) AS head {order}"
     )
+    return heads, [list(queues), *names, limit, limit]

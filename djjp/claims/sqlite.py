@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from django.db import OperationalError, connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from djjp.claims.base import (
     INSERT_COLUMNS,
@@ -75,8 +76,9 @@ class SQLiteClaims(Claims):
 
     def enqueue(self, job: NewJob) -> None:
         row = self._row(job)
-        with self.connection.cursor() as cursor:
-            self._write(lambda: cursor.execute(_INSERT, row))
+        connection = self.connection
+        with connection.cursor() as cursor:
+            self._write(connection, lambda: cursor.execute(_INSERT, row))
 
     def enqueue_many(self, jobs: Sequence[NewJob]) -> None:
         rows = [self._row(job) for job in jobs]
@@ -85,11 +87,11 @@ class SQLiteClaims(Claims):
             with self.turn(), self.connection.cursor() as cursor:
                 cursor.executemany(_INSERT, rows)
 
-        self._write(insert)
+        self._write(self.connection, insert)
 
-    def _write(self, work: Callable[[], Any]) -> None:
+    def _write(self, connection: BaseDatabaseWrapper, work: Callable[[], Any]) -> None:
         """Inside a transaction a retry could only repeat the error: the lock is taken once, at BEGIN."""
-        if self.connection.in_atomic_block:
+        if connection.in_atomic_block:
             work()
         else:
             _retry_locked(work)
@@ -110,6 +112,7 @@ class SQLiteClaims(Claims):
     def turn(self) -> Iterator[None]:
         # Also for an alias whose settings do not say so: see `queue_database`.
         connection: Any = self.connection
+        connection.ensure_connection()  # only then does Django know the mode
         mode, connection.transaction_mode = connection.transaction_mode, "IMMEDIATE"
         try:
             with transaction.atomic(using=self.alias):

@@ -26,7 +26,7 @@ from uuid import UUID
 from django.db import Error as DatabaseError
 
 from djjp import registry
-from djjp.claims import Claimed, Listener, Outcome, queue
+from djjp.claims import Claimed, Claims, Listener, Outcome, queue
 from djjp.consumer.desk import Desk
 from djjp.consumer.pools import ThreadPool
 from djjp.consumer.readahead import ReadAhead
@@ -62,7 +62,7 @@ class Consumer:
     ) -> None:
         self.name = f"{socket.gethostname()[:60]}:{os.getpid()}:{secrets.token_hex(4)}"
         self.executed = 0
-        self._claims = queue()
+        self._claims: Claims
         self._limit = limit
         self._queues = queues
         self._drain = drain
@@ -103,6 +103,7 @@ class Consumer:
 
     def run(self) -> bool:
         """Work until stopped; returns whether each job that was begun ended here."""
+        self._claims = queue()
         listener = self._claims.listener()
         pause = _FIRST_PAUSE
         try:
@@ -159,6 +160,13 @@ class Consumer:
         if room:
             self._may_have_ready = len(claimed) == room
         self._worked_at = time.monotonic()
+        self._forget_statements()
+
+    def _forget_statements(self) -> None:
+        """Under DEBUG Django keeps each statement, which a process that lives long cannot afford."""
+        connection = self._claims.connection
+        if connection.queries_logged and not connection.force_debug_cursor:
+            connection.queries_log.clear()
 
     def _finds_ready(self, room: int) -> bool:
         """Look before a transaction is opened for nothing but a claim."""

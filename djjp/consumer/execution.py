@@ -7,7 +7,6 @@ even be printed.
 
 from __future__ import annotations
 
-import inspect
 import time
 import traceback
 from contextvars import copy_context
@@ -15,10 +14,10 @@ from types import TracebackType
 from typing import Any
 
 from asgiref.sync import async_to_sync
-from django.db import close_old_connections, connections
 
-from djjp import codec, conf, registry
+from djjp import codec, registry
 from djjp.claims import Claimed, Failure, Outcome
+from djjp.consumer import connections
 from djjp.models import State
 
 # What is kept of an exception, in characters: enough to read it, little enough for a row.
@@ -28,7 +27,7 @@ _MAX_CLASS, _MAX_MESSAGE, _MAX_TRACEBACK = 200, 10_000, 100_000
 def execute(claimed: Claimed) -> Outcome:
     """Run a job here and now, on this thread, and say how it ended."""
     started = time.time()
-    close_old_connections()
+    connections.tidy()
     try:
         result = copy_context().run(_call, claimed)
     except BaseException as error:  # noqa: BLE001  (the job's own, whatever it is, is its outcome)
@@ -37,27 +36,14 @@ def execute(claimed: Claimed) -> Outcome:
     else:
         return Outcome(claimed, State.SUCCEEDED, started, time.time(), result=result)
     finally:
-        close_old_connections()
-        _return_queue_connection()
+        connections.tidy()
 
 
 def _call(claimed: Claimed) -> str:
     job = registry.get(claimed.name)
     args, kwargs = codec.decode_arguments(claimed.arguments)
-    function: Any = job.function
-    if inspect.iscoroutinefunction(function):
-        function = async_to_sync(function)
+    function: Any = async_to_sync(job.function) if job.is_coroutine else job.function
     return codec.encode_value(function(*args, **kwargs), "return value")
-
-
-def _return_queue_connection() -> None:
-    """Close what a job opened to the queue by itself: a consumer keeps to one connection there."""
-    alias = conf.current().db_name
-    if alias == "default":
-        return
-    for connection in connections.all(initialized_only=True):
-        if connection.alias == alias and not connection.in_atomic_block:
-            connection.close()
 
 
 def describe(error: BaseException) -> Failure:

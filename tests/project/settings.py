@@ -73,5 +73,7 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "handlers": {"stderr": {"class": "logging.StreamHandler"}},
-    "loggers": {"djjp": {"handlers": ["stderr"], "level": os.environ.get("DJJP_TEST_LOG", "WARNING")}},
+    "loggers": {
+        "djjp": {"handlers": ["stderr"], "level": os.environ.get("DJJP_TEST_LOG", "WARNING")}
+    },
 }

@@ -1,0 +1,49 @@
+"""Database connections around a job: none is left broken, too old, or open to the queue.
+
+What Django does at the ends of a request (`close_old_connections`) is done at the ends of a job, on
+the job's thread. To ask Django for a thread's connections costs more than a small job does, so a
+thread that is known to have none open is not asked.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from django.db import connections
+from django.db.backends.signals import connection_created
+
+from djjp import conf
+
+
+class _Thread(threading.local):
+    may_have_open = True
+
+
+_thread = _Thread()
+
+
+def tidy() -> None:
+    """Close this thread's connections that are unusable or past their age, and those to the queue.
+
+    A job may look into the queue by the ORM, but a consumer keeps to one connection there. What is
+    in a transaction, as inside a TestCase, is left alone.
+    """
+    if not _thread.may_have_open:
+        return
+    queue = conf.current().db_name
+    open_ones = False
+    for connection in connections.all(initialized_only=True):
+        if connection.alias == queue != "default" and not connection.in_atomic_block:
+            connection.close()
+        else:
+            connection.close_if_unusable_or_obsolete()
+        open_ones = open_ones or connection.connection is not None
+    _thread.may_have_open = open_ones
+
+
+def _opened(**kwargs: Any) -> None:
+    _thread.may_have_open = True
+
+
+connection_created.connect(_opened, dispatch_uid="djjp.consumer.connections")

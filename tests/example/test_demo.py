@@ -1,0 +1,125 @@
+"""`make demo`, run as a newcomer runs it, on a small library of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+QUEUES = os.environ.get("DJJP_TEST_QUEUES", "sqlite,postgresql").split(",")
+
+
+class Demo:
+    """A copy of the example, with databases of its own and a library of four files to index."""
+
+    def __init__(self, folder: Path) -> None:
+        self.example = folder / "example_multidb"
+        shutil.copytree(
+            ROOT / "example_multidb", self.example, ignore=shutil.ignore_patterns("*.sqlite3*")
+        )
+        self.library = folder / "lib"
+        package = self.library / "shelf"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text('"""A shelf."""\n')
+        (package / "book.py").write_text(
+            'class Book:\n    """One."""\n\n    def open(self):\n        async def page(): ...\n'
+            * 2
+        )
+        (package / "torn.py").write_text("def half(:\n")
+        (self.library / "site-packages").mkdir()
+        (self.library / "site-packages" / "guest.py").write_text("")
+
+    def run(self, **environment: str) -> subprocess.CompletedProcess[str]:
+        without = {k: v for k, v in os.environ.items() if k != "DJJP_DATABASE_URL"}
+        return subprocess.run(
+            [sys.executable, str(self.example / "demo.py"), "--source", str(self.library)],
+            cwd=self.library,  # it works from any folder
+            env=without | {"PYTHONPATH": str(ROOT), "COLUMNS": "80"} | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def query(self, file: str, statement: str) -> list[tuple[object, ...]]:
+        with closing(sqlite3.connect(self.example / file)) as connection, connection:
+            return connection.execute(statement).fetchall()
+
+    def tables(self, file: str) -> set[object]:
+        rows = self.query(file, "SELECT name FROM sqlite_master WHERE type = 'table'")
+        return {name for (name,) in rows} - {"sqlite_sequence"}
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Demo:
+    return Demo(tmp_path)
+
+
+@pytest.fixture(params=QUEUES)
+def place(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
+    """The environment that puts the demo's queue into its file, or into a database on a server."""
+    if request.param == "sqlite":
+        yield {}
+        return
+    import psycopg
+
+    server = request.getfixturevalue("postgres_url")
+    name = f"djjp_demo_{os.getpid()}"
+    address, _, options = server.partition("?")
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        yield {"DJJP_DATABASE_URL": f"{address.rpartition('/')[0]}/{name}?{options}"}
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def test_the_demo_indexes_tells_why_a_job_failed_and_keeps_the_databases_apart(
+    demo: Demo, place: dict[str, str]
+) -> None:
+    for _ in range(2):  # a second run starts clean
+        ran = demo.run(**place)
+
+        assert (ran.returncode, ran.stderr) == (0, ""), ran.stdout
+        assert "enqueued   3 jobs" in ran.stdout
+        assert "100 %  3 of 3 jobs, 1 failed" in ran.stdout
+        assert "consumer start-up" in ran.stdout
+        assert "jobs/s" in ran.stdout
+        assert "shelf.torn\n      SyntaxError: " in ran.stdout
+        assert "(torn.py, line 1)" in ran.stdout
+        assert "Traceback" not in ran.stdout
+        assert "Apart: " in ran.stdout
+
+        columns = "name, lines, classes, functions, docstrings"
+        assert demo.query(
+            "db.sqlite3", f"SELECT {columns} FROM library_module ORDER BY lines DESC"
+        ) == [
+            ("shelf.book", 10, 2, 4, 2),
+            ("shelf", 1, 0, 0, 1),
+        ]
+
+    application = demo.tables("db.sqlite3")
+    assert {"library_module", "auth_user"} <= application
+    assert not [name for name in application if str(name).startswith("djjp")]
+    if place:
+        assert not (demo.example / "queue.sqlite3").exists()
+    else:
+        assert demo.tables("queue.sqlite3") == {"django_migrations", "djjp_job", "djjp_attempt"}
+
+
+def test_the_demo_fails_where_a_table_is_in_the_wrong_database(demo: Demo) -> None:
+    demo.query("db.sqlite3", "CREATE TABLE djjp_stray (id)")
+    demo.query("queue.sqlite3", "CREATE TABLE stray (id)")
+
+    ran = demo.run()
+
+    assert ran.returncode == 1
+    assert "NOT APART" in ran.stdout
+    assert "djjp_stray is in the application's database" in ran.stdout
+    assert "; stray is in the queue's database" in ran.stdout
+    assert "\n  Apart: " not in ran.stdout
