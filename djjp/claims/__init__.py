@@ -16,16 +16,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
 from djjp import conf
-from djjp.claims.base import (
-    Claimed,
-    Claims,
-    Failure,
-    Listener,
-    NewJob,
-    Outcome,
-    Problem,
-    moment,
-)
+from djjp.claims.base import Claims, Listener, moment
+from djjp.claims.data import Claimed, Failure, NewJob, Outcome, Problem
 
 __all__ = [
     "Claimed",

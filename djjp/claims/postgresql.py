@@ -11,7 +11,8 @@ from uuid import UUID
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from djjp.claims.base import INSERT_COLUMNS, TABLE, Claimed, Claims, NewJob, Problem, Settled
+from djjp.claims.base import INSERT_COLUMNS, TABLE, Claims
+from djjp.claims.data import Claimed, NewJob, Problem, Settled
 
 CHANNEL = "djjp_ready"
 

@@ -21,16 +21,8 @@ from uuid import UUID
 from django.db import OperationalError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from djjp.claims.base import (
-    INSERT_COLUMNS,
-    TABLE,
-    Claimed,
-    Claims,
-    NewJob,
-    Problem,
-    Settled,
-    moment,
-)
+from djjp.claims.base import INSERT_COLUMNS, TABLE, Claims, moment
+from djjp.claims.data import Claimed, NewJob, Problem, Settled
 
 T = TypeVar("T")
 

@@ -1,0 +1,73 @@
+"""What the verbs take and give: plain data, with times in seconds since the epoch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+from uuid import UUID
+
+from djjp.models import State
+
+
+class NewJob(NamedTuple):
+    """A job to enqueue; `run_after` and `created_at` in seconds since the epoch."""
+
+    id: UUID
+    name: str
+    queue: str
+    priority: int
+    state: State
+    run_after: float | None
+    created_at: float
+    arguments: str
+
+
+class Claimed(NamedTuple):
+    """A job that this consumer has claimed: what it needs to run it and, later, to prove that it did."""
+
+    id: UUID
+    name: str
+    arguments: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt failed, as text of bounded size."""
+
+    exception_class: str
+    message: str
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt ended: plain data until `Claims.finish` writes it."""
+
+    claimed: Claimed
+    state: State
+    started_at: float
+    finished_at: float
+    result: str | None = None
+    failure: Failure | None = None
+
+
+class Settled(NamedTuple):
+    """One row of the guarded update that finish and release share; None clears the column."""
+
+    id: UUID
+    attempt: int
+    state: str
+    result: str | None
+    started_at: float | None
+    finished_at: float | None
+    consumer: str | None
+    attempts: int
+
+
+class Problem(NamedTuple):
+    """What keeps a database from holding the queue, and the way out; `code` completes a check's id."""
+
+    code: str
+    message: str
+    hint: str
