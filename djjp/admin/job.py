@@ -1,0 +1,259 @@
+"""`JobAdmin`: the list of jobs, the page of one job, and what people may do to them.
+
+A job's row belongs to the queue, so it is never edited here. Who may change jobs may *retry* those
+that have ended, through the same verb as the handle; who may delete jobs may delete them, running
+ones too: their outcome is then dropped by the fence.
+
+Jobs live on the queue's database; Django's log of admin actions, users and sessions do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from django.contrib import admin, messages
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.admin.templatetags.admin_urls import add_preserved_filters
+from django.core.exceptions import PermissionDenied
+from django.db import transaction
+from django.db.models import Count, QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from djjp import claims, conf
+from djjp.admin import presentation as show
+from djjp.admin.listing import FILTERS, BoundedPaginator, JobList, PageActionForm, search
+from djjp.models import FINISHED, Attempt, Job
+
+if TYPE_CHECKING:
+    Base = admin.ModelAdmin[Job]
+else:
+    Base = admin.ModelAdmin
+
+#: Failed attempts that a job's page shows, the latest ones.
+ATTEMPTS_SHOWN = 20
+
+_NOTHING = SafeString("-")
+
+
+@admin.register(Job)
+class JobAdmin(Base):
+    """Jobs in the admin: to look at, retry and delete."""
+
+    list_display = (
+        "state_badge",
+        "name",
+        "queue_link",
+        "priority",
+        "attempts",
+        "created",
+        "started",
+        "finished",
+        "duration",
+    )
+    list_display_links = ("name",)
+    list_filter = FILTERS
+    list_per_page = 100
+    sortable_by = ()
+    show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
+    paginator = BoundedPaginator
+    search_fields = ("id", "name")
+    search_help_text = "A job's id, or a part of its name."
+    action_form = PageActionForm
+    actions = ("retry_selected",)
+    fieldsets = (
+        (None, {"fields": ("state_badge", "name", "id", ("queue", "priority"))}),
+        ("Arguments", {"fields": ("positional_arguments", "keyword_arguments")}),
+        ("Result", {"fields": ("returned",)}),
+        (
+            "Execution",
+            {
+                "fields": (
+                    ("created", "not_before"),
+                    ("started", "finished"),
+                    ("duration", "consumer"),
+                    ("attempts", "rescues"),
+                )
+            },
+        ),
+    )
+
+    class Media:
+        css = {"all": ["djjp/admin.css"]}
+
+    # What may be done
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Job | None = None) -> bool:
+        return False
+
+    def has_retry_permission(self, request: HttpRequest) -> bool:
+        """The permission to change jobs, of which this is the only use."""
+        return super().has_change_permission(request)
+
+    # The list
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[JobList]:
+        return JobList
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        """Only what the filters offer: a URL could ask for a search through every payload."""
+        return any(lookup == each.parameter_name for each in FILTERS)
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Job], search_term: str
+    ) -> tuple[QuerySet[Job], bool]:
+        return search(queryset, search_term), False
+
+    @admin.display(description="state")
+    def state_badge(self, job: Job) -> SafeString:
+        return format_html(
+            '<span class="djjp-state djjp-state-{}">{}</span>', job.state, job.get_state_display()
+        )
+
+    @admin.display(description="queue")
+    def queue_link(self, job: Job) -> SafeString:
+        query: str = job.queue_query  # type: ignore[attr-defined]  # `JobList` has put it there
+        return format_html('<a href="{}">{}</a>', query, job.queue)
+
+    @admin.display(description="created")
+    def created(self, job: Job) -> SafeString:
+        return show.moment(job.created_at) or _NOTHING
+
+    @admin.display(description="started")
+    def started(self, job: Job) -> SafeString:
+        return show.moment(job.started_at) or _NOTHING
+
+    @admin.display(description="finished")
+    def finished(self, job: Job) -> SafeString:
+        return show.moment(job.finished_at) or _NOTHING
+
+    @admin.display(description="duration")
+    def duration(self, job: Job) -> str:
+        return show.duration(job.started_at, job.finished_at) or _NOTHING
+
+    # The page of one job
+
+    @admin.display(description="not before")
+    def not_before(self, job: Job) -> SafeString:
+        return show.moment(job.run_after) or _NOTHING
+
+    @admin.display(description="positional")
+    def positional_arguments(self, job: Job) -> SafeString:
+        return show.block(show.split_arguments(job.arguments)[0])
+
+    @admin.display(description="keyword")
+    def keyword_arguments(self, job: Job) -> SafeString:
+        keyword = show.split_arguments(job.arguments)[1]
+        return _NOTHING if keyword is None else show.block(keyword)
+
+    @admin.display(description="returned")
+    def returned(self, job: Job) -> SafeString:
+        return _NOTHING if job.result is None else show.block(show.lay_out(job.result))
+
+    def render_change_form(
+        self,
+        request: HttpRequest,
+        context: dict[str, Any],
+        add: bool = False,
+        change: bool = False,
+        form_url: str = "",
+        obj: Job | None = None,
+    ) -> HttpResponse:
+        if obj is not None:
+            latest = list(obj.failures.order_by("-pk")[: ATTEMPTS_SHOWN + 1])
+            context |= {
+                "attempts": [show.attempt(each) for each in latest[:ATTEMPTS_SHOWN]],
+                "earlier_attempts": len(latest) > ATTEMPTS_SHOWN,
+                "can_retry": obj.state in FINISHED and self.has_retry_permission(request),
+            }
+        return super().render_change_form(request, context, add, change, form_url, obj)
+
+    # Retry
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.retry_view)
+        return [path("<uuid:job_id>/retry/", view, name="djjp_job_retry"), *super().get_urls()]
+
+    def retry_view(self, request: HttpRequest, job_id: UUID) -> HttpResponse:
+        """The button on a job's page."""
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        if not self.has_retry_permission(request):
+            raise PermissionDenied
+        self._retry(request, self.get_queryset(request).filter(pk=job_id))
+        page = reverse("admin:djjp_job_change", args=[job_id], current_app=self.admin_site.name)
+        kept: dict[str, Any] = {
+            "preserved_filters": self.get_preserved_filters(request),
+            "opts": self.opts,
+        }
+        return HttpResponseRedirect(add_preserved_filters(kept, page))
+
+    @admin.action(permissions=["retry"], description="Retry selected %(verbose_name_plural)s")
+    def retry_selected(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
+        self._retry(request, queryset)
+
+    def _retry(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
+        jobs = list(queryset.defer("arguments", "result"))
+        if not jobs:
+            return
+        retried = claims.queue().retry([job.pk for job in jobs])
+        user: Any = request.user
+        ended: Any = [job for job in jobs if job.state in FINISHED]
+        if ended:
+            LogEntry.objects.log_actions(user.pk, ended, CHANGE, "Retried.")
+        if retried:
+            text = f"Retried {show.count(retried, 'job')}."
+            self.message_user(request, text, messages.SUCCESS)
+        if left := len(jobs) - retried:
+            text = f"{show.count(left, 'job')} left alone, not having ended."
+            self.message_user(request, text, messages.WARNING)
+
+    # Delete
+
+    def get_deleted_objects(
+        self, objs: Iterable[Job], request: HttpRequest
+    ) -> tuple[list[Any], dict[str, int], set[str], list[str]]:
+        """As Django does it, but counting the attempts, not loading all their tracebacks."""
+        jobs = list(objs)
+        failures = Attempt.objects.filter(job__in=jobs)
+        counts = dict(failures.values_list("job").annotate(Count("pk")).order_by())
+        shown: list[Any] = []
+        for job in jobs:
+            url = reverse("admin:djjp_job_change", args=[job.pk], current_app=self.admin_site.name)
+            shown.append(format_html('Job: <a href="{}">{}</a>', url, job))
+            if job.pk in counts:
+                shown.append([show.count(counts[job.pk], "failed attempt")])
+        totals = {"jobs": len(jobs), "failed attempts": sum(counts.values())}
+        allowed = all(self.has_delete_permission(request, job) for job in jobs)
+        lacking = set() if allowed else {str(self.opts.verbose_name)}
+        return shown, {name: total for name, total in totals.items() if total}, lacking, []
+
+    def log_deletions(self, request: HttpRequest, queryset: Any) -> list[LogEntry]:
+        """Log once the queue has let go of the jobs.
+
+        Django deletes a single object inside a transaction; on SQLite the queue would stand still
+        for as long as the application's database lets the log wait.
+        """
+        jobs: Any = list(queryset)
+        log = super().log_deletions
+        transaction.on_commit(lambda: log(request, jobs), using=conf.current().db_name)
+        return []
+
+    def delete_model(self, request: HttpRequest, obj: Job) -> None:
+        self.delete_queryset(request, self.get_queryset(request).filter(pk=obj.pk))
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
+        with transaction.atomic(using=conf.current().db_name):
+            # First the rows' locks: a consumer that is about to report a failed attempt either has
+            # done so, and the attempt goes too, or finds its job gone.
+            jobs = queryset.order_by("pk").select_for_update()
+            ids = list(jobs.values_list("pk", flat=True))
+            self.get_queryset(request).filter(pk__in=ids).defer("arguments", "result").delete()

@@ -1,0 +1,163 @@
+"""How a job's columns look to people: times, durations, and the codec's text as readable JSON.
+
+Nothing here decodes a value or looks at the code of a job: it reads JSON and writes text, so a row
+whose job is gone, or whose text is damaged, is shown like any other.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from djjp.codec import TAG
+from djjp.models import Attempt
+
+#: Characters of one text that a page shows; a longer text is cut, and not laid out anew.
+LONGEST = 120_000
+
+_WIDTH = 80
+_INDENT = "  "
+
+
+def split_arguments(text: str) -> tuple[str, str | None]:
+    """Positional and keyword arguments, laid out; or else the damaged text as it is, and None."""
+    try:
+        call = _load(text)
+        if call.keys() == {"args", "kwargs"} and isinstance(call["args"], list):
+            return _lay_out(call["args"]), _lay_out(call["kwargs"])
+    except _UNREADABLE:
+        pass
+    return text, None
+
+
+def lay_out(text: str) -> str:
+    """The codec's text as indented JSON with its tags as `tag(value)`; damaged text as it is."""
+    try:
+        return _lay_out(_load(text))
+    except _UNREADABLE:
+        return text
+
+
+def block(text: str) -> SafeString:
+    """A text of any size and content as an HTML block that keeps its lines."""
+    shown = text[:LONGEST]
+    if len(text) > LONGEST:
+        shown += f"\n… and {len(text) - LONGEST:,} more characters"
+    # JSON can spell half a character, which no page can carry.
+    shown = shown.encode("utf-8", "backslashreplace").decode("utf-8")
+    return format_html('<pre class="djjp-text">{}</pre>', shown)
+
+
+def moment(value: datetime | None) -> SafeString | None:
+    """A time in the current time zone to the second; pointing at it shows all of it."""
+    if value is None:
+        return None
+    local = timezone.localtime(value) if timezone.is_aware(value) else value
+    return format_html(
+        '<time class="djjp-time" datetime="{0}" title="{0}">'
+        "<span>{1}</span> <span>{2}</span></time>",
+        local.isoformat(),
+        f"{local:%Y-%m-%d}",
+        f"{local:%H:%M:%S}",
+    )
+
+
+def duration(started: datetime | None, finished: datetime | None) -> str | None:
+    """How long an execution took, or has taken so far."""
+    if started is None:
+        return None
+    spent = ((finished or timezone.now()) - started).total_seconds()
+    if spent < 0:  # two hosts, two clocks
+        spent = 0.0
+    if spent < 0.9995:
+        return f"{spent * 1000:.0f} ms"
+    if spent < 59.95:
+        return f"{spent:.1f} s"
+    minutes, seconds = divmod(round(spent), 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
+
+
+def attempt(failed: Attempt) -> dict[str, Any]:
+    """A failed attempt for the job's page; its message only where the traceback leaves it out."""
+    error, first_line = failed.exception_class, failed.message.partition("\n")[0][:200]
+    texts = [failed.traceback] if failed.traceback else []
+    if failed.message not in failed.traceback:
+        texts.insert(0, failed.message)
+    return {
+        "number": failed.number,
+        "error": f"{error}: {first_line}" if first_line else error,
+        "finished": moment(failed.finished_at),
+        "duration": duration(failed.started_at, failed.finished_at),
+        "consumer": failed.consumer,
+        "texts": [block(text) for text in texts],
+    }
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+class _Number(str):
+    """A number as it was written: neither rounded nor refused for its digits."""
+
+    __slots__ = ()
+
+
+_UNREADABLE = (ValueError, RecursionError, AttributeError)
+
+
+def _load(text: str) -> Any:
+    if len(text) > LONGEST:
+        raise ValueError("too long to lay out")
+    return json.loads(text, parse_int=_Number, parse_float=_Number, parse_constant=_Number)
+
+
+def _lay_out(value: Any, margin: str = "") -> str:
+    match value:
+        case _Number():
+            return str(value)
+        case dict() if _is_tagged(value):
+            return f"{value[TAG]}({_lay_out(_payload(value), margin)})"
+        case dict():
+            inner = margin + _INDENT
+            items = [f"{_quote(key)}: {_lay_out(held, inner)}" for key, held in value.items()]
+            return _enclose("{", items, "}", margin)
+        case list():
+            return _enclose("[", [_lay_out(held, margin + _INDENT) for held in value], "]", margin)
+    return _quote(value)
+
+
+def _is_tagged(value: dict[str, Any]) -> bool:
+    return value.keys() == {TAG, "value"} and str(value[TAG]).isidentifier()
+
+
+def _payload(tagged: dict[str, Any]) -> Any:
+    """What a tag says of its value; a timedelta's microseconds put into words."""
+    payload = tagged["value"]
+    if tagged[TAG] == "timedelta" and isinstance(payload, _Number):
+        try:
+            return str(timedelta(microseconds=int(payload)))
+        except (ValueError, OverflowError):
+            pass
+    return payload
+
+
+def _enclose(opening: str, items: list[str], closing: str, margin: str) -> str:
+    """One line where it fits, else a line for each item."""
+    line = opening + ", ".join(items) + closing
+    if len(margin) + len(line) <= _WIDTH and "\n" not in line:
+        return line
+    inner = "\n" + margin + _INDENT
+    return opening + inner + f",{inner}".join(items) + "\n" + margin + closing
+
+
+def _quote(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
