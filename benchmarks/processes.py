@@ -1,0 +1,107 @@
+"""Consumer processes, and when each was ready and when it was done.
+
+A consumer's first line in the log comes when it is set up, just before it claims; its last when the
+last outcome is committed. Only their times are read, not what they say.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.environment import ROOT
+
+# A consumer that says nothing for so long has not come up.
+_COMES_UP_WITHIN = 60.0
+
+
+class Drained(NamedTuple):
+    """How long a consumer took to come up, and then to run all jobs; seconds."""
+
+    startup: float
+    consumption: float
+
+
+class Consumer:
+    """One `start_consumer` process on the queue of one database."""
+
+    def __init__(self, alias: str, *options: str) -> None:
+        self.started_at = time.time()
+        self._log = Path(os.environ["DJJP_BENCH_HOME"]) / f"consumer-{time.time_ns()}.log"
+        settings = {"DJJP_BENCH_ALIAS": alias, "DJJP_BENCH_LOG": str(self._log)}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "django", "start_consumer", *options],
+            cwd=ROOT,
+            env={**os.environ, **settings},
+            stdout=subprocess.DEVNULL,
+        )
+
+    def wait_until_ready(self) -> None:
+        """Wait until it is set up."""
+        until = time.monotonic() + _COMES_UP_WITHIN
+        while not self._lines():
+            if self.process.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"the consumer did not come up (exit {self.process.poll()})")
+            time.sleep(0.01)
+
+    def wait_until_drained(self) -> Drained:
+        """Wait for its end."""
+        code = self.process.wait()
+        lines = self._lines()
+        if code != 0 or len(lines) < 2:
+            raise RuntimeError("\n".join([f"the consumer failed (exit {code})", *lines]))
+        first, last = (float(line.partition(" ")[0]) for line in (lines[0], lines[-1]))
+        return Drained(first - self.started_at, last - first)
+
+    def cpu_seconds(self) -> float | None:
+        """What it has used of the processor so far; None where psutil is missing."""
+        try:
+            import psutil  # type: ignore[import-untyped]  # its stubs are a package of their own
+        except ImportError:
+            return None
+        times = psutil.Process(self.process.pid).cpu_times()
+        return float(times.user + times.system)
+
+    def end(self) -> None:
+        """Stop it, if it has not ended."""
+        self.process.terminate()
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def _lines(self) -> list[str]:
+        return self._log.read_text().splitlines() if self._log.exists() else []
+
+
+@contextmanager
+def consumer(alias: str, *options: str) -> Iterator[Consumer]:
+    """A consumer process that does not outlive the block."""
+    started = Consumer(alias, *options)
+    try:
+        yield started
+    finally:
+        started.end()
+
+
+def drained(alias: str, threads: int, jobs: int) -> Drained:
+    """Have a consumer process run everything that is enqueued, and make sure that it did.
+
+    Raises:
+        RuntimeError: the consumer failed, or jobs did not succeed.
+    """
+    from djjp.models import Job, State
+
+    with consumer(alias, "--drain", "--concurrency-limit", str(threads)) as process:
+        took = process.wait_until_drained()
+    done = Job.objects.filter(state=State.SUCCEEDED).count()
+    if done != jobs:
+        raise RuntimeError(f"{done} of {jobs} jobs succeeded: this measured something else")
+    return took
