@@ -15,11 +15,14 @@ SUITABLE = import sys; assert sys.version_info >= (3, 11); import ensurepip, sql
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 
+# For programs that load the tests' settings and run no test: they need no server, and leave nothing behind.
+AT_REST = DJJP_TEST_HOME=$(VENV) DJJP_TEST_SERVER_URL=sqlite://:memory:
+
 .NOTPARALLEL:
-.PHONY: help venv demo demo-site test lint types bench clean
+.PHONY: help venv demo demo-site test lint types migrations bench clean
 
 help: ## list the targets
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 venv: $(VENV)/.installed-dev ## everything for working on djjp, in .venv
 	@echo "$(VENV) is ready."
@@ -38,7 +41,10 @@ lint: $(VENV)/.installed-dev ## ruff: rules and format
 	$(BIN)/ruff format --check .
 
 types: $(VENV)/.installed-dev ## mypy, strict
-	$(BIN)/mypy
+	$(AT_REST) $(BIN)/mypy
+
+migrations: $(VENV)/.installed-dev ## fail where a model has changed and no migration says so
+	$(AT_REST) $(BIN)/python -m django makemigrations --check --dry-run --settings tests.project.settings
 
 bench: $(VENV)/.installed-test ## the benchmarks; ARGS='--json' for a program's eyes
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -7,10 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from djjp.jobs import arun_many, get_job, job, run_many
+    from djjp.jobs import aget_job, arun_many, get_job, job, run_many
 
 __version__ = "0.1.0"
-__all__ = ["arun_many", "get_job", "job", "run_many"]
+__all__ = ["aget_job", "arun_many", "get_job", "job", "run_many"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,4 +20,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return ["__version__", *__all__]

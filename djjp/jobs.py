@@ -22,11 +22,20 @@ from django.utils import timezone
 
 from djjp import claims, codec, registry
 from djjp.claims import NewJob
-from djjp.handles import JobHandle, get_job
+from djjp.handles import JobHandle, aget_job, get_job
 from djjp.ids import new_id
 from djjp.models import State
 
-__all__ = ["BoundJob", "JobHandle", "RegisteredJob", "arun_many", "get_job", "job", "run_many"]
+__all__ = [
+    "BoundJob",
+    "JobHandle",
+    "RegisteredJob",
+    "aget_job",
+    "arun_many",
+    "get_job",
+    "job",
+    "run_many",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -27,10 +27,10 @@ FROM picked WHERE job.id = picked.id
 RETURNING job.id, job.name, job.arguments, job.attempts, job.priority"""
 
 _SETTLE = f"""UPDATE {TABLE} AS job SET state = row.state, result = row.result,
-started_at = to_timestamp(row.started_at), finished_at = to_timestamp(row.finished_at),
+started_at = row.started_at, finished_at = row.finished_at,
 consumer = row.consumer, attempts = row.attempts
 FROM json_to_recordset(%s::json) AS row(id uuid, attempt integer, state text, result text,
-started_at double precision, finished_at double precision, consumer text, attempts integer)
+started_at timestamptz, finished_at timestamptz, consumer text, attempts integer)
 WHERE job.id = row.id AND job.attempts = row.attempt AND job.consumer = %s AND job.state = 'running'
 RETURNING job.id"""
 
@@ -117,8 +117,8 @@ class PostgreSQLClaims(Claims):
                     "attempt": attempt,
                     "state": state,
                     "result": result,
-                    "started_at": started_at,
-                    "finished_at": finished_at,
+                    "started_at": None if started_at is None else str(self._stamp(started_at)),
+                    "finished_at": None if finished_at is None else str(self._stamp(finished_at)),
                     "consumer": by,
                     "attempts": attempts,
                 }
@@ -226,6 +226,8 @@ def _heads(
     skip = " FOR UPDATE SKIP LOCKED" if lock else ""
     if queues is None:
         return f"{source}{passed} {order}{skip}", [*names, limit]
+    # A queue named twice would give its jobs twice.
+    queues = list(dict.fromkeys(queues))
     if len(queues) == 1:
         return f"{source} AND queue = %s{passed} {order}{skip}", [queues[0], *names, limit]
     head = f"{source} AND queue = served.queue{passed} {order}{skip}"
@@ -233,4 +235,4 @@ def _heads(
         "SELECT head.id, head.priority FROM unnest(%s::text[]) AS served(queue)"
         f" CROSS JOIN LATERAL ({head}) AS head {order}"
     )
-    return heads, [list(queues), *names, limit, limit]
+    return heads, [queues, *names, limit, limit]

@@ -247,6 +247,10 @@ def _heads(queues: Sequence[str] | None, without: Sequence[str]) -> tuple[str, l
     source = f"SELECT {columns} FROM {TABLE} WHERE state = 'ready'"
     if queues is None:
         return f"{source}{passed} {order}", names
+    # A queue named twice would give its jobs twice.
+    queues = list(dict.fromkeys(queues))
+    if not queues:
+        return f"{source} AND 0 {order}", []
     arm = f"{source} AND queue = %s{passed}"
     params = [value for queue in queues for value in (queue, *names)]
     return f"{' UNION ALL '.join([arm] * len(queues))} {order}", params

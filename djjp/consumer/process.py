@@ -15,6 +15,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
 from djjp import conf
+from djjp.claims import queue
 from djjp.consumer.consumer import Consumer
 from djjp.models import Job
 
@@ -35,10 +36,12 @@ def consume(
     A SIGTERM or SIGINT lets the running jobs end; a second one gives them back and ends the process.
 
     Raises:
-        ImproperlyConfigured: the queue's database has no tables yet.
+        ImproperlyConfigured: the queue's database has no tables yet, or there are more queues than a
+            consumer on it can serve by name.
     """
     settings = conf.current()
     _require_tables(settings.db_name)
+    _require_queues(queues)
     consumer = Consumer(
         concurrency_limit or settings.concurrency_limit,
         queues=queues,
@@ -64,6 +67,15 @@ def _require_tables(alias: str) -> None:
     if Job._meta.db_table not in connections[alias].introspection.table_names():
         raise ImproperlyConfigured(
             f"the queue's database has no tables; make them: python manage.py migrate --database={alias}"
+        )
+
+
+def _require_queues(queues: Sequence[str] | None) -> None:
+    most = queue().max_queues
+    if queues is not None and len(queues) > most:
+        raise ImproperlyConfigured(
+            f"{len(queues)} queues are named; a consumer on this database serves up to {most} by name, "
+            "or all of them without --queues"
         )
 
 

@@ -1,0 +1,245 @@
+"""Nothing public is undocumented, and nothing is documented that is not there."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import re
+from collections import OrderedDict, namedtuple
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from enum import Enum
+from functools import reduce
+from http import HTTPStatus
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import djclick
+import pytest
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext_lazy
+
+import djjp
+from djjp import codec, conf, databases, exceptions
+from djjp.handles import JobHandle
+from djjp.jobs import BoundJob, RegisteredJob
+from djjp.management.commands.start_consumer import command as start_consumer
+from djjp.models import Job, State
+from tests.docs.markdown import PAGES, anchors, blocks, code, headings, links, prose, read, table
+from tests.harness import ROOT
+from tests.project.shop.jobs import echo
+
+SOURCES = sorted((ROOT / "djjp").rglob("*.py"))
+
+#: What the cells of the tables on types may use.
+VOCABULARY: dict[str, Any] = {
+    each.__name__: each
+    for each in (
+        *(Decimal, Enum, HTTPStatus, Job, OrderedDict, Path, SafeString, State, UUID, ZoneInfo),
+        *(date, datetime, namedtuple, reduce, time, timedelta, timezone),
+    )
+} | {"gettext_lazy": gettext_lazy}
+
+TYPES = [*table("docs/jobs.md", "Type"), *table("docs/jobs.md", "Subclass")]
+REFUSED = table("docs/jobs.md", "Refused")
+
+
+def literals() -> list[str]:
+    """The texts in djjp's source, as far as each is written in one go."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES]
+    return [
+        node.value
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+
+
+# Settings
+
+
+def test_each_setting_is_documented_with_its_default_and_what_it_takes() -> None:
+    documented = {
+        code(key): (ast.literal_eval(code(default)), allowed)
+        for key, default, allowed, _ in table("docs/settings.md", "Key")
+    }
+    there = {
+        field.name: (field.default, field.metadata["allowed"])
+        for field in dataclasses.fields(conf.Settings)
+    }
+    assert documented == there
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_setting_is_mentioned_that_does_not_exist(page: str) -> None:
+    mentioned = set(re.findall(r"""DJJP\[['"](\w+)['"]\]""", read(page)))
+    assert mentioned <= {field.name for field in dataclasses.fields(conf.Settings)}
+
+
+def test_each_argument_of_queue_database_is_documented_with_its_default() -> None:
+    documented = {
+        code(name): None if default == "*(required)*" else ast.literal_eval(code(default))
+        for name, default, _ in table("docs/settings.md", "Argument")
+    }
+    parameters = inspect.signature(databases.queue_database).parameters.values()
+    required = inspect.Parameter.empty
+    assert documented == {p.name: None if p.default is required else p.default for p in parameters}
+    assert f"`{databases.ENV}`" in prose("docs/settings.md")
+
+
+# The command
+
+
+def own_options() -> set[str]:
+    """The options of `start_consumer` that are not every command's."""
+
+    @djclick.command()  # type: ignore[untyped-decorator,unused-ignore]
+    def bare() -> None: ...
+
+    common = {option for parameter in bare.params for option in parameter.opts}
+    return {option for parameter in start_consumer.params for option in parameter.opts} - common
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/consumer.md"])
+def test_each_option_of_start_consumer_is_documented(page: str) -> None:
+    assert {code(row[0]).split()[0] for row in table(page, "Option")} == own_options()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_option_of_start_consumer_is_shown_that_does_not_exist(page: str) -> None:
+    for command in re.findall(r"start_consumer(?: +[^\n`]*)?", read(page)):
+        assert set(re.findall(r"--[a-z-]+", command)) <= own_options(), command
+
+
+# Names
+
+
+def test_each_public_name_is_documented() -> None:
+    shown = "\n".join(read(page) for page in PAGES)
+    for name in djjp.__all__:
+        assert re.search(rf"\b{name}\b", shown), name
+        assert callable(getattr(djjp, name))
+
+
+def test_nothing_is_exported_by_accident() -> None:
+    """A star import gives what is meant; beside it there are submodules and three tools of the lazy loading."""
+    names: dict[str, Any] = {}
+    exec("from djjp import *", names)  # noqa: S102
+    assert names.keys() - {"__builtins__"} == set(djjp.__all__)
+    public = {
+        name
+        for name, value in vars(djjp).items()
+        if not name.startswith("_") and not isinstance(value, ModuleType)
+    }
+    assert public == set(djjp.__all__)
+
+
+def test_each_exception_is_documented_and_no_other() -> None:
+    documented = [code(row[0]) for row in table("docs/jobs.md", "Exception")]
+    there = {
+        n for n, v in vars(exceptions).items() if getattr(v, "__module__", "") == "djjp.exceptions"
+    }
+    assert set(documented) == there
+
+
+def test_what_a_handle_has_is_documented_and_nothing_else() -> None:
+    documented = {code(row[0]).partition("(")[0] for row in table("docs/jobs.md", "Of a handle")}
+    there = {name for name in dir(JobHandle) if not name.startswith("_")} | {"id"}
+    twins = {name for name in there if name.startswith("a") and name[1:] in there}
+    assert documented == there - twins
+    for twin in twins:
+        assert f"`{twin}()`" in prose("docs/jobs.md"), twin
+
+
+@pytest.mark.parametrize("what", [RegisteredJob, BoundJob])
+def test_what_a_job_can_do_is_documented(what: type) -> None:
+    for name, value in vars(what).items():
+        if inspect.isfunction(value) and not name.startswith("_"):
+            assert re.search(rf"\b{name}\b", read("docs/jobs.md")), name
+
+
+@pytest.mark.parametrize(
+    ("head", "function"),
+    [("Option of `@job`", djjp.job), ("Option of `using()`", RegisteredJob.using)],
+)
+def test_options_of_jobs_are_documented_and_no_other(head: str, function: Any) -> None:
+    documented = {code(row[0]) for row in table("docs/jobs.md", head)}
+    assert documented == set(inspect.signature(function).parameters) - {"self", "function"}
+
+
+def test_the_fields_of_a_job_are_documented() -> None:
+    for field in Job._meta.get_fields():
+        assert f"`{field.name}`" in prose("docs/jobs.md"), field.name
+
+
+def test_the_picture_of_states_has_each_state() -> None:
+    (picture,) = [block.text for block in blocks("docs/internals.md") if block.language == "text"]
+    for state in State:
+        assert re.search(rf"\b{state.value}\b", picture), state
+
+
+# Types
+
+
+@pytest.mark.parametrize("row", TYPES, ids=lambda row: row[0])
+def test_a_value_comes_back_as_the_table_says(row: list[str]) -> None:
+    _, example, back = row
+    value = eval(code(example), VOCABULARY)  # noqa: S307  (the page's own words)
+    expected = value if back.startswith("the same") else ast.literal_eval(code(back))
+    (arrived,), _ = codec.decode_arguments(echo.bind(value).arguments)
+    assert arrived == expected
+    assert repr(arrived) == repr(expected)
+
+
+def test_the_table_has_every_type_that_is_carried() -> None:
+    named = {name for row in TYPES for name in re.findall(r"`(\w+)`", row[0])}
+    assert {kind.__name__ for kind in codec._RULES} | {"None", "bool"} <= named
+
+
+@pytest.mark.parametrize("row", REFUSED, ids=lambda row: row[0])
+def test_a_value_is_refused_as_the_table_says(row: list[str]) -> None:
+    with pytest.raises(exceptions.EncodeError):
+        echo.bind(eval(code(row[1]), VOCABULARY))  # noqa: S307
+
+
+# Trouble
+
+
+def test_each_check_is_documented_and_no_other() -> None:
+    there = {f"djjp.{text}" for text in literals() if re.fullmatch(r"[EW]\d{3}", text)}
+    assert {h for h in headings("docs/trouble.md") if h.startswith("djjp.")} == there
+
+
+def test_messages_that_trouble_quotes_are_djjps() -> None:
+    """A quoted message is a heading or stands in backticks with a space in it; … is what varies."""
+    said = "\n".join(literals())
+    quoted = re.findall(r"(?:says|say) `([^`]+)`", prose("docs/trouble.md").replace("\n", " "))
+    quoted += [h for h in headings("docs/trouble.md") if h.startswith("the ")]
+    assert len(quoted) >= 5
+    for message in quoted:
+        for part in message.split("…"):
+            assert part.strip() in said, message
+
+
+# Links
+
+
+@pytest.mark.parametrize("page", [*PAGES, "CHANGELOG.md", "CONTRIBUTING.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    for link in links(page):
+        if "://" in link:
+            continue
+        path, _, fragment = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), link
+        if fragment:
+            assert fragment in anchors(str(target.resolve().relative_to(ROOT))), link
+
+
+def test_every_page_is_in_the_table_of_contents() -> None:
+    listed = {f"docs/{link.partition('#')[0]}" for link in links("docs/index.md")}
+    assert {page for page in PAGES if page.startswith("docs/")} - {"docs/index.md"} <= listed
