@@ -3,19 +3,19 @@
 Names load on first use, because settings modules import `djjp.databases` before Django is set up.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+import importlib
+import typing
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from djjp.jobs import aget_job, arun_many, get_job, job, run_many
 
 __version__ = "0.1.0"
 __all__ = ["aget_job", "arun_many", "get_job", "job", "run_many"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> typing.Any:
     if name in __all__:
-        return getattr(import_module("djjp.jobs"), name)
+        return getattr(importlib.import_module("djjp.jobs"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

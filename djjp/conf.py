@@ -48,7 +48,7 @@ class Settings:
 
 
 _FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
-_last: tuple[dict[str, Any], Settings] = ({}, Settings())
+_last: tuple[list[Any], Settings] = ([], Settings())
 
 
 def current() -> Settings:
@@ -59,11 +59,22 @@ def current() -> Settings:
     """
     global _last
     given = getattr(settings, "DJJP", {})
-    seen, parsed = _last
-    if given != seen:
-        parsed = parse(given)
-        _last = (dict(given), parsed)
-    return parsed
+    if not isinstance(given, Mapping):
+        return parse(given)
+    # With the types, for True equals 1.
+    key = [(name, type(value), value) for name, value in given.items()]
+    if key != _last[0]:
+        _last = (key, parse(given))
+    return _last[1]
+
+
+def db_name() -> str:
+    """The queue's alias, told even while another key is wrong: routers are asked before checks speak."""
+    given = getattr(settings, "DJJP", {})
+    name = given.get("db_name") if isinstance(given, Mapping) else None
+    return (
+        name if isinstance(name, str) and name else Settings.__dataclass_fields__["db_name"].default
+    )
 
 
 def parse(given: Any) -> Settings:

@@ -31,7 +31,7 @@ class QueueRouter:
         if instance is not None and instance._meta.app_label == APP_LABEL and instance._state.db:
             # A job that was read with using() keeps to the database that it came from.
             return str(instance._state.db)
-        return conf.current().db_name
+        return conf.db_name()
 
     def allow_relation(self, obj1: Model, obj2: Model, **hints: Any) -> bool | None:
         ours = [obj._meta.app_label == APP_LABEL for obj in (obj1, obj2)]
@@ -42,7 +42,7 @@ class QueueRouter:
         return None
 
     def allow_migrate(self, db: str, app_label: str, **hints: Any) -> bool | None:
-        alias = conf.current().db_name
+        alias = conf.db_name()
         if app_label == APP_LABEL:
             return db == alias
         if db == alias and alias != "default":

@@ -144,11 +144,9 @@ class Claims(ABC):
     def next_due(self) -> float | None:
         """When the next scheduled job is due; None when none is scheduled."""
         with self.connection.cursor() as cursor:
-            cursor.execute(self._next_due)
+            cursor.execute(f"SELECT min(run_after) FROM {TABLE} WHERE state = 'scheduled'")
             (value,) = cursor.fetchone()
-            return None if value is None else float(value)
-
-    _next_due: str
+            return None if value is None else self._seconds(value)
 
     @abstractmethod
     def has_ready(self, queues: Sequence[str] | None, without: Sequence[str]) -> bool:
@@ -210,6 +208,14 @@ class Claims(ABC):
     @abstractmethod
     def server_problems(self) -> Iterable[Problem]:
         """What is wrong with the database itself."""
+
+    def _seconds(self, value: Any) -> float:
+        """A time that this database gave back; a naive one is in the zone that Django keeps it in."""
+        if timezone.is_naive(value):
+            zone = self.connection.timezone or timezone.get_default_timezone()
+            value = timezone.make_aware(value, zone)
+        seconds: float = value.timestamp()
+        return seconds
 
     def _stamp(self, seconds: float) -> Any:
         """A time in the form in which a parameter carries it to this database."""

@@ -39,7 +39,13 @@ RETURNING job.id"""
 # them, or begin a batch of outcomes at everything that runs.
 _SESSION = "; ".join(
     f"SET {plan} = off"
-    for plan in ("enable_sort", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin")
+    for plan in (
+        "enable_seqscan",
+        "enable_bitmapscan",
+        "enable_sort",
+        "enable_hashjoin",
+        "enable_mergejoin",
+    )
 )
 
 # NOTIFY takes a lock of the whole cluster at commit. One in this many seconds and process is enough,
@@ -54,7 +60,6 @@ class PostgreSQLClaims(Claims):
     max_queues = 10_000
 
     _id_in = "id = ANY(%s)"
-    _next_due = f"SELECT extract(epoch FROM min(run_after)) FROM {TABLE} WHERE state = 'scheduled'"
 
     def enqueue(self, job: NewJob) -> None:
         connection = self.connection
@@ -157,7 +162,9 @@ class PostgreSQLClaims(Claims):
         return Notifications(self)
 
     def _place(self, settings: Mapping[str, Any]) -> Any:
-        return [str(settings.get(key) or "") for key in ("HOST", "PORT", "NAME")]
+        options = settings.get("OPTIONS") or {}
+        host = settings.get("HOST") or options.get("host") or options.get("service")
+        return [str(part or "") for part in (host, settings.get("PORT"), settings["NAME"])]
 
     def server_problems(self) -> Iterable[Problem]:
         version = self.connection.pg_version  # type: ignore[attr-defined]  # only this wrapper has it

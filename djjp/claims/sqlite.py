@@ -10,9 +10,11 @@ read still holds when its UPDATE writes.
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,19 +30,28 @@ T = TypeVar("T")
 
 _INSERT = f"INSERT INTO {TABLE} ({INSERT_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, 0, 0)"
 
-_TAKE = f"""UPDATE {TABLE} SET state = 'running', consumer = %s, started_at = %s, attempts = attempts + 1
+# Each statement says its plan by itself. Statistics could mislead the planner: gathered while the queue
+# was nearly empty, they make it read the whole table for what is one step into an index.
+_PRIMARY = f"{TABLE} INDEXED BY sqlite_autoindex_{TABLE}_1"
+
+_TAKE = f"""UPDATE {_PRIMARY} SET state = 'running', consumer = %s, started_at = %s, attempts = attempts + 1
 WHERE id IN (SELECT value FROM json_each(%s))"""
 
-# The plus keeps the planner from starting at the index of running jobs: the batch comes first.
-_FENCE = f"""SELECT json_group_array(job.id) FROM json_each(%s) AS row JOIN {TABLE} AS job
+# CROSS JOIN: the batch comes first, each row of it is looked up.
+_FENCE = f"""SELECT json_group_array(job.id) FROM json_each(%s) AS row CROSS JOIN {TABLE} AS job
 ON job.id = json_extract(row.value, '$[0]') AND job.attempts = json_extract(row.value, '$[1]')
 AND +job.consumer = %s AND +job.state = 'running'"""
 
-_SETTLE = f"""UPDATE {TABLE} SET state = json_extract(row.value, '$[2]'),
-result = json_extract(row.value, '$[3]'), started_at = json_extract(row.value, '$[4]'),
-finished_at = json_extract(row.value, '$[5]'), consumer = json_extract(row.value, '$[6]'),
-attempts = json_extract(row.value, '$[7]')
-FROM json_each(%s) AS row WHERE {TABLE}.id = json_extract(row.value, '$[0]')"""
+# An upsert that never inserts, for behind the fence each id is there. As an UPDATE … FROM it would leave
+# the order of the join to the planner.
+_SETTLE = f"""INSERT INTO {TABLE} (id, state, result, started_at, finished_at, consumer, attempts,
+name, queue, priority, rescues, created_at, arguments)
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'),
+json_extract(value, '$[6]'), '', '', 0, 0, '', '' FROM json_each(%s) WHERE true
+ON CONFLICT (id) DO UPDATE SET state = excluded.state, result = excluded.result,
+started_at = excluded.started_at, finished_at = excluded.finished_at,
+consumer = excluded.consumer, attempts = excluded.attempts"""
 
 _LOCKED_TRIES = 3
 
@@ -64,7 +75,6 @@ class SQLiteClaims(Claims):
     max_queues = 400
 
     _id_in = "id IN (SELECT value FROM json_each(%s))"
-    _next_due = f"SELECT (julianday(min(run_after)) - 2440587.5) * 86400.0 FROM {TABLE} WHERE state = 'scheduled'"
 
     def enqueue(self, job: NewJob) -> None:
         row = self._row(job)
@@ -152,19 +162,13 @@ class SQLiteClaims(Claims):
 
     def _values(self, key: str, row: Settled) -> tuple[Any, ...]:
         started, finished = (None if t is None else self._stamp(t) for t in row[4:6])
-        return (
-            key,
-            row.attempt,
-            row.state,
-            row.result,
-            started,
-            finished,
-            row.consumer,
-            row.attempts,
-        )
+        return (key, row.state, row.result, started, finished, row.consumer, row.attempts)
 
     def _id_list(self, ids: Iterable[UUID]) -> Any:
         return json.dumps([id.hex for id in ids])
+
+    def _seconds(self, value: Any) -> float:
+        return super()._seconds(datetime.fromisoformat(value))
 
     def _stamp(self, seconds: float) -> Any:
         """The text that the ORM writes and compares with."""
@@ -191,11 +195,13 @@ class SQLiteClaims(Claims):
             )
 
     def _place(self, settings: Mapping[str, Any]) -> Any:
-        return Path(settings["NAME"]).resolve()
+        name = str(settings["NAME"])
+        # Two databases in memory are two, whatever their names.
+        in_memory = name == ":memory:" or "mode=memory" in name
+        return object() if in_memory else Path(name).resolve()
 
     def server_problems(self) -> Iterable[Problem]:
-        import sqlite3
-
+        self.connection.ensure_connection()
         if sqlite3.sqlite_version_info < (3, 35):
             yield Problem(
                 "E006",
@@ -244,15 +250,15 @@ def _heads(queues: Sequence[str] | None, without: Sequence[str]) -> tuple[str, l
     passed, names = "", list(without)
     if names:
         passed = f" AND name NOT IN ({', '.join(['%s'] * len(names))})"
-    source = f"SELECT {columns} FROM {TABLE} WHERE state = 'ready'"
+    ready = f"SELECT {columns} FROM {TABLE} INDEXED BY {{}} WHERE state = 'ready'{passed}"
     if queues is None:
-        return f"{source}{passed} {order}", names
+        return f"{ready.format('djjp_job_ready')} {order}", names
     # A queue named twice would give its jobs twice.
     queues = list(dict.fromkeys(queues))
     if not queues:
-        return f"{source} AND 0 {order}", []
-    arm = f"{source} AND queue = %s{passed}"
-    params = [value for queue in queues for value in (queue, *names)]
+        return f"SELECT {columns} FROM {TABLE} WHERE false {order}", []
+    arm = f"{ready.format('djjp_job_ready_queue')} AND queue = %s"
+    params = [value for queue in queues for value in (*names, queue)]
     return f"{' UNION ALL '.join([arm] * len(queues))} {order}", params
 
 

@@ -126,7 +126,7 @@ def test_each_public_name_is_documented() -> None:
 
 
 def test_nothing_is_exported_by_accident() -> None:
-    """A star import gives what is meant; beside it there are submodules and three tools of the lazy loading."""
+    """A star import gives what is meant; beside it there are modules only."""
     names: dict[str, Any] = {}
     exec("from djjp import *", names)  # noqa: S102
     assert names.keys() - {"__builtins__"} == set(djjp.__all__)
@@ -135,7 +135,7 @@ def test_nothing_is_exported_by_accident() -> None:
         for name, value in vars(djjp).items()
         if not name.startswith("_") and not isinstance(value, ModuleType)
     }
-    assert public == set(djjp.__all__)
+    assert public <= set(djjp.__all__)
 
 
 def test_each_exception_is_documented_and_no_other() -> None:

@@ -1,0 +1,142 @@
+"""Scratch projects and databases: made for one test, and gone after it.
+
+What only shows when Django starts (checks, migrations, discovery) is tried on projects that the test
+writes as a user would have written them, each run in a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+from django.db import connections
+
+from tests.harness import ROOT
+
+SETTINGS = """
+from pathlib import Path
+from djjp.databases import queue_database
+
+HOME = Path(__file__).parent
+SECRET_KEY = "only for tests"
+USE_TZ = True
+ROOT_URLCONF = "scratch_urls"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.messages",
+    "django.contrib.sessions",
+    "djjp",
+]
+MIDDLEWARE = [
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+DATABASES = {
+    "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": HOME / "application.sqlite3"},
+    "queue": queue_database(HOME / "queue.sqlite3"),
+}
+DATABASE_ROUTERS = ["djjp.routers.QueueRouter"]
+"""
+
+URLS = """
+from django.contrib import admin
+from django.urls import path
+
+urlpatterns = [path("admin/", admin.site.urls)]
+"""
+
+
+class Scratch:
+    """A project in a folder of its own: the queue on SQLite, unless `settings` says otherwise."""
+
+    def __init__(self, home: Path, settings: str = "") -> None:
+        self.home = home
+        self.write("scratch_settings.py", SETTINGS + dedent(settings))
+        self.write("scratch_urls.py", URLS)
+
+    def write(self, path: str, text: str) -> None:
+        """Add a file to the project."""
+        target = self.home / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(dedent(text))
+
+    def app(self, name: str, **modules: str) -> None:
+        """Add an app, which `settings` is to install; `jobs="..."` is the text of its `jobs.py`."""
+        self.write(f"{name}/__init__.py", "")
+        for module, text in modules.items():
+            self.write(f"{name}/{module}.py", text)
+
+    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """`python -m django COMMAND …` in the project, to its end."""
+        return self.python("-m", "django", *command, **environment)
+
+    def python(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """`python …` in the project, to its end; a warning is an error here too."""
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("DJJP_", "DJANGO_"))}
+        env |= {
+            "DJANGO_SETTINGS_MODULE": "scratch_settings",
+            "PYTHONPATH": os.pathsep.join([str(self.home), str(ROOT)]),
+            "PYTHONWARNINGS": "error",
+        }
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=self.home,
+            env=env | environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+
+@contextmanager
+def alias_for(config: dict[str, Any]) -> Iterator[str]:
+    """An alias that Django knows for a while, from an entry as in `DATABASES`."""
+    alias = f"scratch_{secrets.token_hex(4)}"
+    known = {"default": connections.settings["default"], alias: config}
+    connections.settings[alias] = connections.configure_settings(known)[alias]
+    try:
+        yield alias
+    finally:
+        connections[alias].close()
+        del connections[alias]
+        del connections.settings[alias]
+
+
+@contextmanager
+def postgres_database(beside: str) -> Iterator[str]:
+    """The URL of a new, empty database on the server of another."""
+    import psycopg
+
+    name = f"djjp_scratch_{secrets.token_hex(4)}"
+    address, _, options = beside.partition("?")
+    with psycopg.connect(beside, autocommit=True) as server:
+        server.execute(f"CREATE DATABASE {name}")
+        try:
+            yield f"{address.rpartition('/')[0]}/{name}" + (f"?{options}" if options else "")
+        finally:
+            server.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.test import override_settings
+
+from djjp import conf
+
+
+def complaint(given: Any) -> str:
+    with override_settings(DJJP=given), pytest.raises(ImproperlyConfigured) as caught:
+        conf.current()
+    return str(caught.value)
+
+
+def test_without_any_setting_there_are_defaults() -> None:
+    with override_settings():
+        del settings.DJJP
+        assert conf.current() == conf.Settings(
+            db_name="queue", concurrency="threads", concurrency_limit=10, shutdown_timeout=25.0
+        )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("db_name", "", "an alias in DATABASES"),
+        ("db_name", None, "an alias in DATABASES"),
+        ("db_name", 7, "an alias in DATABASES"),
+        ("concurrency", "processes", "'threads'"),
+        ("concurrency", None, "'threads'"),
+        ("concurrency", ["threads"], "'threads'"),
+        ("concurrency_limit", 0, "a whole number from 1 to 10,000"),
+        ("concurrency_limit", 10_001, "a whole number from 1 to 10,000"),
+        ("concurrency_limit", -1, "a whole number from 1 to 10,000"),
+        ("concurrency_limit", 2.0, "a whole number from 1 to 10,000"),
+        ("concurrency_limit", "2", "a whole number from 1 to 10,000"),
+        ("concurrency_limit", True, "a whole number from 1 to 10,000"),
+        ("concurrency_limit", None, "a whole number from 1 to 10,000"),
+        ("shutdown_timeout", -0.1, "seconds, 0 or more"),
+        ("shutdown_timeout", "25", "seconds, 0 or more"),
+        ("shutdown_timeout", False, "seconds, 0 or more"),
+        ("shutdown_timeout", None, "seconds, 0 or more"),
+        ("shutdown_timeout", math.nan, "seconds, 0 or more"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_key_value_and_what_is_allowed(
+    key: str, value: Any, allowed: str
+) -> None:
+    message = complaint({key: value})
+    assert message.startswith(f"DJJP[{key!r}] is {value!r}; it must be ")
+    assert allowed in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("db_name", "default"),
+        ("concurrency", "threads"),
+        ("concurrency_limit", 1),
+        ("concurrency_limit", 10_000),
+        ("shutdown_timeout", 0),
+        ("shutdown_timeout", 0.5),
+        ("shutdown_timeout", 3600),
+    ],
+)
+def test_a_value_at_the_edge_of_what_is_allowed_is_taken(key: str, value: Any) -> None:
+    with override_settings(DJJP={key: value}):
+        assert getattr(conf.current(), key) == value
+
+
+@pytest.mark.parametrize(
+    ("key", "closest"),
+    [
+        ("db", "db_name"),
+        ("DB_NAME", "db_name"),
+        ("concurency", "concurrency"),
+        ("concurrency_limt", "concurrency_limit"),
+        ("shutdown", "shutdown_timeout"),
+        (3, ""),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_closest_known_one(key: Any, closest: str) -> None:
+    message = complaint({key: 1})
+    assert message.startswith(f"DJJP has no key {key!r}; did you mean '{closest}")
+    for known in ("db_name", "concurrency", "concurrency_limit", "shutdown_timeout"):
+        assert known in message.partition("Its keys: ")[2]
+
+
+@pytest.mark.parametrize("given", [None, "queue", ["db_name"], [], 5])
+def test_what_is_no_dictionary_is_refused(given: Any) -> None:
+    assert complaint(given) == f"DJJP is {given!r}; it must be a dictionary of settings"
+
+
+def test_overridden_settings_are_followed_there_and_back() -> None:
+    before = conf.current().concurrency_limit
+    with override_settings(DJJP={"concurrency_limit": 3}):
+        assert conf.current().concurrency_limit == 3
+        with override_settings(DJJP={"concurrency_limit": 4}):
+            assert conf.current().concurrency_limit == 4
+        assert conf.current().concurrency_limit == 3
+    assert conf.current().concurrency_limit == before
+
+
+def test_a_change_inside_the_dictionary_is_followed() -> None:
+    with override_settings(DJJP={"concurrency_limit": 3}):
+        assert conf.current().concurrency_limit == 3
+        settings.DJJP["concurrency_limit"] = 4
+        assert conf.current().concurrency_limit == 4
+        settings.DJJP["concurrency_limit"] = 0
+        with pytest.raises(ImproperlyConfigured):
+            conf.current()
+        del settings.DJJP["concurrency_limit"]
+        assert conf.current().concurrency_limit == 10
+
+
+def test_a_wrong_value_that_equals_the_right_one_before_is_refused_all_the_same() -> None:
+    """In Python 1 == True, which must not let True pass because 1 did."""
+    for right, wrong in [(1, True), (10, 10.0)]:
+        with override_settings(DJJP={"concurrency_limit": right}):
+            assert conf.current().concurrency_limit == right
+        assert repr(wrong) in complaint({"concurrency_limit": wrong})
+
+
+def test_settings_cannot_be_changed_by_those_who_read_them() -> None:
+    with pytest.raises(AttributeError):
+        conf.current().concurrency_limit = 5  # type: ignore[misc]
+
+
+def test_settings_may_come_from_a_file_as_any_mapping() -> None:
+    with override_settings(DJJP=json.loads('{"concurrency_limit": 7}')):
+        assert conf.current().concurrency_limit == 7

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from djjp.databases import queue_database
+from tests.scratch import alias_for
+
+Opens = Callable[[dict[str, Any]], BaseDatabaseWrapper]
+
+
+@pytest.fixture(autouse=True)
+def no_url_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DJJP_DATABASE_URL", raising=False)
+
+
+@pytest.fixture
+def opened() -> Iterator[Opens]:
+    """Opens a real connection from what `queue_database()` returns, as Django does."""
+    with ExitStack() as aliases:
+        yield lambda config: connections[aliases.enter_context(alias_for(config))]
+
+
+def pragma(connection: BaseDatabaseWrapper, name: str) -> Any:
+    with connection.cursor() as cursor:
+        cursor.execute(f"PRAGMA {name}")
+        return cursor.fetchone()[0]
+
+
+# Which database
+
+
+def test_a_path_is_an_sqlite_file(tmp_path: Path) -> None:
+    for given in (tmp_path / "queue.sqlite3", str(tmp_path / "queue.sqlite3")):
+        config = queue_database(given)
+        assert config["ENGINE"] == "django.db.backends.sqlite3"
+        assert Path(config["NAME"]) == tmp_path / "queue.sqlite3"
+
+
+def test_an_sqlite_url_is_the_same_as_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "queue.sqlite3"
+    assert queue_database(f"sqlite:///{path}") == queue_database(path)
+    assert queue_database("sqlite:///queue.sqlite3") == queue_database("queue.sqlite3")
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "pgsql"])
+def test_a_postgres_url_is_a_database_on_a_server(scheme: str) -> None:
+    config = queue_database(f"{scheme}://ann:s%40fe@db.example:6543/jobs?sslmode=require")
+    assert config["ENGINE"] == "django.db.backends.postgresql"
+    assert (config["USER"], config["PASSWORD"]) == ("ann", "s@fe")
+    assert (config["HOST"], str(config["PORT"]), config["NAME"]) == ("db.example", "6543", "jobs")
+    assert config["OPTIONS"]["sslmode"] == "require"
+
+
+def test_the_url_in_the_environment_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DJJP_DATABASE_URL", "postgres://ann@db.example/jobs")
+    assert queue_database(tmp_path / "queue.sqlite3")["NAME"] == "jobs"
+    assert queue_database("postgres://ann@db.example/others")["NAME"] == "jobs"
+    monkeypatch.setenv("DJJP_DATABASE_URL", f"sqlite:///{tmp_path}/elsewhere.sqlite3")
+    assert queue_database("postgres://ann@db.example/jobs") == queue_database(
+        tmp_path / "elsewhere.sqlite3"
+    )
+
+
+def test_an_empty_url_in_the_environment_says_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DJJP_DATABASE_URL", "")
+    assert queue_database(tmp_path / "queue.sqlite3")["NAME"] == str(tmp_path / "queue.sqlite3")
+
+
+@pytest.mark.parametrize("url", ["mysql://ann@db.example/jobs", "oracle://ann@db.example/jobs"])
+def test_an_engine_that_cannot_hold_a_queue_is_refused_by_its_name(url: str) -> None:
+    with pytest.raises(ValueError, match=r"SQLite or PostgreSQL.*django\.db\.backends\.") as caught:
+        queue_database(url)
+    assert url.partition(":")[0] in str(caught.value)
+
+
+def test_a_url_that_nobody_knows_is_refused_by_its_scheme() -> None:
+    with pytest.raises(ValueError, match="carrierpigeon"):
+        queue_database("carrierpigeon://loft/jobs")
+
+
+@pytest.mark.parametrize("given", ["SOMETIMES", "", "NORMAL; DROP TABLE djjp_job"])
+def test_a_wrong_synchronous_is_refused_with_what_is_allowed(given: str) -> None:
+    with pytest.raises(ValueError, match="OFF, NORMAL, FULL, EXTRA") as caught:
+        queue_database("queue.sqlite3", synchronous=given)
+    assert repr(given) in str(caught.value)
+
+
+# What it does, looked up in the database itself
+
+
+def test_an_sqlite_file_is_in_wal_mode_for_everyone_who_opens_it(
+    tmp_path: Path, opened: Opens
+) -> None:
+    import sqlite3
+
+    path = tmp_path / "queue.sqlite3"
+    assert pragma(opened(queue_database(path)), "journal_mode") == "wal"
+    with sqlite3.connect(path) as bare:
+        assert bare.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    bare.close()
+
+
+@pytest.mark.parametrize(
+    ("synchronous", "number"), [("OFF", 0), ("NORMAL", 1), ("full", 2), ("EXTRA", 3)]
+)
+def test_synchronous_is_what_was_asked_for(
+    tmp_path: Path, opened: Opens, synchronous: str, number: int
+) -> None:
+    config = queue_database(tmp_path / "queue.sqlite3", synchronous=synchronous)
+    assert pragma(opened(config), "synchronous") == number
+
+
+def test_synchronous_is_normal_by_default(tmp_path: Path, opened: Opens) -> None:
+    assert pragma(opened(queue_database(tmp_path / "queue.sqlite3")), "synchronous") == 1
+
+
+def test_a_writer_waits_for_another_as_long_as_was_asked_for(tmp_path: Path, opened: Opens) -> None:
+    path = tmp_path / "queue.sqlite3"
+    assert pragma(opened(queue_database(path)), "busy_timeout") == 30_000
+    assert pragma(opened(queue_database(path, busy_timeout=1.5)), "busy_timeout") == 1500
+
+
+def test_a_transaction_takes_the_write_lock_where_it_begins(tmp_path: Path, opened: Opens) -> None:
+    """Seen from another connection, which cannot write although the first has not written yet."""
+    import sqlite3
+
+    path = tmp_path / "queue.sqlite3"
+    queue = opened(queue_database(path))
+    other = sqlite3.connect(path, timeout=0, isolation_level=None)
+    locked = pytest.raises(sqlite3.OperationalError, match="locked")
+    with transaction.atomic(using=queue.alias), locked:
+        other.execute("BEGIN IMMEDIATE")
+    other.execute("BEGIN IMMEDIATE")
+    other.close()
+
+
+def test_a_connection_to_the_queue_lasts(tmp_path: Path) -> None:
+    assert queue_database(tmp_path / "queue.sqlite3")["CONN_MAX_AGE"] is None
+    config = queue_database("postgres://ann@db.example/jobs")
+    assert config["CONN_MAX_AGE"] is None
+    assert config["CONN_HEALTH_CHECKS"] is True
+
+
+def test_a_repeated_statement_is_prepared_on_the_postgres_server(
+    postgres_url: str, opened: Opens
+) -> None:
+    connection = opened(queue_database(postgres_url))
+    with connection.cursor() as cursor:
+        for number in range(6):
+            cursor.execute("SELECT 'repeated', %s::integer", [number])
+            assert cursor.fetchone() == ("repeated", number)
+        cursor.execute("SELECT statement FROM pg_prepared_statements")
+        assert [text for (text,) in cursor.fetchall() if "repeated" in text] == [
+            "SELECT 'repeated', $1::integer"
+        ]
+
+
+def test_options_of_the_url_win_over_ours(postgres_url: str, opened: Opens) -> None:
+    joint = "&" if "?" in postgres_url else "?"
+    connection = opened(queue_database(f"{postgres_url}{joint}prepare_threshold=1000"))
+    with connection.cursor() as cursor:
+        for number in range(6):
+            cursor.execute("SELECT 'repeated', %s::integer", [number])
+        cursor.execute("SELECT count(*) FROM pg_prepared_statements")
+        assert cursor.fetchone() == (0,)
