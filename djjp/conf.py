@@ -13,6 +13,8 @@ from typing import Any
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
+_DEFAULT_DB_NAME = "queue"
+
 
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
@@ -39,7 +41,9 @@ class Settings:
             consumer gives them back.
     """
 
-    db_name: str = _key("queue", "an alias in DATABASES", lambda v: isinstance(v, str) and v != "")
+    db_name: str = _key(
+        _DEFAULT_DB_NAME, "an alias in DATABASES", lambda v: isinstance(v, str) and v != ""
+    )
     concurrency: str = _key("threads", "'threads'", lambda v: v == "threads")
     concurrency_limit: int = _key(
         10, "a whole number from 1 to 10,000", lambda v: _is_whole(v) and 1 <= v <= 10_000
@@ -72,9 +76,7 @@ def db_name() -> str:
     """The queue's alias, told even while another key is wrong: routers are asked before checks speak."""
     given = getattr(settings, "DJJP", {})
     name = given.get("db_name") if isinstance(given, Mapping) else None
-    return (
-        name if isinstance(name, str) and name else Settings.__dataclass_fields__["db_name"].default
-    )
+    return name if isinstance(name, str) and name else _DEFAULT_DB_NAME
 
 
 def parse(given: Any) -> Settings:

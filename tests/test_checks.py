@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
+import django
 import pytest
 from django.core import checks
 from django.db import connections
@@ -262,6 +263,10 @@ def test_a_missing_driver_is_told_with_the_extra_that_brings_it(
         """,
     )
     done = project.run("check", DJJP_DATABASE_URL="postgres://ann@db.example/jobs")
+    if django.VERSION >= (6, 1):
+        # Its own checks of models load each backend, and raise before others are heard.
+        assert "Error loading psycopg" in done.stderr
+        return
     message = only(found(done), "djjp.E007")
     assert "psycopg" in message
     assert "pip install 'djjp[postgres]'" in message

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from djjp.databases import queue_database
 
+os.environ.pop("DJJP_DATABASE_URL", None)  # of whoever runs the tests
 HOME = Path(os.environ.get("DJJP_TEST_HOME") or tempfile.mkdtemp(prefix="djjp-test-"))
 os.environ["DJJP_TEST_HOME"] = str(HOME)
 
