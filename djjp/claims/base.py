@@ -1,6 +1,6 @@
 """The verbs of the queue: every statement that enqueues, claims and finishes jobs, by name.
 
-Both databases implement this one list, and `tests/claims/contract.py` states what each verb promises.
+Both databases implement this one list, and `tests/claims/test_contract.py` states what each verb promises.
 What a database does in its own way stands in its own module; everything above speaks verbs only.
 
 Two rules hold throughout:
@@ -92,6 +92,8 @@ class Claims(ABC):
         without: Sequence[str] = (),
     ) -> list[Claimed]:
         """Take up to `limit` ready jobs: higher priority first, then first in, first out.
+
+        Like `finish`, it belongs inside `turn()`.
 
         Args:
             consumer: who takes them.

@@ -26,12 +26,15 @@ UPDATE {TABLE} AS job SET state = 'running', consumer = %s, started_at = %s, att
 FROM picked WHERE job.id = picked.id
 RETURNING job.id, job.name, job.arguments, job.attempts, job.priority"""
 
+# The fence is written so that no index of consumers or states fits it: each row of the batch is looked
+# up by its id, also where the planner takes the batch for longer than what runs.
 _SETTLE = f"""UPDATE {TABLE} AS job SET state = row.state, result = row.result,
 started_at = row.started_at, finished_at = row.finished_at,
 consumer = row.consumer, attempts = row.attempts
 FROM json_to_recordset(%s::json) AS row(id uuid, attempt integer, state text, result text,
 started_at timestamptz, finished_at timestamptz, consumer text, attempts integer)
-WHERE job.id = row.id AND job.attempts = row.attempt AND job.consumer = %s AND job.state = 'running'
+WHERE job.id = row.id AND job.attempts = row.attempt
+AND job.consumer || '' = %s AND job.state || '' = 'running'
 RETURNING job.id"""
 
 # The statements of a turn have one good plan each, along an index. Without statistics, as on a queue

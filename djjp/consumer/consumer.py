@@ -158,7 +158,8 @@ class Consumer:
         if due:
             self._due = self._claims.next_due()
         if room:
-            self._may_have_ready = len(claimed) == room
+            # Less than the room may mean that others have locked more than they took.
+            self._may_have_ready = bool(claimed)
         self._worked_at = time.monotonic()
         self._forget_statements()
 
