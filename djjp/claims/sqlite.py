@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 _INSERT = f"INSERT INTO {TABLE} ({INSERT_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, 0, 0)"
 
+_DRIVERS_INSERT = _INSERT.replace("%s", "?")
+
 # Each statement says its plan by itself. Statistics could mislead the planner: gathered while the queue
 # was nearly empty, they make it read the whole table for what is one step into an index.
 _PRIMARY = f"{TABLE} INDEXED BY sqlite_autoindex_{TABLE}_1"
@@ -77,10 +79,9 @@ class SQLiteClaims(Claims):
     _id_in = "id IN (SELECT value FROM json_each(%s))"
 
     def enqueue(self, job: NewJob) -> None:
+        connection: Any = self.connection
         row = self._row(job)
-        connection = self.connection
-        with connection.cursor() as cursor:
-            self._write(connection, lambda: cursor.execute(_INSERT, row))
+        self._write(connection, lambda: _insert(connection, row))
 
     def enqueue_many(self, jobs: Sequence[NewJob]) -> None:
         rows = [self._row(job) for job in jobs]
@@ -208,6 +209,21 @@ class SQLiteClaims(Claims):
                 f"djjp needs SQLite 3.35 or newer; this Python has {sqlite3.sqlite_version}",
                 "Use a Python built with a newer SQLite, or keep the queue in PostgreSQL.",
             )
+
+
+def _insert(connection: Any, row: tuple[Any, ...]) -> None:
+    """Insert one job: by Django's cursor while somebody watches the statements, else beneath it.
+
+    The cursor and its translation of the placeholders take half as long again as the insert.
+    """
+    if connection.queries_logged or connection.execute_wrappers:
+        with connection.cursor() as cursor:
+            cursor.execute(_INSERT, row)
+        return
+    connection.ensure_connection()
+    connection.validate_no_broken_transaction()
+    with connection.wrap_database_errors:
+        connection.connection.execute(_DRIVERS_INSERT, row)
 
 
 class DataVersion:
