@@ -60,7 +60,10 @@ def _sqlite(path: str, synchronous: str, busy_timeout: float) -> dict[str, Any]:
             # between; IMMEDIATE takes the write lock at BEGIN, where the busy timeout can wait for it.
             "transaction_mode": "IMMEDIATE",
             "timeout": busy_timeout,
-            "init_command": f"PRAGMA journal_mode=WAL; PRAGMA synchronous={synchronous.upper()}",
+            # Each commit writes whole pages, and a queue's rows are small: with pages of 1 KiB, which only
+            # a new file takes, an insert costs half. The log is copied back at the usual 4 MB.
+            "init_command": "PRAGMA page_size=1024; PRAGMA journal_mode=WAL; "
+            f"PRAGMA wal_autocheckpoint=4000; PRAGMA synchronous={synchronous.upper()}",
         },
     }
 
