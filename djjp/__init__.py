@@ -7,15 +7,26 @@ import importlib
 import typing
 
 if typing.TYPE_CHECKING:
-    from djjp.jobs import aget_job, arun_many, get_job, job, run_many
+    from djjp.exceptions import Discard, Retry
+    from djjp.jobs import aget_job, arun_many, current_job, get_job, job, run_many
 
 __version__ = "0.1.0"
-__all__ = ["aget_job", "arun_many", "get_job", "job", "run_many"]
+__all__ = [
+    "Discard",
+    "Retry",
+    "aget_job",
+    "arun_many",
+    "current_job",
+    "get_job",
+    "job",
+    "run_many",
+]
 
 
 def __getattr__(name: str) -> typing.Any:
     if name in __all__:
-        return getattr(importlib.import_module("djjp.jobs"), name)
+        home = "djjp.exceptions" if name in ("Discard", "Retry") else "djjp.jobs"
+        return getattr(importlib.import_module(home), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

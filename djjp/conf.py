@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
 _DEFAULT_DB_NAME = "queue"
+_DEFAULT_OUTBOX = ("default",)
 
 
 def _is_whole(value: Any) -> bool:
@@ -22,6 +24,29 @@ def _is_whole(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_span(value: Any) -> bool:
+    return (_is_number(value) and value > 0) or (
+        isinstance(value, timedelta) and value > timedelta(0)
+    )
+
+
+def _is_span_or_none(value: Any) -> bool:
+    return value is None or _is_span(value)
+
+
+def _are_aliases(value: Any) -> bool:
+    return (
+        isinstance(value, (list, tuple))
+        and all(isinstance(alias, str) and alias for alias in value)
+        and len(set(value)) == len(value)
+    )
+
+
+def seconds(span: float | timedelta) -> float:
+    """A span of time as seconds."""
+    return span.total_seconds() if isinstance(span, timedelta) else float(span)
 
 
 def _key(default: Any, allowed: str, accepts: Callable[[Any], bool]) -> Any:
@@ -39,6 +64,16 @@ class Settings:
         concurrency_limit: how many jobs one consumer process runs at the same time.
         shutdown_timeout: seconds that running jobs get to end after SIGTERM or SIGINT, before the
             consumer gives them back.
+        heartbeat_limit: where no lock tells whether a consumer lives, the age of its last heartbeat at
+            which it counts as dead.
+        frozen_limit: the age of its last heartbeat at which a consumer counts as dead though its lock is
+            held: its process is stopped or stuck. None for never.
+        max_rescues: how often a job may lose its consumer and run again, before it fails.
+        keep_succeeded: how long a succeeded job is kept; None for ever.
+        keep_failed: how long a failed or cancelled job is kept; None for ever.
+        outbox: aliases of the application's databases whose transactions an enqueue joins.
+
+    Each span is in seconds, or a timedelta.
     """
 
     db_name: str = _key(
@@ -49,6 +84,20 @@ class Settings:
         10, "a whole number from 1 to 10,000", lambda v: _is_whole(v) and 1 <= v <= 10_000
     )
     shutdown_timeout: float = _key(25.0, "seconds, 0 or more", lambda v: _is_number(v) and v >= 0)
+    heartbeat_limit: float | timedelta = _key(30.0, "seconds or a timedelta, above 0", _is_span)
+    frozen_limit: float | timedelta | None = _key(
+        300.0, "seconds or a timedelta, above 0, or None for never", _is_span_or_none
+    )
+    max_rescues: int = _key(3, "a whole number, 0 or more", lambda v: _is_whole(v) and v >= 0)
+    keep_succeeded: float | timedelta | None = _key(
+        timedelta(days=7), "seconds or a timedelta, above 0, or None for ever", _is_span_or_none
+    )
+    keep_failed: float | timedelta | None = _key(
+        timedelta(days=30), "seconds or a timedelta, above 0, or None for ever", _is_span_or_none
+    )
+    outbox: Sequence[str] = _key(
+        _DEFAULT_OUTBOX, "a list of aliases in DATABASES, each once", _are_aliases
+    )
 
 
 _FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
@@ -77,6 +126,13 @@ def db_name() -> str:
     given = getattr(settings, "DJJP", {})
     name = given.get("db_name") if isinstance(given, Mapping) else None
     return name if isinstance(name, str) and name else _DEFAULT_DB_NAME
+
+
+def outbox() -> Sequence[str]:
+    """The aliases that may hold an outbox; like `db_name()` told even while another key is wrong."""
+    given = getattr(settings, "DJJP", {})
+    aliases: Any = given.get("outbox") if isinstance(given, Mapping) else None
+    return tuple(aliases) if _are_aliases(aliases) else _DEFAULT_OUTBOX
 
 
 def parse(given: Any) -> Settings:

@@ -70,5 +70,12 @@ def _sqlite(path: str, synchronous: str, busy_timeout: float) -> dict[str, Any]:
 
 def _postgresql(config: dict[str, Any]) -> dict[str, Any]:
     # The queue repeats a handful of statements: bound on the server they are planned once.
-    options = {"server_side_binding": True, "prepare_threshold": 3, **config.get("OPTIONS", {})}
+    options = {
+        "server_side_binding": True,
+        "prepare_threshold": 3,
+        # A server that is gone refuses within seconds, so that an enqueuer does not hang.
+        "connect_timeout": 10,
+        "tcp_user_timeout": 20_000,
+        **config.get("OPTIONS", {}),
+    }
     return {**config, "CONN_MAX_AGE": None, "CONN_HEALTH_CHECKS": True, "OPTIONS": options}

@@ -5,6 +5,7 @@ They are few, and each says in its message what was given and what would be righ
 
 from __future__ import annotations
 
+from datetime import timedelta
 from uuid import UUID
 
 from django.core.exceptions import ImproperlyConfigured
@@ -56,8 +57,59 @@ class JobFailed(JobNotFinished):
 
 
 class JobCancelled(JobNotFinished):
-    """Raised by `join()`: the job was cancelled and has no result."""
+    """Raised by `join()`: the job was cancelled and has no result. `str()` holds the reason.
 
-    def __init__(self, job_id: UUID) -> None:
-        super().__init__(f"job {job_id} was cancelled")
+    Attributes:
+        job_id: the job's id.
+        reason: why it was cancelled, where that was said.
+    """
+
+    def __init__(self, job_id: UUID, reason: str | None = None) -> None:
+        super().__init__(f"job {job_id} was cancelled" + (f": {reason}" if reason else ""))
         self.job_id = job_id
+        self.reason = reason
+
+
+class QueueUnavailable(Exception):
+    """The queue's database did not take or answer a call in time; nothing was written by it."""
+
+
+class Retry(Exception):
+    """Raised by a job that wants to run again.
+
+    A job that was given `max_attempts` runs that often at most; one that was not may ask without end.
+
+    Args:
+        after: how long to wait, in seconds or as a timedelta; None for the job's backoff.
+        message: why, for the list of errors.
+    """
+
+    def __init__(
+        self, message: str = "the job asked to run again", *, after: float | timedelta | None = None
+    ) -> None:
+        super().__init__(message)
+        if isinstance(after, timedelta):
+            after = after.total_seconds()
+        if after is not None and (not isinstance(after, (int, float)) or after < 0):
+            raise ValueError(f"after is {after!r}; it must be seconds, 0 or more, or a timedelta")
+        self.after = after
+
+
+class Discard(Exception):
+    """Raised by a job that has become pointless: it ends as cancelled, with the reason."""
+
+    def __init__(self, reason: str = "the job discarded itself") -> None:
+        super().__init__(reason)
+
+
+class JobInterrupted(BaseException):
+    """Raised inside a job to stop it. Like KeyboardInterrupt it is no Exception, so that few handlers
+    hold it up; a job may clean up in `finally` and has to let it pass."""
+
+
+class JobTimedOut(JobInterrupted):
+    """Raised inside a job that runs for longer than its `timeout`."""
+
+
+class JobStopped(JobInterrupted):
+    """Raised inside a job that was cancelled and did not end by itself."""

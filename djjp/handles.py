@@ -11,8 +11,9 @@ from uuid import UUID
 from asgiref.sync import sync_to_async
 
 from djjp import claims, codec
-from djjp.exceptions import JobCancelled, JobDoesNotExist, JobFailed
+from djjp.exceptions import JobCancelled, JobDoesNotExist, JobFailed, QueueUnavailable
 from djjp.models import FINISHED, Attempt, Job, State
+from djjp.outbox import lookup as outbox
 
 # A job that is waited for is looked at soon and then less and less often; seconds.
 _FIRST_LOOK, _LAST_LOOK, _SLOWER = 0.002, 0.25, 1.3
@@ -54,6 +55,17 @@ class JobHandle:
         """What the function returned; None while there is nothing."""
         text = self._read().result
         return None if text is None else codec.decode_value(text)
+
+    @property
+    def reason(self) -> str | None:
+        """Why the job was cancelled, where that was said."""
+        return self._read().reason
+
+    @property
+    def progress(self) -> tuple[int, int | None] | None:
+        """How far the job said that it has come: what is done, and of how much; None before it says so."""
+        row = self._read()
+        return None if row.progress_done is None else (row.progress_done, row.progress_total)
 
     @property
     def errors(self) -> list[Attempt]:
@@ -102,6 +114,16 @@ class JobHandle:
         claims.call(lambda queue: queue.retry([self.id]))
         self.refresh()
 
+    def cancel(self) -> None:
+        """Stop the job, unless it has ended.
+
+        One that waits is cancelled at once. One that runs is told so by `current_job().cancelled`; a
+        coroutine is cancelled too, and a function that goes on all the same is interrupted after a few
+        seconds. Then it ends as cancelled; until then its state is `running`.
+        """
+        claims.call(lambda queue: queue.cancel([self.id], time.time()))
+        self.refresh()
+
     async def arefresh(self) -> None:
         """`refresh` for coroutines."""
         await sync_to_async(self.refresh)()
@@ -110,11 +132,15 @@ class JobHandle:
         """`retry` for coroutines."""
         await sync_to_async(self.retry)()
 
+    async def acancel(self) -> None:
+        """`cancel` for coroutines."""
+        await sync_to_async(self.cancel)()
+
     def _read(self) -> Job:
         return self._refreshed() if self._row is None else self._row
 
     def _refreshed(self) -> Job:
-        row = claims.call(lambda queue: _load(queue.alias, self.id))
+        row = _load(self.id)
         self._row, self._state, self._errors = row, State(row.state), None
         return row
 
@@ -134,7 +160,7 @@ class JobHandle:
 
     def _end(self) -> Any:
         if self._state == State.CANCELLED:
-            raise JobCancelled(self.id)
+            raise JobCancelled(self.id, self.reason)
         if self._state == State.FAILED:
             last = self.errors[-1] if self.errors else Attempt()
             raise JobFailed(self.id, last.exception_class, last.message, last.traceback)
@@ -160,11 +186,23 @@ async def aget_job(id: UUID | str) -> JobHandle:
     return await sync_to_async(get_job)(id)
 
 
-def _load(alias: str, id: UUID) -> Job:
+def _load(id: UUID) -> Job:
+    """The job's row: the queue's, or what an outbox holds until the job is relayed."""
     try:
-        return Job.objects.using(alias).get(pk=id)
-    except Job.DoesNotExist:
-        raise JobDoesNotExist(id) from None
+        row = _load_from_queue(id) or outbox.find(id)
+    except QueueUnavailable:
+        row = outbox.find(id)
+        if row is None:
+            raise
+    # It may have been relayed between the two looks.
+    row = row or _load_from_queue(id)
+    if row is None:
+        raise JobDoesNotExist(id)
+    return row
+
+
+def _load_from_queue(id: UUID) -> Job | None:
+    return claims.call(lambda queue: Job.objects.using(queue.alias).filter(pk=id).first())
 
 
 def _load_errors(alias: str, id: UUID) -> list[Attempt]:

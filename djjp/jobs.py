@@ -20,11 +20,14 @@ from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.utils import timezone
 
-from djjp import claims, codec, registry
-from djjp.claims import NewJob
+from djjp import codec, options, registry
+from djjp.claims import Claimed, NewJob, Outcome
+from djjp.current import current_job
 from djjp.handles import JobHandle, aget_job, get_job
 from djjp.ids import new_id
-from djjp.models import State
+from djjp.models import OnCrash, State
+from djjp.outbox.enqueue import enqueue
+from djjp.retries import Backoff, exponential
 
 __all__ = [
     "BoundJob",
@@ -32,6 +35,7 @@ __all__ = [
     "RegisteredJob",
     "aget_job",
     "arun_many",
+    "current_job",
     "get_job",
     "job",
     "run_many",
@@ -42,9 +46,6 @@ R = TypeVar("R")
 
 #: How many jobs `run_many` sends at once. A chunk is written whole or not at all.
 CHUNK = 1000
-
-_MAX_NAME, _MAX_QUEUE = 200, 100
-_PRIORITIES = range(-32768, 32768)
 
 
 @dataclass(eq=False)
@@ -57,6 +58,8 @@ class RegisteredJob(Generic[P, R]):
         queue: where its jobs wait.
         priority: higher is claimed first.
         run_after: when its jobs may start, if not at once.
+        database: the alias whose transaction an enqueue belongs to, if not the innermost.
+        max_attempts, backoff, retry_on, timeout, on_crash: as `job()` takes them.
     """
 
     function: Callable[P, R]
@@ -64,19 +67,15 @@ class RegisteredJob(Generic[P, R]):
     queue: str = "default"
     priority: int = 0
     run_after: timedelta | datetime | None = None
+    max_attempts: int | None = None
+    backoff: Backoff = exponential
+    retry_on: type[BaseException] | tuple[type[BaseException], ...] = Exception
+    timeout: float | timedelta | None = None
+    on_crash: str = OnCrash.RETRY
+    database: str | None = None
 
     def __post_init__(self) -> None:
-        _check_text("name", self.name, _MAX_NAME)
-        _check_text("queue", self.queue, _MAX_QUEUE)
-        if type(self.priority) is not int or self.priority not in _PRIORITIES:
-            raise ValueError(
-                f"priority is {self.priority!r}; it must be a whole number from "
-                f"{_PRIORITIES[0]} to {_PRIORITIES[-1]}"
-            )
-        if not isinstance(self.run_after, (timedelta, datetime, type(None))):
-            raise TypeError(
-                f"run_after is {self.run_after!r}; it must be a timedelta from now or a datetime"
-            )
+        options.check(self)
         update_wrapper(self, self.function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -96,6 +95,7 @@ class RegisteredJob(Generic[P, R]):
         queue: str | None = None,
         priority: int | None = None,
         run_after: timedelta | datetime | None = None,
+        database: str | None = None,
     ) -> RegisteredJob[P, R]:
         """The same job with other options, for the calls made through what is returned.
 
@@ -103,8 +103,10 @@ class RegisteredJob(Generic[P, R]):
             queue: where the job waits; a queue exists by being named.
             priority: higher is claimed first.
             run_after: not before this time, or this long from the enqueue.
+            database: the alias in `DJJP["outbox"]` whose transaction, if it has one open, the enqueue
+                belongs to; by default the innermost that is open.
         """
-        given = {"queue": queue, "priority": priority, "run_after": run_after}
+        given = {"queue": queue, "priority": priority, "run_after": run_after, "database": database}
         return replace(self, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]  # each under its own name
 
     def bind(self, *args: P.args, **kwargs: P.kwargs) -> BoundJob:
@@ -125,6 +127,15 @@ class RegisteredJob(Generic[P, R]):
     async def arun_later(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
         """`run_later` for coroutines."""
         return await self.bind(*args, **kwargs).arun_later()
+
+    # In a consumer
+
+    def function_for(self, claimed: Claimed, consumer: str) -> Callable[..., Any]:
+        """What to call with the decoded arguments; a task's does more than its function."""
+        return self.function
+
+    def ended(self, outcome: Outcome, consumer: str) -> None:
+        """Told how each execution ended, on its thread, before that is written; a task sends a signal."""
 
     def _positional_names(self, count: int) -> Sequence[str]:
         names: list[str] = []
@@ -151,7 +162,7 @@ class BoundJob:
     def run_later(self) -> JobHandle:
         """Enqueue the call and return its handle."""
         row = self.row()
-        claims.call(lambda queue: queue.enqueue(row))
+        enqueue([row], self.job.database)
         return JobHandle(row.id, row.state)
 
     async def arun_later(self) -> JobHandle:
@@ -163,7 +174,10 @@ class BoundJob:
         job, now = self.job, time.time()
         due = _due(job.run_after, now)
         state = State.READY if due is None or due <= now else State.SCHEDULED
-        return NewJob(new_id(), job.name, job.queue, job.priority, state, due, now, self.arguments)
+        on_crash = OnCrash(job.on_crash)
+        return NewJob(
+            new_id(), job.name, job.queue, job.priority, state, due, now, self.arguments, on_crash
+        )
 
 
 def run_many(bound: Iterable[BoundJob]) -> list[JobHandle]:
@@ -172,8 +186,12 @@ def run_many(bound: Iterable[BoundJob]) -> list[JobHandle]:
     The calls are taken from the iterable and written in chunks of 1,000, each whole or not at all.
     """
     handles: list[JobHandle] = []
-    for rows in _chunks(bound):
-        claims.call(lambda queue, rows=rows: queue.enqueue_many(rows))  # type: ignore[misc]  # the default binds this chunk
+    for calls in _chunks(bound):
+        rows = [call.row() for call in calls]
+        # As a rule there is one: none in particular.
+        for database in {call.job.database for call in calls}:
+            pairs = zip(calls, rows, strict=True)
+            enqueue([row for call, row in pairs if call.job.database == database], database)
         handles += [JobHandle(row.id, row.state) for row in rows]
     return handles
 
@@ -183,25 +201,28 @@ async def arun_many(bound: Iterable[BoundJob]) -> list[JobHandle]:
     return await sync_to_async(run_many)(bound)
 
 
-def _chunks(bound: Iterable[BoundJob]) -> Iterator[list[NewJob]]:
+def _chunks(bound: Iterable[BoundJob]) -> Iterator[list[BoundJob]]:
     calls = iter(bound)
-    while rows := [call.row() for call in islice(calls, CHUNK)]:
-        yield rows
+    while chunk := list(islice(calls, CHUNK)):
+        yield chunk
 
 
 @overload
 def job(function: Callable[P, R], /) -> RegisteredJob[P, R]: ...
 @overload
 def job(
-    *, name: str | None = None, queue: str = "default", priority: int = 0
-) -> Callable[[Callable[P, R]], RegisteredJob[P, R]]: ...
-def job(
-    function: Callable[..., Any] | None = None,
-    /,
     *,
     name: str | None = None,
     queue: str = "default",
     priority: int = 0,
+    max_attempts: int | None = None,
+    backoff: Backoff = exponential,
+    retry_on: type[BaseException] | tuple[type[BaseException], ...] = Exception,
+    timeout: float | timedelta | None = None,
+    on_crash: str = "retry",
+) -> Callable[[Callable[P, R]], RegisteredJob[P, R]]: ...
+def job(
+    function: Callable[..., Any] | None = None, /, *, name: str | None = None, **given: Any
 ) -> Any:
     """Make a function or coroutine function a job: `@job` or `@job(name=...)`.
 
@@ -210,29 +231,33 @@ def job(
             A name of your own lets the function move while its jobs wait.
         queue: where its jobs wait; a queue exists by being named.
         priority: higher is claimed first; −32768 to 32767.
+        max_attempts: how many executions may fail before the job does. Without it an error is final,
+            and a `Retry` that the job raises is granted each time.
+        backoff: how long to wait before the next attempt: seconds, a timedelta, a list of them (the last
+            one goes on), or a function of the attempt's number, from 1. By default exponential with
+            jitter: 1, 2, 4, 8 … seconds, up to an hour.
+        retry_on: the exception class, or classes, that another attempt may mend.
+        timeout: how long an attempt may take, in seconds or as a timedelta; None for no limit.
+        on_crash: "retry" runs the job again when its consumer dies; "fail" never runs it twice.
 
     Raises:
         JobNameTaken: another function has the name.
+        ValueError, TypeError: an option is not what it must be.
     """
     if function is None:
-        return partial(_register, name=name, queue=queue, priority=priority)
-    return _register(function, name=name, queue=queue, priority=priority)
+        return partial(_register, name=name, **given)
+    return _register(function, name=name, **given)
 
 
-def _register(function: Callable[P, R], *, name: str | None, **options: Any) -> RegisteredJob[P, R]:
+def _register(function: Callable[P, R], *, name: str | None, **given: Any) -> RegisteredJob[P, R]:
     if not isinstance(function, FunctionType):
         raise TypeError(f"@job takes a function or a coroutine function, not {function!r}")
     default = f"{function.__module__}.{function.__qualname__}"
     registered: RegisteredJob[P, R] = RegisteredJob(
-        function, default if name is None else name, **options
+        function, default if name is None else name, **given
     )
     registry.add(registered)
     return registered
-
-
-def _check_text(option: str, value: object, longest: int) -> None:
-    if not isinstance(value, str) or not 1 <= len(value) <= longest:
-        raise ValueError(f"{option} is {value!r}; it must be a text of 1 to {longest} characters")
 
 
 def _due(run_after: timedelta | datetime | None, now: float) -> float | None:

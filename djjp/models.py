@@ -27,6 +27,13 @@ class State(models.TextChoices):
 FINISHED = (State.SUCCEEDED, State.FAILED, State.CANCELLED)
 
 
+class OnCrash(models.TextChoices):
+    """What becomes of a running job whose consumer dies."""
+
+    RETRY = "retry"
+    FAIL = "fail"
+
+
 class Job(models.Model):
     """One call of a registered job function, from enqueue to its end.
 
@@ -36,6 +43,11 @@ class Job(models.Model):
         attempts: how many executions were begun; a job given back unstarted does not count.
         rescues: how many executions ended with the death of their consumer.
         consumer: who runs it, or ran it last.
+        on_crash: whether it runs again when its consumer dies.
+        cancel_requested: that someone wants it to stop while it runs.
+        reason: why it was cancelled, in words.
+        progress_done: how far it has come, by its own count, …
+        progress_total: … and of how much.
     """
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
@@ -52,6 +64,13 @@ class Job(models.Model):
     consumer = models.CharField(max_length=100, null=True, blank=True)
     arguments = models.TextField()
     result = models.TextField(null=True, blank=True)
+    on_crash = models.CharField(
+        max_length=5, choices=OnCrash.choices, default=OnCrash.RETRY, db_default=OnCrash.RETRY
+    )
+    cancel_requested = models.BooleanField(default=False, db_default=False)
+    reason = models.TextField(null=True, blank=True)
+    progress_done = models.BigIntegerField(null=True, blank=True)
+    progress_total = models.BigIntegerField(null=True, blank=True)
 
     class Meta:
         db_table = "djjp_job"
@@ -71,6 +90,11 @@ class Job(models.Model):
             ),
             models.Index(
                 fields=["consumer"], condition=Q(state="running"), name="djjp_job_running"
+            ),
+            models.Index(
+                fields=["consumer"],
+                condition=Q(state="running", cancel_requested=True),
+                name="djjp_job_cancelling",
             ),
         ]
 
@@ -98,3 +122,46 @@ class Attempt(models.Model):
 
     def __str__(self) -> str:
         return f"attempt {self.number} of job {self.job_id}: {self.exception_class}"
+
+
+class Consumer(models.Model):
+    """A consumer process that lives, or that has died and is not yet known to have.
+
+    Attributes:
+        name: `host:pid:random`, as in `Job.consumer`.
+        queues: the queues that it serves, as a JSON list; null for all.
+        heartbeat_at: when it last said that it lives.
+        locked: whether it holds a lock that dies with it, so that nobody need wait for its heartbeat.
+    """
+
+    name = models.CharField(primary_key=True, max_length=100)
+    host = models.CharField(max_length=64)
+    pid = models.PositiveIntegerField()
+    queues = models.TextField(null=True, blank=True)
+    concurrency = models.CharField(max_length=10)
+    concurrency_limit = models.PositiveIntegerField()
+    started_at = models.DateTimeField()
+    heartbeat_at = models.DateTimeField()
+    locked = models.BooleanField()
+
+    class Meta:
+        db_table = "djjp_consumer"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Relayed(models.Model):
+    """A job that has come from an outbox: it is not taken from there again, also once it is pruned.
+
+    The row is kept until nobody can have the job's row in the outbox in view any more.
+    """
+
+    id = models.UUIDField(primary_key=True, editable=False)
+    relayed_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "djjp_relayed"
+
+    def __str__(self) -> str:
+        return str(self.id)

@@ -6,6 +6,7 @@ queue's alias set to it. Nothing is rolled back, for other processes look on: ta
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import tempfile
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.management import call_command
 from django.db import connections
@@ -21,11 +23,18 @@ from django.test import override_settings
 from djjp import claims
 from djjp.claims import Claims
 from djjp.databases import queue_database
-from djjp.models import Attempt, Job
+from djjp.models import Attempt, Job, Relayed
+from djjp.outbox.models import OutboxJob
 from tests.harness import Processes
 from tests.project.shop.models import Execution
 
 QUEUES = os.environ.get("DJJP_TEST_QUEUES", "sqlite,postgresql").split(",")
+
+
+def close_connections() -> None:
+    """This thread's, and those of the thread in which Django runs what async code does with databases."""
+    connections.close_all()
+    asyncio.run(sync_to_async(connections.close_all)())
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,7 +43,7 @@ def application_database(django_db_blocker: pytest.FixtureDef[None]) -> Iterator
     with django_db_blocker.unblock():
         call_command("migrate", database="default", verbosity=0)
         yield
-        connections.close_all()
+        close_connections()
     if settings.HOME.name.startswith("djjp-test-"):  # made by the settings, not given
         shutil.rmtree(settings.HOME, ignore_errors=True)
 
@@ -63,7 +72,7 @@ def postgres_url() -> Iterator[str]:
         connection.execute(f"CREATE DATABASE {name}")
         address, _, options = given.partition("?")
         yield f"{address.rpartition('/')[0]}/{name}" + (f"?{options}" if options else "")
-        connections.close_all()
+        close_connections()
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
     if server is not None:
         server.cleanup()
@@ -90,6 +99,8 @@ def queue(request: pytest.FixtureRequest, migrated_queues: set[str]) -> Iterator
         yield claims.queue()
         Attempt.objects.all().delete()
         Job.objects.all()._raw_delete(alias)
+        Relayed.objects.all().delete()
+        OutboxJob.objects.all().delete()
         Execution.objects.all().delete()
 
 

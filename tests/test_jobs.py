@@ -289,9 +289,10 @@ def test_get_job_of_none_says_so(queue: Claims, id: Any) -> None:
 def test_the_name_of_a_row_imports_nothing(queue: Claims) -> None:
     """A row may name any module; only a registered name runs."""
     from djjp.claims import Claimed
-    from djjp.consumer.execution import execute
+    from djjp.consumer.execution import Execution
 
-    outcome = execute(Claimed(add.bind(1).row().id, "os.getcwd", '{"args":[],"kwargs":{}}', 1))
+    row = Claimed(add.bind(1).row().id, "os.getcwd", '{"args":[],"kwargs":{}}', 1, 0)
+    outcome = Execution(row).run()
 
     assert outcome.failure is not None
     assert outcome.failure.exception_class == "djjp.exceptions.JobNotRegistered"

@@ -13,11 +13,13 @@ from importlib import import_module
 from typing import Protocol, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections
+from django.db import InterfaceError, OperationalError, connections
 
 from djjp import conf
-from djjp.claims.base import Claims, Listener, moment
-from djjp.claims.data import Claimed, Failure, NewJob, Outcome, Problem
+from djjp.claims.base import Claims, Listener
+from djjp.claims.common import moment
+from djjp.claims.data import Claimed, Failure, NewJob, Outcome, Peer, Problem, Progress
+from djjp.exceptions import QueueUnavailable
 
 __all__ = [
     "Claimed",
@@ -27,7 +29,9 @@ __all__ = [
     "Listener",
     "NewJob",
     "Outcome",
+    "Peer",
     "Problem",
+    "Progress",
     "call",
     "coordinator",
     "moment",
@@ -78,6 +82,33 @@ def _strategy(engine: str, alias: str) -> type[Claims]:
 
 
 def call(verb: Callable[[Claims], T]) -> T:
-    """Run `verb` on the queue: here, or inside a consumer's job in the coordinator's next turn."""
+    """Run `verb` on the queue: here, or inside a consumer's job in the coordinator's next turn.
+
+    A connection that was lost, as when the server was restarted, is replaced and the verb run again:
+    so a verb has to do no harm when it is done twice.
+
+    Raises:
+        QueueUnavailable: the queue's database did not take it in time.
+    """
     desk = coordinator.get()
-    return verb(queue()) if desk is None else desk.call(verb)
+    return _here(verb) if desk is None else desk.call(verb)
+
+
+def _here(verb: Callable[[Claims], T]) -> T:
+    claims = queue()
+    try:
+        return verb(claims)
+    except (OperationalError, InterfaceError) as error:
+        connection = claims.connection
+        if not connection.in_atomic_block:
+            connection.close_if_unusable_or_obsolete()
+        if connection.in_atomic_block or connection.connection is not None:
+            raise _unavailable(claims, error) from error
+    try:
+        return verb(claims)
+    except (OperationalError, InterfaceError) as error:
+        raise _unavailable(claims, error) from error
+
+
+def _unavailable(claims: Claims, error: Exception) -> QueueUnavailable:
+    return QueueUnavailable(f"the queue's database {claims.alias!r} did not take the call: {error}")

@@ -12,20 +12,19 @@ Two rules hold throughout:
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from typing import Any, Protocol
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 from uuid import UUID
 
-from django.conf import settings
-from django.db import connections, transaction
-from django.db.backends.base.base import BaseDatabaseWrapper
-from django.utils import timezone
-
-from djjp.claims.data import Claimed, Failure, NewJob, Outcome, Problem, Settled
-from djjp.models import Attempt, Job, State
+from djjp.claims.common import TABLE, moment
+from djjp.claims.data import Claimed, Failure, NewJob, Outcome, Settled
+from djjp.claims.fitness import Fitness
+from djjp.claims.people import ByPeople
+from djjp.claims.relays import Relays
+from djjp.claims.upkeep import Upkeep
+from djjp.models import FINISHED, Attempt, State
 
 
 class Listener(Protocol):
@@ -47,21 +46,11 @@ class Listener(Protocol):
         """Seconds until the queue should be looked at though nobody woke the consumer."""
 
 
-class Claims(ABC):
-    """The queue on one database alias, by its verbs.
-
-    An instance holds no state of the connection: it serves every thread, each on its own one.
-    """
+class Claims(ByPeople, Relays, Upkeep, Fitness):
+    """The queue on one database alias, by its verbs: here those of the hot path."""
 
     #: Queues that one consumer can be told to serve by name.
     max_queues: int
-
-    def __init__(self, alias: str) -> None:
-        self.alias = alias
-
-    @property
-    def connection(self) -> BaseDatabaseWrapper:
-        return connections[self.alias]
 
     # Enqueue
 
@@ -73,13 +62,21 @@ class Claims(ABC):
     def enqueue_many(self, jobs: Sequence[NewJob]) -> None:
         """Write many jobs, all or none of them."""
 
-    # The consumer's turn
+    def relay(self, jobs: Sequence[NewJob], fresh: Callable[[], None]) -> None:
+        """Write jobs that were read in an outbox, all or none of them, but for those that came before.
 
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """One transaction in which a consumer finishes and claims."""
-        with transaction.atomic(using=self.alias):
-            yield
+        Args:
+            fresh: raises when what was read is too old to be written. It is asked once no other relay
+                of these jobs can come between: see `djjp.outbox.relay`.
+        """
+        with self.turn():
+            # In one order, so that two relays do not wait for each other.
+            new = self._note_relayed(sorted(job.id for job in jobs), time.time())
+            fresh()
+            if new:
+                self.enqueue_many([job for job in jobs if job.id in new])
+
+    # The consumer's turn
 
     @abstractmethod
     def claim(
@@ -107,6 +104,8 @@ class Claims(ABC):
         A failed attempt is kept as an `Attempt` row.
         """
         accepted = self._settle(consumer, [_settled(consumer, outcome) for outcome in outcomes])
+        if any(o.state == State.READY and o.claimed.id in accepted for o in outcomes):
+            self.announce()
         failures = [
             _attempt(consumer, outcome, outcome.failure)
             for outcome in outcomes
@@ -118,8 +117,9 @@ class Claims(ABC):
 
     def release(self, consumer: str, jobs: Iterable[Claimed]) -> set[UUID]:
         """Give claimed jobs back to ready, as if they had never been claimed."""
+        now = time.time()
         rows = [
-            Settled(job.id, job.attempt, State.READY, None, None, None, None, job.attempt - 1)
+            Settled(job.id, job.attempt, State.READY, None, None, now, None, job.attempt - 1)
             for job in jobs
         ]
         accepted = self._settle(consumer, rows)
@@ -154,87 +154,39 @@ class Claims(ABC):
     def has_ready(self, queues: Sequence[str] | None, without: Sequence[str]) -> bool:
         """Whether `claim` would find a job, asked without taking any lock."""
 
-    # By people
-
-    def retry(self, ids: Iterable[UUID]) -> int:
-        """Make finished jobs ready again with fresh attempts; returns how many were.
-
-        The errors of earlier attempts are kept.
-        """
-        with self.connection.cursor() as cursor:
-            cursor.execute(
-                "UPDATE djjp_job SET state = 'ready', attempts = 0, rescues = 0, run_after = NULL,"
-                " started_at = NULL, finished_at = NULL, consumer = NULL, result = NULL"
-                f" WHERE {self._id_in} AND state IN ('succeeded', 'failed', 'cancelled')",
-                [self._id_list(ids)],
-            )
-            count: int = cursor.rowcount
-        if count:
-            self.announce()
-        return count
-
-    _id_in: str
-
-    @abstractmethod
-    def _id_list(self, ids: Iterable[UUID]) -> Any: ...
-
     # Wake-ups
 
     @abstractmethod
     def listener(self) -> Listener:
         """A listener on this thread's connection."""
 
-    def announce(self) -> None:  # noqa: B027  (a database whose writes are seen by themselves needs none)
-        """Wake idle consumers once the open transaction commits."""
-
-    # Fitness
-
-    def configuration_problems(self) -> Iterable[Problem]:
-        """What is wrong with the alias' settings, told without connecting."""
-        ours = self.connection.settings_dict
-        for alias, theirs in connections.settings.items():
-            same_engine = theirs.get("ENGINE") == ours["ENGINE"]
-            if alias != self.alias and same_engine and self._place(theirs) == self._place(ours):
-                yield Problem(
-                    "E004",
-                    f"the queue's alias {self.alias!r} and the alias {alias!r} are one database "
-                    f"({ours['NAME']}), so the queue is not apart and its tables may never be made",
-                    "Give the queue a file or a database of its own, "
-                    "or set DJJP['db_name'] to the other alias.",
-                )
-
-    @abstractmethod
-    def _place(self, settings: Mapping[str, Any]) -> Any:
-        """What two aliases of one database have in common."""
-
-    @abstractmethod
-    def server_problems(self) -> Iterable[Problem]:
-        """What is wrong with the database itself."""
-
-    def _seconds(self, value: Any) -> float:
-        """A time that this database gave back; a naive one is in the zone that Django keeps it in."""
-        if timezone.is_naive(value):
-            zone = self.connection.timezone or timezone.get_default_timezone()
-            value = timezone.make_aware(value, zone)
-        seconds: float = value.timestamp()
-        return seconds
-
-    def _stamp(self, seconds: float) -> Any:
-        """A time in the form in which a parameter carries it to this database."""
-        return datetime.fromtimestamp(seconds, UTC)
-
 
 def _settled(consumer: str, outcome: Outcome) -> Settled:
-    claimed = outcome.claimed
+    claimed, state, started, finished, result, _, run_after, reason = outcome
+    if state not in FINISHED:  # it will run again, anywhere
+        return Settled(
+            claimed.id,
+            claimed.attempt,
+            state,
+            None,
+            None,
+            finished,
+            None,
+            claimed.attempt,
+            run_after,
+            reason,
+        )
     return Settled(
         claimed.id,
         claimed.attempt,
-        outcome.state,
-        outcome.result,
-        outcome.started_at,
-        outcome.finished_at,
+        state,
+        result,
+        started,
+        finished,
         consumer,
         claimed.attempt,
+        None,
+        reason,
     )
 
 
@@ -251,14 +203,7 @@ def _attempt(consumer: str, outcome: Outcome, failure: Failure) -> Attempt:
     )
 
 
-def moment(seconds: float) -> datetime:
-    """A time as the ORM wants it: aware where `USE_TZ` is on, local where it is off."""
-    aware = datetime.fromtimestamp(seconds, UTC)
-    return aware if settings.USE_TZ else timezone.make_naive(aware)
-
-
 #: The table and columns an insert names, in the order of `NewJob`; the rest have constants.
 INSERT_COLUMNS = (
-    "id, name, queue, priority, state, run_after, created_at, arguments, attempts, rescues"
+    "id, name, queue, priority, state, run_after, created_at, arguments, on_crash, attempts, rescues"
 )
-TABLE = Job._meta.db_table

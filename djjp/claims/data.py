@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
 
-from djjp.models import State
+from djjp.models import OnCrash, State
 
 
 class NewJob(NamedTuple):
@@ -20,6 +20,7 @@ class NewJob(NamedTuple):
     run_after: float | None
     created_at: float
     arguments: str
+    on_crash: OnCrash = OnCrash.RETRY
 
 
 class Claimed(NamedTuple):
@@ -29,6 +30,7 @@ class Claimed(NamedTuple):
     name: str
     arguments: str
     attempt: int
+    rescues: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class Outcome(NamedTuple):
     finished_at: float
     result: str | None = None
     failure: Failure | None = None
+    run_after: float | None = None  # when to run again, for a state that is not the end
+    reason: str | None = None  # why it was cancelled
 
 
 class Settled(NamedTuple):
@@ -62,6 +66,29 @@ class Settled(NamedTuple):
     finished_at: float | None
     consumer: str | None
     attempts: int
+    run_after: float | None = None  # None leaves it as it is
+    reason: str | None = None
+
+
+class Progress(NamedTuple):
+    """How far a running job has come, by its own count."""
+
+    claimed: Claimed
+    done: int
+    total: int | None
+
+
+class Peer(NamedTuple):
+    """What the queue says of a consumer.
+
+    Attributes:
+        heartbeat: when it last said that it lives; None when only running jobs name it.
+        locked: whether its lock tells that it lives.
+    """
+
+    name: str
+    heartbeat: float | None
+    locked: bool
 
 
 class Problem(NamedTuple):

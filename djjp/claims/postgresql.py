@@ -3,36 +3,54 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from djjp.claims.base import INSERT_COLUMNS, TABLE, Claims
+from djjp.claims.base import INSERT_COLUMNS, Claims
+from djjp.claims.common import TABLE
 from djjp.claims.data import Claimed, NewJob, Problem, Settled
+from djjp.claims.relays import RELAYED
 
 CHANNEL = "djjp_ready"
 
-_INSERT = f"INSERT INTO {TABLE} ({INSERT_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, 0, 0)"
+# A call that is repeated after its connection was lost may find its row there.
+_INSERT = f"""INSERT INTO {TABLE} ({INSERT_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, 0, 0)
+ON CONFLICT (id) DO NOTHING"""
 _INSERT_AND_NOTIFY = f"WITH enqueued AS ({_INSERT}) SELECT pg_notify('{CHANNEL}', '')"
+_NOTE_RELAYED = f"""INSERT INTO {RELAYED} (id, relayed_at) SELECT unnest(%s::uuid[]), %s::timestamptz
+ON CONFLICT (id) DO NOTHING RETURNING id"""
 _COPY = f"COPY {TABLE} ({INSERT_COLUMNS}) FROM STDIN"
 
 # MATERIALIZED: a plain sub-select may be evaluated again and claim more than its limit.
 _CLAIM = f"""WITH picked AS MATERIALIZED ({{heads}})
 UPDATE {TABLE} AS job SET state = 'running', consumer = %s, started_at = %s, attempts = job.attempts + 1
 FROM picked WHERE job.id = picked.id
-RETURNING job.id, job.name, job.arguments, job.attempts, job.priority"""
+RETURNING job.id, job.name, job.arguments, job.attempts, job.rescues, job.priority"""
 
 # The fence is written so that no index of consumers or states fits it: each row of the batch is looked
-# up by its id, also where the planner takes the batch for longer than what runs.
-_SETTLE = f"""UPDATE {TABLE} AS job SET state = row.state, result = row.result,
-started_at = row.started_at, finished_at = row.finished_at,
-consumer = row.consumer, attempts = row.attempts
+# up by its id, also where the planner takes the batch for longer than what runs. A job that someone
+# wants to stop does not run again.
+_SETTLE = f"""UPDATE {TABLE} AS job SET
+state = CASE WHEN row.state IN ('ready', 'scheduled') AND job.cancel_requested
+        THEN 'cancelled' ELSE row.state END,
+finished_at = CASE WHEN row.state IN ('ready', 'scheduled') AND NOT job.cancel_requested
+        THEN NULL ELSE row.finished_at END,
+reason = CASE WHEN row.state NOT IN ('succeeded', 'failed') THEN coalesce(row.reason, job.reason) END,
+result = row.result, started_at = row.started_at, consumer = row.consumer, attempts = row.attempts,
+run_after = coalesce(row.run_after, job.run_after)
 FROM json_to_recordset(%s::json) AS row(id uuid, attempt integer, state text, result text,
-started_at timestamptz, finished_at timestamptz, consumer text, attempts integer)
+started_at timestamptz, finished_at timestamptz, consumer text, attempts integer,
+run_after timestamptz, reason text)
 WHERE job.id = row.id AND job.attempts = row.attempt
 AND job.consumer || '' = %s AND job.state || '' = 'running'
 RETURNING job.id"""
@@ -51,6 +69,14 @@ _SESSION = "; ".join(
     )
 )
 
+# So that the server notices within seconds that a consumer's machine is gone, and frees its lock.
+_KEEPALIVE = (
+    "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3"
+)
+
+_MINE = """SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1
+AND pid = pg_backend_pid() AND (classid::bigint << 32 | objid::bigint) = %s"""
+
 # NOTIFY takes a lock of the whole cluster at commit. One in this many seconds and process is enough,
 # because a consumer that was woken looks again after longer than this: see `Notifications.interval`.
 _QUIET = 0.005
@@ -62,7 +88,8 @@ class PostgreSQLClaims(Claims):
 
     max_queues = 10_000
 
-    _id_in = "id = ANY(%s)"
+    def _within(self, column: str) -> str:
+        return f"{column} = ANY(%s)"
 
     def enqueue(self, job: NewJob) -> None:
         connection = self.connection
@@ -71,16 +98,30 @@ class PostgreSQLClaims(Claims):
             cursor.execute(statement, self._row(job))
 
     def enqueue_many(self, jobs: Sequence[NewJob]) -> None:
-        connection = self.connection
+        rows = [self._row(job) for job in jobs]
         with transaction.atomic(using=self.alias):
-            with (
-                connection.cursor() as cursor,
-                connection.wrap_database_errors,
-                cursor.copy(_COPY) as copy,
-            ):
-                for job in jobs:
-                    copy.write_row((*self._row(job), 0, 0))
+            try:
+                with transaction.atomic(using=self.alias):
+                    self._copy(rows)
+            except IntegrityError:  # COPY knows no ON CONFLICT
+                with self.connection.cursor() as cursor:
+                    cursor.executemany(_INSERT, rows)
             self.announce()
+
+    def _note_relayed(self, ids: Sequence[UUID], now: float) -> set[UUID]:
+        with self.connection.cursor() as cursor:
+            cursor.execute(_NOTE_RELAYED, [self._id_list(ids), self._stamp(now)])
+            return {id for (id,) in cursor.fetchall()}
+
+    def _copy(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        connection = self.connection
+        with (
+            connection.cursor() as cursor,
+            connection.wrap_database_errors,
+            cursor.copy(_COPY) as copy,
+        ):
+            for row in rows:
+                copy.write_row((*row, 0, 0))
 
     def _row(self, job: NewJob) -> tuple[Any, ...]:
         return (
@@ -92,6 +133,7 @@ class PostgreSQLClaims(Claims):
             None if job.run_after is None else self._stamp(job.run_after),
             self._stamp(job.created_at),
             job.arguments,
+            job.on_crash.value,
         )
 
     def claim(
@@ -108,8 +150,8 @@ class PostgreSQLClaims(Claims):
             cursor.execute(_CLAIM.format(heads=heads), [*params, consumer, self._stamp(now)])
             rows = cursor.fetchall()
         # RETURNING keeps no order.
-        rows.sort(key=lambda row: (-row[4], row[0]))
-        return [Claimed(*row[:4]) for row in rows]
+        rows.sort(key=lambda row: (-row[5], row[0]))
+        return [Claimed(*row[:5]) for row in rows]
 
     def has_ready(self, queues: Sequence[str] | None, without: Sequence[str]) -> bool:
         heads, params = _heads(queues, without, 1, lock=False)
@@ -118,27 +160,33 @@ class PostgreSQLClaims(Claims):
             return cursor.fetchone() is not None
 
     def _settle(self, consumer: str, rows: Sequence[Settled]) -> set[UUID]:
-        batch = json.dumps(
-            [
-                {
-                    "id": id.hex,
-                    "attempt": attempt,
-                    "state": state,
-                    "result": result,
-                    "started_at": None if started_at is None else str(self._stamp(started_at)),
-                    "finished_at": None if finished_at is None else str(self._stamp(finished_at)),
-                    "consumer": by,
-                    "attempts": attempts,
-                }
-                for id, attempt, state, result, started_at, finished_at, by, attempts in rows
-            ]
-        )
+        batch = json.dumps([self._values(row) for row in rows])
         with self.connection.cursor() as cursor:
             cursor.execute(_SETTLE, [batch, consumer])
             return {id for (id,) in cursor.fetchall()}
 
+    def _values(self, row: Settled) -> dict[str, Any]:
+        """A row as an object; a key that is left out means null."""
+        values: dict[str, Any] = {
+            "id": row.id.hex,
+            "attempt": row.attempt,
+            "state": row.state,
+            "attempts": row.attempts,
+        }
+        for key in ("result", "consumer", "reason"):
+            if (text := getattr(row, key)) is not None:
+                values[key] = text
+        for key in ("started_at", "finished_at", "run_after"):
+            if (time := getattr(row, key)) is not None:
+                values[key] = str(self._stamp(time))
+        return values
+
     def _id_list(self, ids: Iterable[UUID]) -> Any:
         return list(ids)
+
+    def _uuid(self, value: object) -> UUID:
+        assert isinstance(value, UUID)
+        return value
 
     def announce(self) -> None:
         connection = self.connection
@@ -163,6 +211,43 @@ class PostgreSQLClaims(Claims):
 
     def listener(self) -> Notifications:
         return Notifications(self)
+
+    def hold(self, consumer: str) -> bool:
+        connection: Any = self.connection
+        with connection.cursor() as cursor:
+            cursor.execute(f"SELECT pg_backend_pid(), EXISTS ({_MINE})", [_key(consumer)])
+            pid, mine = cursor.fetchone()
+            if pid != connection.connection.info.backend_pid:
+                # A pooler stands between: the session that would hold the lock is not this process's.
+                return False
+            if not mine:
+                cursor.execute("SELECT pg_try_advisory_lock(%s)", [_key(consumer)])
+                (mine,) = cursor.fetchone()
+            return bool(mine)
+
+    def let_go(self, consumer: str) -> None:
+        with self.connection.cursor() as cursor:
+            cursor.execute(
+                f"SELECT pg_advisory_unlock(%s) WHERE EXISTS ({_MINE})",
+                [_key(consumer), _key(consumer)],
+            )
+
+    def is_held(self, consumer: str) -> bool:
+        with self.connection.cursor() as cursor:
+            # Shared, so that those who ask at the same moment do not take each other for the holder.
+            cursor.execute("SELECT pg_try_advisory_xact_lock_shared(%s)", [_key(consumer)])
+            (free,) = cursor.fetchone()
+            return not free
+
+    def notes(self) -> Path | None:
+        """In this user's own folder for temporary files; consumers on other machines can't see it."""
+        if not hasattr(os, "getuid"):
+            return None
+        folder = Path(tempfile.gettempdir()) / f"djjp-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        its = folder.lstat()
+        ours = stat.S_ISDIR(its.st_mode) and its.st_uid == os.getuid()
+        return folder if ours else None
 
     def _place(self, settings: Mapping[str, Any]) -> Any:
         options = settings.get("OPTIONS") or {}
@@ -194,9 +279,11 @@ class Notifications:
         return fd
 
     def woken(self) -> bool:
-        self._driver.pgconn.consume_input()
-        while self._driver.pgconn.notifies() is not None:
-            self._heard = True
+        self._adopt()
+        with self._claims.connection.wrap_database_errors:
+            self._driver.pgconn.consume_input()
+            while self._driver.pgconn.notifies() is not None:
+                self._heard = True
         heard, self._heard = self._heard, False
         return heard
 
@@ -212,13 +299,20 @@ class Notifications:
         connection.ensure_connection()
         if connection.connection is self._driver:
             return
-        self._driver = connection.connection
+        driver = connection.connection
         # Called for what arrives in the middle of another statement.
-        self._driver.add_notify_handler(self._hear)
-        self._driver.execute(f"{_SESSION}; LISTEN {CHANNEL}")
+        driver.add_notify_handler(self._hear)
+        with connection.wrap_database_errors:
+            driver.execute(f"{_SESSION}; {_KEEPALIVE}; LISTEN {CHANNEL}")
+        self._driver = driver
 
     def _hear(self, notification: Any) -> None:
         self._heard = True
+
+
+def _key(consumer: str) -> int:
+    """The number of a consumer's advisory lock."""
+    return int.from_bytes(blake2b(consumer.encode(), digest_size=8).digest(), "big", signed=True)
 
 
 def _heads(

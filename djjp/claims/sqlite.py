@@ -23,12 +23,20 @@ from uuid import UUID
 from django.db import OperationalError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from djjp.claims.base import INSERT_COLUMNS, TABLE, Claims, moment
+from djjp.claims import lockfile
+from djjp.claims.base import INSERT_COLUMNS, Claims
+from djjp.claims.common import TABLE, moment
 from djjp.claims.data import Claimed, NewJob, Problem, Settled
+from djjp.claims.relays import RELAYED
 
 T = TypeVar("T")
 
-_INSERT = f"INSERT INTO {TABLE} ({INSERT_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, 0, 0)"
+# A call that is repeated, in another turn, may find its row there.
+_INSERT = f"""INSERT INTO {TABLE} ({INSERT_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, 0, 0)
+ON CONFLICT (id) DO NOTHING"""
+
+_NOTE_RELAYED = f"""INSERT INTO {RELAYED} (id, relayed_at) SELECT value, %s FROM json_each(%s) WHERE true
+ON CONFLICT (id) DO NOTHING RETURNING id"""
 
 _DRIVERS_INSERT = _INSERT.replace("%s", "?")
 
@@ -45,29 +53,33 @@ ON job.id = json_extract(row.value, '$[0]') AND job.attempts = json_extract(row.
 AND +job.consumer = %s AND +job.state = 'running'"""
 
 # An upsert that never inserts, for behind the fence each id is there. As an UPDATE … FROM it would leave
-# the order of the join to the planner.
+# the order of the join to the planner. A job that someone wants to stop does not run again.
 _SETTLE = f"""INSERT INTO {TABLE} (id, state, result, started_at, finished_at, consumer, attempts,
-name, queue, priority, rescues, created_at, arguments)
+run_after, reason, name, queue, priority, rescues, created_at, arguments)
 SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
 json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'),
-json_extract(value, '$[6]'), '', '', 0, 0, '', '' FROM json_each(%s) WHERE true
-ON CONFLICT (id) DO UPDATE SET state = excluded.state, result = excluded.result,
-started_at = excluded.started_at, finished_at = excluded.finished_at,
-consumer = excluded.consumer, attempts = excluded.attempts"""
+json_extract(value, '$[6]'), json_extract(value, '$[7]'), json_extract(value, '$[8]'),
+'', '', 0, 0, '', '' FROM json_each(%s) WHERE true
+ON CONFLICT (id) DO UPDATE SET
+state = CASE WHEN excluded.state IN ('ready', 'scheduled') AND {TABLE}.cancel_requested
+        THEN 'cancelled' ELSE excluded.state END,
+finished_at = CASE WHEN excluded.state IN ('ready', 'scheduled') AND NOT {TABLE}.cancel_requested
+        THEN NULL ELSE excluded.finished_at END,
+reason = CASE WHEN excluded.state NOT IN ('succeeded', 'failed')
+        THEN coalesce(excluded.reason, {TABLE}.reason) END,
+result = excluded.result, started_at = excluded.started_at, consumer = excluded.consumer,
+attempts = excluded.attempts, run_after = coalesce(excluded.run_after, {TABLE}.run_after)"""
 
-_LOCKED_TRIES = 3
-
-
-def _retry_locked(work: Callable[[], T]) -> T:
-    """Do `work` again when SQLite says 'locked' though the busy timeout has passed, a bounded number of times."""
-    for attempt in range(1, _LOCKED_TRIES):
+def _retry_locked(work: Callable[[], T], timeout: float) -> T:
+    """Do `work` again while SQLite says 'locked' before the busy timeout has passed, as it may at once."""
+    until = time.monotonic() + timeout
+    while True:
         try:
             return work()
         except OperationalError as error:
-            if "locked" not in str(error):
+            if "locked" not in str(error) or time.monotonic() >= until:
                 raise
-            time.sleep(0.05 * attempt)
-    return work()
+            time.sleep(0.05)
 
 
 class SQLiteClaims(Claims):
@@ -76,7 +88,8 @@ class SQLiteClaims(Claims):
     # Each served queue is an arm of a compound SELECT, of which SQLite takes 500.
     max_queues = 400
 
-    _id_in = "id IN (SELECT value FROM json_each(%s))"
+    def _within(self, column: str) -> str:
+        return f"{column} IN (SELECT value FROM json_each(%s))"
 
     def enqueue(self, job: NewJob) -> None:
         connection: Any = self.connection
@@ -92,12 +105,18 @@ class SQLiteClaims(Claims):
 
         self._write(self.connection, insert)
 
+    def _note_relayed(self, ids: Sequence[UUID], now: float) -> set[UUID]:
+        with self.connection.cursor() as cursor:
+            cursor.execute(_NOTE_RELAYED, [self._stamp(now), self._id_list(ids)])
+            return {UUID(id) for (id,) in cursor.fetchall()}
+
     def _write(self, connection: BaseDatabaseWrapper, work: Callable[[], Any]) -> None:
         """Inside a transaction a retry could only repeat the error: the lock is taken once, at BEGIN."""
         if connection.in_atomic_block:
             work()
         else:
-            _retry_locked(work)
+            # Python's own default, where the alias says nothing.
+            _retry_locked(work, connection.settings_dict["OPTIONS"].get("timeout", 5.0))
 
     def _row(self, job: NewJob) -> tuple[Any, ...]:
         return (
@@ -109,6 +128,7 @@ class SQLiteClaims(Claims):
             None if job.run_after is None else self._stamp(job.run_after),
             self._stamp(job.created_at),
             job.arguments,
+            job.on_crash.value,
         )
 
     @contextmanager
@@ -135,7 +155,7 @@ class SQLiteClaims(Claims):
         with self.connection.cursor() as cursor:
             heads, params = _heads(queues, without)
             cursor.execute(
-                f"SELECT json_group_array(json_array(id, name, arguments, attempts)) FROM ({heads})",
+                f"SELECT json_group_array(json_array(id, name, arguments, attempts, rescues)) FROM ({heads})",
                 [*params, limit],
             )
             rows = json.loads(cursor.fetchone()[0])
@@ -143,7 +163,7 @@ class SQLiteClaims(Claims):
                 cursor.execute(
                     _TAKE, [consumer, self._stamp(now), json.dumps([r[0] for r in rows])]
                 )
-        return [Claimed(UUID(row[0]), row[1], row[2], row[3] + 1) for row in rows]
+        return [Claimed(UUID(row[0]), row[1], row[2], row[3] + 1, row[4]) for row in rows]
 
     def has_ready(self, queues: Sequence[str] | None, without: Sequence[str]) -> bool:
         with self.connection.cursor() as cursor:
@@ -163,10 +183,38 @@ class SQLiteClaims(Claims):
 
     def _values(self, key: str, row: Settled) -> tuple[Any, ...]:
         started, finished = (None if t is None else self._stamp(t) for t in row[4:6])
-        return (key, row.state, row.result, started, finished, row.consumer, row.attempts)
+        values = (key, row.state, row.result, started, finished, row.consumer, row.attempts)
+        if row.run_after is None and row.reason is None:  # the common end
+            return values
+        due = None if row.run_after is None else self._stamp(row.run_after)
+        return (*values, due, row.reason)
 
     def _id_list(self, ids: Iterable[UUID]) -> Any:
         return json.dumps([id.hex for id in ids])
+
+    def _uuid(self, value: object) -> UUID:
+        return UUID(str(value))
+
+    def hold(self, consumer: str) -> bool:
+        folder = self.notes()
+        return folder is not None and lockfile.hold(_lock(folder, consumer))
+
+    def let_go(self, consumer: str) -> None:
+        if (folder := self.notes()) is not None:
+            lockfile.let_go(_lock(folder, consumer))
+
+    def is_held(self, consumer: str) -> bool:
+        folder = self.notes()
+        return folder is not None and lockfile.is_held(_lock(folder, consumer))
+
+    def notes(self) -> Path | None:
+        """Beside the file, where all its consumers can meet: it is on one machine with them."""
+        connection: Any = self.connection
+        if connection.is_in_memory_db():
+            return None
+        folder = Path(f"{connection.settings_dict['NAME']}-consumers")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
 
     def _seconds(self, value: Any) -> float:
         return super()._seconds(datetime.fromisoformat(value))
@@ -226,6 +274,10 @@ def _insert(connection: Any, row: tuple[Any, ...]) -> None:
         connection.connection.execute(_DRIVERS_INSERT, row)
 
 
+def _lock(folder: Path, consumer: str) -> Path:
+    return folder / f"{consumer.replace(':', '-')}.lock"
+
+
 class DataVersion:
     """Notices writes of others by `PRAGMA data_version`, a read of shared memory that takes 3 µs."""
 
@@ -261,7 +313,7 @@ def _heads(queues: Sequence[str] | None, without: Sequence[str]) -> tuple[str, l
     For some queues it is a merge of their orders, each from its own place in the index; so a million
     jobs in a queue that is not served are never met.
     """
-    columns = "id, name, arguments, attempts, priority"
+    columns = "id, name, arguments, attempts, rescues, priority"
     order = "ORDER BY priority DESC, id LIMIT %s"
     passed, names = "", list(without)
     if names:

@@ -15,9 +15,6 @@ What holds, whatever breaks:
 from __future__ import annotations
 
 import logging
-import os
-import secrets
-import socket
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -26,11 +23,15 @@ from uuid import UUID
 from django.db import Error as DatabaseError
 
 from djjp import registry
-from djjp.claims import Claimed, Claims, Listener, Outcome, queue
+from djjp.claims import Claimed, Claims, Listener, Outcome, Progress, queue
+from djjp.consumer.begun import Begun
 from djjp.consumer.desk import Desk
+from djjp.consumer.liveness import Presence, new_name
+from djjp.consumer.maintenance import Maintenance
 from djjp.consumer.pools import ThreadPool
-from djjp.consumer.readahead import ReadAhead
+from djjp.consumer.readahead import LONGEST, ReadAhead
 from djjp.consumer.wakeups import Bell, wait
+from djjp.models import FINISHED, State
 
 logger = logging.getLogger("djjp.consumer")
 
@@ -38,6 +39,8 @@ logger = logging.getLogger("djjp.consumer")
 _FIRST_PAUSE, _LAST_PAUSE = 0.1, 5.0
 # Seconds after which a consumer looks at the queue though nobody woke it.
 _LOOK_EVERY = 1.0
+# Seconds that a consumer which has to end gives a database that is away.
+_LAST_WORD = 3.0
 
 
 class Consumer:
@@ -60,9 +63,12 @@ class Consumer:
         max_jobs: int | None = None,
         shutdown_timeout: float = 25.0,
     ) -> None:
-        self.name = f"{socket.gethostname()[:60]}:{os.getpid()}:{secrets.token_hex(4)}"
+        self.name = new_name()
         self.executed = 0
         self._claims: Claims
+        self._presence: Presence
+        self._maintenance: Maintenance
+        self._begun: Begun
         self._limit = limit
         self._queues = queues
         self._drain = drain
@@ -71,9 +77,17 @@ class Consumer:
 
         self._bell = Bell()
         self._desk = Desk(self._bell)
-        self._pool = ThreadPool(limit, self._report, self._desk)
+        self._pool = ThreadPool(
+            limit,
+            report=self._report,
+            begin=lambda job: self._begun.mark(job.id),
+            progress=self._note_progress,
+            desk=self._desk,
+            consumer=self.name,
+        )
         self._read_ahead = ReadAhead()
         self._outcomes: deque[Outcome] = deque()
+        self._progress: dict[UUID, Progress] = {}
         self._held: dict[UUID, Claimed] = {}
         self._unknown: list[str] = []
 
@@ -99,33 +113,84 @@ class Consumer:
         self._outcomes.append(outcome)
         self._bell.ring()
 
+    def _note_progress(self, progress: Progress) -> None:
+        self._progress[progress.claimed.id] = progress
+
     # The coordinator
 
     def run(self) -> bool:
         """Work until stopped; returns whether each job that was begun ended here."""
         self._claims = queue()
+        self._appear()
         listener = self._claims.listener()
         pause = _FIRST_PAUSE
         try:
             while True:
+                self._enforce_at = time.monotonic() + self._pool.enforce()
                 try:
+                    if pause > _FIRST_PAUSE:
+                        self._reconcile()
                     self._look(listener)
                     self._turn()
+                    self._maintenance.work(prune=not self._stops)
                     if self._over():
-                        return not self._held
+                        break
                     pause = _FIRST_PAUSE
                 except DatabaseError as error:
                     logger.warning(
                         "the queue's database refused (%s); again in %.1f s", error, pause
                     )
-                    self._recover(pause)
+                    if not self._recover(pause):
+                        logger.error("%d jobs are left to be rescued", len(self._held))
+                        return False
                     pause = min(2 * pause, _LAST_PAUSE)
                 else:
                     self._rest(listener)
+            self._presence.end()
+            self._begun.close()
+            return not self._held
         finally:
             self._desk.close()
             self._pool.close()
             self._bell.close()
+
+    def _appear(self) -> None:
+        """Show the others that this consumer lives, under its present name."""
+        self._presence = Presence(self._claims, self.name, self._queues, self._limit)
+        self._begun = Begun(self._claims.notes(), self.name, self._limit + LONGEST)
+        self._presence.begin()
+        self._maintenance = Maintenance(self._claims, self._presence, self._lost)
+
+    def _lost(self) -> None:
+        """Others have taken this consumer for dead, and its jobs are theirs: go on as a new one."""
+        logger.error(
+            "consumer %s was taken for dead; its %d jobs are no longer its own",
+            self.name,
+            len(self._held),
+        )
+        self._pool.take_back()
+        self._pool.cancel(self._held.values())
+        self._held.clear()
+        self._claims.let_go(self.name)
+        self._begun.close()
+        self.name = new_name()
+        self._appear()
+
+    def _reconcile(self) -> None:
+        """After an outage, when nobody knows whether the last commit took place: see what is ours.
+
+        What the queue says that this consumer runs, and it does not, is given back; what it holds and
+        the queue does not is dropped. An outcome is written anew behind the fence.
+        """
+        running = self._claims.held_by(self.name)
+        strange = [
+            Claimed(id, "", "", attempt, 0)
+            for id, attempt in running.items()
+            if id not in self._held
+        ]
+        if strange:
+            self._release(strange)
+        self._maintenance.cut_off()
 
     def _look(self, listener: Listener) -> None:
         """Ask whether somebody wrote to the queue; if so, or if it has been a while, look into it."""
@@ -134,17 +199,27 @@ class Consumer:
             self._look_at = now + _LOOK_EVERY
             self._due = self._claims.next_due()
             self._may_have_ready = True
+            if self._held:
+                unwanted = self._claims.to_cancel(self.name)
+                self._pool.cancel(self._held[id] for id in unwanted if id in self._held)
 
     def _turn(self) -> None:
-        outcomes = list(self._outcomes)
+        reported = list(self._outcomes)
+        outcomes = [o for o in reported if self._held.get(o.claimed.id) == o.claimed]
         now = time.time()
         due = self._due is not None and self._due <= now and not self._stops
         room = self._room(len(outcomes))
-        if not outcomes and not self._desk and not due and not self._finds_ready(room):
+        progress = self._progress
+        idle = not (reported or progress or self._desk or due)
+        if idle and not self._finds_ready(room):
             return
         claimed: list[Claimed] = []
         accepted: set[UUID] = set()
+        if progress:
+            self._progress = {}
         with self._claims.turn():
+            if progress:
+                self._claims.progress(self.name, list(progress.values()))
             if outcomes:
                 accepted = self._claims.finish(self.name, outcomes)
             self._desk.serve(self._claims)
@@ -152,7 +227,7 @@ class Consumer:
                 self._claims.promote(now)
             if room:
                 claimed = self._claim(room, now)
-        self._settle(outcomes, accepted)
+        self._settle(reported, accepted)
         self._desk.answer()
         self._begin(claimed)
         if due:
@@ -181,31 +256,50 @@ class Consumer:
         claimed = self._claims.claim(
             self.name, room, now, queues=self._queues, without=self._unknown
         )
-        unknown = [job for job in claimed if not registry.knows(job.name)]
+        unknown = [job for job in claimed if not registry.knows(job.name, job.arguments)]
         if unknown:
             self._claims.release(self.name, unknown)
         return claimed
 
     def _begin(self, claimed: list[Claimed]) -> None:
-        known = [job for job in claimed if registry.knows(job.name)]
+        known = [job for job in claimed if registry.knows(job.name, job.arguments)]
         for name in {job.name for job in claimed} - {job.name for job in known}:
             logger.warning("left to other consumers: no job named %r is registered here", name)
             self._unknown.append(name)
-        self._held.update((job.id, job) for job in known)
+        for job in known:
+            self._held[job.id] = job
+            self._begun.expect(job.id)
         self._pool.submit(known)
 
-    def _settle(self, outcomes: list[Outcome], accepted: set[UUID]) -> None:
-        for outcome in outcomes:
+    def _settle(self, reported: list[Outcome], accepted: set[UUID]) -> None:
+        for outcome in reported:
             self._outcomes.popleft()
             self.executed += 1
-            job = outcome.claimed
-            self._held.pop(job.id, None)
+            job, failure = outcome.claimed, outcome.failure
             self._read_ahead.learn(outcome.finished_at - outcome.started_at)
-            if job.id not in accepted:
+            self._pool.forget(job)
+            ours = self._held.get(job.id) == job
+            if ours:
+                self._forget(job)
+            if not ours or job.id not in accepted:
                 logger.warning("%s %s is no longer ours; its outcome is dropped", job.name, job.id)
-            elif outcome.failure is not None:
-                kind, message = outcome.failure.exception_class, outcome.failure.message
+                continue
+            if outcome.state not in FINISHED:
+                self._comes_again(outcome)
+            if failure is not None:
+                kind, message = failure.exception_class, failure.message
                 logger.warning("%s %s failed: %s: %s", job.name, job.id, kind, message)
+
+    def _forget(self, job: Claimed) -> None:
+        del self._held[job.id]
+        self._begun.forget(job.id)
+
+    def _comes_again(self, outcome: Outcome) -> None:
+        """A job that has failed will run again: now, or when it is due."""
+        if outcome.state == State.READY:
+            self._may_have_ready = True
+        elif outcome.run_after is not None:
+            self._due = min(self._due or outcome.run_after, outcome.run_after)
 
     def _room(self, ended: int = 0) -> int:
         """How many jobs to claim, for the free slots and ahead, once `ended` outcomes are written."""
@@ -228,9 +322,10 @@ class Consumer:
         hears: Listener | None = None
         # With jobs in line, only until it shows that the slots ahead of them are stuck.
         timeout = self._read_ahead.overdue() if self._pool.waiting() else _LOOK_EVERY
+        timeout = min(timeout, self._maintenance.due(), self._enforce_at - now)
         busy = bool(self._outcomes or self._desk)
         if self._stops:
-            timeout = self._stop_by - now
+            timeout = min(timeout, self._stop_by - now)
         elif self._room():
             busy = busy or self._may_have_ready
             hears = listener
@@ -242,6 +337,9 @@ class Consumer:
 
     def _over(self) -> bool:
         """Whether to end, after giving back what this consumer will not run."""
+        if self._pool.lost >= self._limit and not self._stops:
+            logger.error("%d threads are lost to jobs that cannot be stopped; ending", self._limit)
+            self.stop()
         if self._outcomes or self._desk:
             return False
         if self._stops or self._pool.stuck(self._read_ahead.overdue()) == self._limit:
@@ -253,24 +351,31 @@ class Consumer:
             return not self._held
         if self._held:
             return False
-        done = self._max_jobs is not None and self.executed >= self._max_jobs
-        return done or (self._drain and not self._may_have_ready)
+        if self._max_jobs is not None and self.executed >= self._max_jobs:
+            return True
+        due = self._due is not None and self._due <= time.time()
+        return self._drain and not self._may_have_ready and not due
 
     def _give_back(self, jobs: list[Claimed]) -> None:
         """Release jobs that have not started."""
         if jobs:
             self._release(jobs)
             for job in jobs:
-                del self._held[job.id]
+                self._forget(job)
 
     def _release(self, jobs: list[Claimed]) -> None:
         with self._claims.turn():
             self._claims.release(self.name, jobs)
 
-    def _recover(self, pause: float) -> None:
+    def _recover(self, pause: float) -> bool:
+        """Let the database be for a while; whether there is still time to wait for it."""
         connection = self._claims.connection
         if not connection.in_atomic_block:
             connection.close_if_unusable_or_obsolete()
-        self._bell.awaited = True
-        wait(self._bell, None, pause, 0.0)
-        self._bell.awaited = False
+        until, stops = time.monotonic() + pause, self._stops
+        while (left := until - time.monotonic()) > 0 and stops == self._stops:
+            self._bell.awaited = True
+            wait(self._bell, None, min(left, self._enforce_at - time.monotonic()), 0.0)
+            self._bell.awaited = False
+            self._enforce_at = time.monotonic() + self._pool.enforce()
+        return not self._stops or time.monotonic() < self._stop_by + _LAST_WORD

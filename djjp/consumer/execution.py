@@ -1,4 +1,4 @@
-"""Runs one claimed job: from the row's name and arguments to an `Outcome`.
+"""Execution: one run of one job, from its row to an `Outcome`.
 
 A flat recipe: find the function, decode, call, encode, and say how it ended. It touches no queue
 database, and nothing that a job does escapes it: not `SystemExit`, not an exception that cannot
@@ -7,73 +7,168 @@ even be printed.
 
 from __future__ import annotations
 
+import asyncio
+import ctypes
+import logging
 import time
-import traceback
+from collections.abc import Callable
 from contextvars import copy_context
-from types import TracebackType
 from typing import Any
 
 from asgiref.sync import async_to_sync
 
-from djjp import codec, registry
-from djjp.claims import Claimed, Failure, Outcome
+from djjp import codec, options, registry, retries
+from djjp.claims import Claimed, Outcome, Progress
 from djjp.consumer import connections
+from djjp.consumer.failures import describe
+from djjp.current import CurrentJob, running
+from djjp.exceptions import Discard, JobInterrupted, JobNotRegistered, JobTimedOut, Retry
 from djjp.models import State
 
-# What is kept of an exception, in characters: enough to read it, little enough for a row.
-_MAX_CLASS, _MAX_MESSAGE, _MAX_TRACEBACK = 200, 10_000, 100_000
+logger = logging.getLogger("djjp.consumer")
 
 
-def execute(claimed: Claimed) -> Outcome:
-    """Run a job here and now, on this thread, and say how it ended."""
-    started = time.time()
-    connections.tidy()
-    try:
-        result = copy_context().run(_call, claimed)
-    except BaseException as error:  # noqa: BLE001  (the job's own, whatever it is, is its outcome)
-        failure = describe(error)
-        return Outcome(claimed, State.FAILED, started, time.time(), failure=failure)
-    else:
-        return Outcome(claimed, State.SUCCEEDED, started, time.time(), result=result)
-    finally:
+class Execution:
+    """One run of a claimed job.
+
+    Attributes:
+        claimed: what is run.
+        consumer: the name of the consumer that runs it.
+        given_up: whether its consumer has stopped to wait for its end.
+        timeout: seconds that it may take; None for no limit.
+        current: what the job sees of itself.
+    """
+
+    def __init__(
+        self,
+        claimed: Claimed,
+        report: Callable[[Progress], None] | None = None,
+        consumer: str = "",
+    ) -> None:
+        self.claimed = claimed
+        self.consumer = consumer
+        self.given_up = False
+        known = registry.knows(claimed.name, claimed.arguments)
+        self.job = registry.get(claimed.name, claimed.arguments) if known else None
+        limit = None if self.job is None else self.job.timeout
+        self.timeout = None if limit is None else retries.span("timeout", limit)
+        self.current = CurrentJob(
+            claimed.id,
+            claimed.name,
+            claimed.attempt,
+            report and (lambda done, total: report(Progress(claimed, done, total))),
+        )
+        self._interrupted: type[JobInterrupted] | None = None
+        self._task: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
+        self.started = time.time()
+
+    @property
+    def is_coroutine(self) -> bool:
+        """Whether it runs as a task of an event loop by now."""
+        return self._task is not None
+
+    def run(self) -> Outcome:
+        """Run the job here and now, on this thread, and say how it ended."""
         connections.tidy()
+        try:
+            result = copy_context().run(self._call)
+        except BaseException as error:  # noqa: BLE001  (the job's own, whatever it is, is its outcome)
+            return self._told(self.failed(error))
+        else:
+            return self._told(
+                self._ended(State.CANCELLED if self.current.cancelled else State.SUCCEEDED, result)
+            )
+        finally:
+            connections.tidy()
+
+    def failed(self, error: BaseException) -> Outcome:
+        """The outcome of an attempt that ended with an exception."""
+        if self._interrupted is not None and isinstance(
+            error, (JobInterrupted, asyncio.CancelledError)
+        ):
+            error = self._interrupted().with_traceback(error.__traceback__)
+        if isinstance(error, JobTimedOut) and not error.args:
+            error.args = (f"it ran for longer than its timeout of {self.timeout:g} s",)
+        if self.current.cancelled:
+            return self._ended(State.CANCELLED)
+        if isinstance(error, Discard):
+            return self._ended(State.CANCELLED, reason=describe(error).message)
+        pause = self._pause(error)
+        failure = describe(error)
+        if pause is None:
+            return self._ended(State.FAILED, failure=failure)
+        if pause == 0:
+            return self._ended(State.READY, failure=failure)
+        due = time.time() + pause
+        return self._ended(State.SCHEDULED, failure=failure, run_after=due)
+
+    def _told(self, outcome: Outcome) -> Outcome:
+        """The outcome, after the job was told of it. Nothing that comes of that changes it."""
+        if self.job is not None and not self.given_up:
+            try:
+                copy_context().run(self.job.ended, outcome, self.consumer)
+            except BaseException:
+                logger.exception("%s %s has ended, and then", self.claimed.name, self.claimed.id)
+        return outcome
+
+    def interrupt(self, kind: type[JobInterrupted], thread: int) -> None:
+        """Have an exception raised inside the job, which runs on that thread.
+
+        A coroutine is cancelled where it awaits. A function gets the exception at its next step in
+        Python; one that waits in C does not notice before that has returned.
+        """
+        self._interrupted = kind
+        if self._task is None:
+            raise_in(thread, kind)
+        else:
+            loop, task = self._task
+            loop.call_soon_threadsafe(task.cancel)
+
+    def _call(self) -> str:
+        running.set(self.current)
+        job = self.job
+        if job is None:
+            raise JobNotRegistered(self.claimed.name)
+        args, kwargs = codec.decode_arguments(self.claimed.arguments)
+        function: Any = job.function_for(self.claimed, self.consumer)
+        if job.is_coroutine:
+            value = async_to_sync(self._await)(function, args, kwargs)
+        else:
+            value = function(*args, **kwargs)
+        return codec.encode_value(value, "return value")
+
+    async def _await(self, function: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  (a coroutine runs in one)
+        self._task = asyncio.get_running_loop(), task
+        return await function(*args, **kwargs)
+
+    def _pause(self, error: BaseException) -> float | None:
+        """Seconds until the next attempt; None when there is none."""
+        job = self.job
+        if job is None:
+            return None
+        number = self.claimed.attempt - self.claimed.rescues
+        if isinstance(error, Retry):
+            if job.max_attempts is not None and number >= job.max_attempts:
+                return None
+            if error.after is not None:
+                return error.after
+        elif number >= (job.max_attempts or 1):
+            return None
+        elif not isinstance(error, (*options.classes(job.retry_on), JobTimedOut)):
+            return None
+        try:
+            return retries.pause(job.backoff, number)
+        except Exception:
+            logger.exception("the backoff of %s is of no use; it pauses as by default", job.name)
+            return retries.exponential(number)
+
+    def _ended(self, state: State, result: str | None = None, **more: Any) -> Outcome:
+        return Outcome(self.claimed, state, self.started, time.time(), result, **more)
 
 
-def _call(claimed: Claimed) -> str:
-    job = registry.get(claimed.name)
-    args, kwargs = codec.decode_arguments(claimed.arguments)
-    function: Any = async_to_sync(job.function) if job.is_coroutine else job.function
-    return codec.encode_value(function(*args, **kwargs), "return value")
-
-
-def describe(error: BaseException) -> Failure:
-    """An exception as text that any database takes: bounded, and without NUL or lone surrogates."""
-    kind = type(error)
-    try:
-        message = str(error)
-    except BaseException as broken:  # noqa: BLE001  (a __str__ of the job's own)
-        message = f"<its __str__ raised {type(broken).__name__}>"
-    try:
-        trace = "".join(traceback.format_exception(kind, error, _own_frames(error)))
-    except BaseException as broken:  # noqa: BLE001  (a __cause__ or __notes__ of the job's own)
-        trace = f"<its traceback could not be printed: {type(broken).__name__}>"
-    return Failure(
-        exception_class=_clean(f"{kind.__module__}.{kind.__qualname__}", _MAX_CLASS),
-        message=_clean(message, _MAX_MESSAGE),
-        traceback=_clean(trace, _MAX_TRACEBACK),
-    )
-
-
-def _own_frames(error: BaseException) -> TracebackType | None:
-    """The traceback from where the job's own code begins."""
-    frames = error.__traceback__
-    while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
-        frames = frames.tb_next
-    return frames or error.__traceback__
-
-
-def _clean(text: str, longest: int) -> str:
-    if len(text) > longest:
-        head, tail = longest // 2, longest // 2 - 40
-        text = f"{text[:head]}\n… {len(text) - head - tail} characters left out …\n{text[-tail:]}"
-    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
+def raise_in(thread: int, kind: type[BaseException] | None) -> None:
+    """Have an exception raised in a thread at its next step; None takes back what has not been yet."""
+    target = None if kind is None else ctypes.py_object(kind)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), target)

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -17,11 +17,16 @@ from django.db import connections
 from djjp import conf
 from djjp.claims import queue
 from djjp.consumer.consumer import Consumer
+from djjp.consumer.watch import Watched, code_changed, memory_over, supervisor_gone, watching
 from djjp.models import Job
 
 logger = logging.getLogger("djjp.consumer")
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# How a process ends. Only a supervisor gets to see the last one: the child has done its share, there
+# may be more to do, and another child is to take its place.
+GRACEFUL, GAVE_BACK, RECYCLE = 0, 1, 3
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 def consume(
@@ -30,18 +35,26 @@ def consume(
     concurrency_limit: int | None = None,
     drain: bool = False,
     max_jobs: int | None = None,
+    max_rss: int | None = None,
+    reload: bool = False,
+    supervisor: int | None = None,
 ) -> int:
-    """Run a consumer until a signal, `drain` or `max_jobs` ends it; returns how many jobs it executed.
+    """Run a consumer until a signal, `drain`, `max_jobs` or `max_rss` ends it; returns the exit code.
 
-    A SIGTERM or SIGINT lets the running jobs end; a second one gives them back and ends the process.
+    A SIGTERM or SIGINT lets the running jobs end; a second one, or SIGQUIT, gives them back and ends
+    the process. A consumer that has a supervisor leaves the counting to it: any number of SIGTERMs is
+    one, and a SIGINT, which a terminal sends to the whole process group, is not for it.
+
+    Args:
+        max_rss: MB of memory above which it takes no more jobs and ends when the running ones have.
+        reload: end likewise when the code changes.
+        supervisor: process id of the supervisor that started this process, if one did.
 
     Raises:
-        ImproperlyConfigured: the queue's database has no tables yet, or there are more queues than a
-            consumer on it can serve by name.
+        ImproperlyConfigured: as `require()` does.
     """
     settings = conf.current()
-    _require_tables(settings.db_name)
-    _require_queues(queues)
+    require(queues)
     consumer = Consumer(
         concurrency_limit or settings.concurrency_limit,
         queues=queues,
@@ -49,8 +62,16 @@ def consume(
         max_jobs=max_jobs,
         shutdown_timeout=settings.shutdown_timeout,
     )
+    ending = _Ending(consumer, supervised=supervisor is not None)
+    watched = []
+    if max_rss is not None:
+        watched.append(Watched(memory_over(max_rss), ending.retire))
+    if supervisor is not None:
+        watched.append(Watched(supervisor_gone(supervisor), ending.gracefully))
+    if reload:
+        watched.append(Watched(code_changed(), ending.retire, logging.INFO))
     where = "all queues" if queues is None else ", ".join(queues)
-    with _stopped_by_signals(consumer):
+    with ending.by_signals(), watching(consumer.name, watched):
         logger.info("consumer %s serves %s", consumer.name, where)
         ended = consumer.run()
         logger.info("consumer %s ends after %d jobs", consumer.name, consumer.executed)
@@ -59,18 +80,23 @@ def consume(
             logging.shutdown()
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(0)
-    return consumer.executed
+            os._exit(GAVE_BACK)
+    full = max_jobs is not None and consumer.executed >= max_jobs
+    return RECYCLE if supervisor is not None and (full or ending.retired) else GRACEFUL
 
 
-def _require_tables(alias: str) -> None:
+def require(queues: Sequence[str] | None) -> None:
+    """Look whether a consumer can run at all.
+
+    Raises:
+        ImproperlyConfigured: the queue's database has no tables yet, or there are more queues than a
+            consumer on it can serve by name.
+    """
+    alias = conf.current().db_name
     if Job._meta.db_table not in connections[alias].introspection.table_names():
         raise ImproperlyConfigured(
             f"the queue's database has no tables; make them: python manage.py migrate --database={alias}"
         )
-
-
-def _require_queues(queues: Sequence[str] | None) -> None:
     most = queue().max_queues
     if queues is not None and len(queues) > most:
         raise ImproperlyConfigured(
@@ -79,19 +105,54 @@ def _require_queues(queues: Sequence[str] | None) -> None:
         )
 
 
-@contextmanager
-def _stopped_by_signals(consumer: Consumer) -> Iterator[None]:
-    """Signals reach the main thread only; a consumer on another one is stopped by `stop()`."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+class _Ending:
+    """Tells one consumer to end, in the way that whoever asks has in mind."""
 
-    def stop(number: int, frame: Any) -> None:
-        consumer.stop()
+    def __init__(self, consumer: Consumer, *, supervised: bool) -> None:
+        self.retired = False
+        self._consumer = consumer
+        self._supervised = supervised
+        self._signals = 0
+        self._first = [True]
 
-    before = [signal.signal(number, stop) for number in _SIGNALS]
-    try:
-        yield
-    finally:
-        for number, handler in zip(_SIGNALS, before, strict=True):
-            signal.signal(number, handler)
+    def gracefully(self) -> None:
+        """Let the running jobs end within the shutdown timeout; asked again, this does nothing."""
+        with suppress(IndexError):  # to take the token is atomic: of several threads one stops it
+            self._first.pop()
+            self._consumer.stop()
+
+    def at_once(self) -> None:
+        """Give the running jobs back."""
+        self.gracefully()
+        self._consumer.stop()
+
+    def retire(self) -> None:
+        """Claim no more and end when the running jobs have, however long they take."""
+        self.retired = True
+        self._consumer._max_jobs = 0  # noqa: SLF001
+
+    @contextmanager
+    def by_signals(self) -> Iterator[None]:
+        """Signals reach the main thread only; a consumer on another one is stopped by `stop()`."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = [signal.signal(number, self._signalled) for number in _SIGNALS]
+        if self._supervised:
+            # Held back by the supervisor, so that none came while this process was starting.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            for number, handler in zip(_SIGNALS, before, strict=True):
+                # A child is about to end, and its exit code is to say how its jobs did.
+                signal.signal(number, signal.SIG_IGN if self._supervised else handler)
+
+    def _signalled(self, number: int, frame: Any) -> None:
+        if number == signal.SIGQUIT:
+            self.at_once()
+        elif not self._supervised:
+            self._signals += 1
+            self.gracefully() if self._signals == 1 else self.at_once()
+        elif number == signal.SIGTERM:
+            self.gracefully()

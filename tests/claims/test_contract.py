@@ -21,7 +21,7 @@ from djjp import claims, codec
 from djjp.claims import Claimed, Claims, Failure, Outcome
 from djjp.claims.sqlite import SQLiteClaims
 from djjp.ids import new_id
-from djjp.models import FINISHED, Attempt, Job, State
+from djjp.models import FINISHED, Attempt, Job, OnCrash, State
 from tests.claims.rows import new_job
 from tests.scratch import alias_for
 
@@ -106,6 +106,7 @@ def test_an_enqueued_job_is_a_row_with_all_that_was_given(queue: Claims) -> None
         run_after=NOW + 60,
         created_at=NOW,
         arguments='{"args":[1],"kwargs":{"copy_to":"a@b.c"}}',
+        on_crash=OnCrash.FAIL,
     )
     queue.enqueue(job)
     assert row(job.id) == {
@@ -123,6 +124,11 @@ def test_an_enqueued_job_is_a_row_with_all_that_was_given(queue: Claims) -> None
         "consumer": None,
         "arguments": '{"args":[1],"kwargs":{"copy_to":"a@b.c"}}',
         "result": None,
+        "on_crash": "fail",
+        "cancel_requested": False,
+        "reason": None,
+        "progress_done": None,
+        "progress_total": None,
     }
 
 
@@ -167,26 +173,28 @@ def test_an_enqueue_inside_a_transaction_ends_with_it(queue: Claims) -> None:
 
 
 def test_many_are_written_all_or_not_at_all(queue: Claims) -> None:
-    twice = new_job()
     with pytest.raises(IntegrityError):
-        queue.enqueue_many([new_job(), twice, new_job(), twice])
+        queue.enqueue_many([new_job(), new_job(), new_job(name=None), new_job()])
     assert not Job.objects.exists()
 
-    queue.enqueue(twice)
-    with pytest.raises(IntegrityError):
-        queue.enqueue_many([new_job(), new_job(), twice])
-    assert [job.id for job in Job.objects.all()] == [twice.id]
+
+def test_what_is_enqueued_again_with_the_same_id_is_there_once(queue: Claims) -> None:
+    """As when a call is repeated because nobody knows whether its commit took place."""
+    job, other = new_job(), new_job()
+    queue.enqueue(job)
+    queue.enqueue(job)
+    queue.enqueue_many([job, other])
+    assert {row.id for row in Job.objects.all()} == {job.id, other.id}
 
 
 def test_a_refused_chunk_leaves_the_transaction_around_it_usable(queue: Claims) -> None:
-    twice = new_job()
+    before, after = new_job(), new_job()
     with transaction.atomic(using=queue.alias):
-        queue.enqueue(twice)
+        queue.enqueue(before)
         with pytest.raises(IntegrityError):
-            queue.enqueue_many([new_job(), twice])
-        after = new_job()
+            queue.enqueue_many([new_job(), new_job(name=None)])
         queue.enqueue(after)
-    assert {job.id for job in Job.objects.all()} == {twice.id, after.id}
+    assert {job.id for job in Job.objects.all()} == {before.id, after.id}
 
 
 def test_no_jobs_at_all_may_be_enqueued(queue: Claims) -> None:
@@ -228,7 +236,7 @@ def test_a_claimed_job_is_running_and_says_who_runs_it_since_when(queue: Claims)
     queue.enqueue(job)
     before = row(job.id)
     [claimed] = claim(queue, "me")
-    assert claimed == Claimed(job.id, "shop.mail", '{"args":[7],"kwargs":{}}', 1)
+    assert claimed == Claimed(job.id, "shop.mail", '{"args":[7],"kwargs":{}}', 1, 0)
     assert row(job.id) == before | {
         "state": "running",
         "consumer": "me",
@@ -633,7 +641,7 @@ def test_a_batch_is_accepted_in_part(queue: Claims) -> None:
     jobs = claim(queue)
     Job.objects.filter(id__in=[job.id for job in jobs[:2]]).update(consumer="two")
     release(queue, "one", jobs[2])
-    stranger = Claimed(new_id(), "test.job", "{}", 1)
+    stranger = Claimed(new_id(), "test.job", "{}", 1, 0)
     outcomes = [failed(jobs[0]), done(jobs[1]), failed(jobs[2]), done(stranger)]
     outcomes += [failed(jobs[3]), done(jobs[4]), failed(jobs[5])]
     assert finish(queue, "one", *outcomes) == {jobs[3].id, jobs[4].id, jobs[5].id}

@@ -14,7 +14,7 @@ from django.db import connections
 
 from djjp import codec, job, registry
 from djjp.claims import Claimed, Claims, Outcome
-from djjp.consumer.execution import execute
+from djjp.consumer.execution import Execution
 from djjp.models import State
 
 
@@ -26,9 +26,8 @@ def run() -> Iterator[Callable[..., Outcome]]:
     def run(function: Callable[..., Any], *args: Any) -> Outcome:
         registered = job(name=f"test.{uuid.uuid4()}")(function)
         names.append(registered.name)
-        return execute(
-            Claimed(uuid.uuid4(), registered.name, codec.encode_arguments(args, {}, None), 1)
-        )
+        arguments = codec.encode_arguments(args, {}, None)
+        return Execution(Claimed(uuid.uuid4(), registered.name, arguments, 1, 0)).run()
 
     yield run
     for name in names:
@@ -101,7 +100,9 @@ def test_a_result_that_cannot_be_encoded_fails_the_job_and_says_so(
 
 
 def test_a_name_that_is_not_registered_fails_the_attempt() -> None:
-    outcome = execute(Claimed(uuid.uuid4(), "shop.gone", '{"args":[],"kwargs":{}}', 1))
+    outcome = Execution(
+        Claimed(uuid.uuid4(), "shop.gone", '{"args":[],"kwargs":{}}', 1, 0)
+    ).run()
 
     assert outcome.failure is not None
     assert "shop.gone" in outcome.failure.message

@@ -83,7 +83,7 @@ def test_a_second_signal_gives_running_jobs_back_without_an_attempt_spent(
         consumer.wait(0.5)
     processes.end(consumer)
 
-    assert consumer.returncode == 0
+    assert consumer.returncode == 1
     assert set(Job.objects.values_list("state", "attempts", "consumer")) == {("ready", 0, None)}
 
 

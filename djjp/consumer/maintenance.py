@@ -1,0 +1,107 @@
+"""Maintenance: what each consumer does for the queue beside its jobs, a little at a time.
+
+It beats, looks after the other consumers, and prunes. It is due by the clock and not when the queue is
+quiet, so it goes on under constant load; and it is never a job, which might wait behind what it
+should mend.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from uuid import UUID
+
+from djjp import conf
+from djjp.claims import Claims
+from djjp.consumer.liveness import Presence, Watch, rescue
+from djjp.models import State
+
+logger = logging.getLogger("djjp.consumer")
+
+#: Seconds between two looks at the other consumers.
+WATCH_EVERY = 0.4
+#: Seconds between two heartbeats, at most.
+BEAT_EVERY = 5.0
+#: How many rows a step of pruning looks at; a walk over all finished jobs is made of such steps.
+PRUNE_ROWS = 1000
+#: Seconds between two steps while there is something to prune, and between two walks.
+PRUNE_STEP, PRUNE_EVERY = 0.05, 60.0
+
+_FAILED = (State.FAILED, State.CANCELLED)
+
+
+class Maintenance:
+    """The chores of one consumer, each with its own time.
+
+    Args:
+        lost: called when others have taken this consumer for dead: its jobs are no longer its own.
+    """
+
+    def __init__(self, claims: Claims, presence: Presence, lost: Callable[[], None]) -> None:
+        settings = conf.current()
+        heartbeat_limit = conf.seconds(settings.heartbeat_limit)
+        frozen = None if settings.frozen_limit is None else conf.seconds(settings.frozen_limit)
+        limits = [BEAT_EVERY, heartbeat_limit / 5]
+        if frozen is not None:
+            limits.append(frozen / 5)
+        self._claims = claims
+        self._presence = presence
+        self._lost = lost
+        self._watch = Watch(heartbeat_limit, frozen)
+        self._beat_every = min(limits)
+        self._beat_at = 0.0
+        self._watch_at = 0.0
+        # Consumers that were started together do not walk together.
+        self._prune_at = time.monotonic() + random.uniform(0.1, 1) * PRUNE_EVERY / 10  # noqa: S311  (no secret)
+        self._walk = Walk()
+
+    def due(self) -> float:
+        """Seconds until something is to be done."""
+        return min(self._beat_at, self._watch_at, self._prune_at) - time.monotonic()
+
+    def cut_off(self) -> None:
+        """The database was away: show at once that this consumer lives, and be slow to judge others."""
+        self._beat_at = 0.0
+        self._watch.cut_off()
+
+    def work(self, *, prune: bool) -> None:
+        """Do what is due."""
+        now = time.monotonic()
+        if now >= self._beat_at:
+            self._beat_at = now + self._beat_every
+            if not self._presence.beat():
+                self._lost()
+        if now >= self._watch_at:
+            self._watch_at = now + WATCH_EVERY
+            for peer in self._watch.dead(self._claims, self._presence.name):
+                rescue(self._claims, peer)
+        if now >= self._prune_at:
+            more = prune and self._walk.step(self._claims)
+            self._prune_at = now + (PRUNE_STEP if more else PRUNE_EVERY)
+
+
+class Walk:
+    """Walks over the finished jobs, and deletes those that were kept long enough."""
+
+    def __init__(self) -> None:
+        self._after: dict[tuple[State, ...], UUID | None] = {}
+
+    def step(self, claims: Claims) -> bool:
+        """Look at some rows; whether there is more to look at."""
+        settings, more = conf.current(), False
+        kept = [((State.SUCCEEDED,), settings.keep_succeeded), (_FAILED, settings.keep_failed)]
+        for states, keep in kept:
+            if keep is None or (self._after and states not in self._after):
+                continue
+            before = time.time() - conf.seconds(keep)
+            count, after = claims.prune(states, before, self._after.get(states), PRUNE_ROWS)
+            if count:
+                logger.debug("%d jobs pruned that ended before %s", count, before)
+            if after is None:
+                self._after.pop(states, None)
+            else:
+                self._after[states] = after
+                more = True
+        return more

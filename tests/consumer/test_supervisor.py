@@ -1,0 +1,416 @@
+"""`start_consumer --processes`: a supervisor and its children, as users run them.
+
+Most of it has nothing to do with the database, and is tried on one.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections import Counter
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from djjp import job, run_many
+from djjp.claims import Claims
+from djjp.models import Job
+from tests.harness import ROOT, Processes, eventually
+from tests.project.shop.jobs import add, mail, nap, record
+from tests.project.shop.models import Execution
+
+on_one_database = pytest.mark.parametrize("queue", ["sqlite"], indirect=True)
+
+
+# What consumers run under these names is in the scratch app of each test.
+@job(name="scratch.speak")
+def speak() -> object:
+    raise NotImplementedError
+
+
+def states() -> Counter[str]:
+    return Counter(Job.objects.values_list("state", flat=True))
+
+
+def held_by() -> set[int]:
+    """The process ids of the consumers that hold jobs."""
+    names = Job.objects.filter(state="running").values_list("consumer", flat=True)
+    return {int(str(name).split(":")[1]) for name in names}
+
+
+def children(process: subprocess.Popen[str]) -> set[int]:
+    """The child processes of a supervisor that are alive."""
+    listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return {int(pid) for pid in listed if alive(int(pid))}
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def lines_until(process: subprocess.Popen[str], *texts: str) -> str:
+    """Read what a process writes to stderr, until each text has come up in this order."""
+    assert process.stderr is not None
+    said = ""
+    for text in texts:
+        line = ""
+        while text not in line:
+            line = process.stderr.readline()
+            assert line, f"ended before {text!r}:\n{said}"
+            said += line
+    return said
+
+
+class App:
+    """An app beside the test project's own, with jobs that a test writes and edits."""
+
+    def __init__(self, home: Path, jobs: str) -> None:
+        self._jobs = home / "scratch_app" / "jobs.py"
+        self._jobs.parent.mkdir()
+        (home / "scratch_app" / "__init__.py").touch()
+        (home / "scratch_settings.py").write_text(
+            "from tests.project.settings import *\n"
+            "INSTALLED_APPS = [*INSTALLED_APPS, 'scratch_app']\n"
+        )
+        self.environment = {
+            "DJANGO_SETTINGS_MODULE": "scratch_settings",
+            "PYTHONPATH": os.pathsep.join([str(home), str(ROOT)]),
+        }
+        self.write(jobs)
+
+    def go(self) -> None:
+        """Let the jobs of `WAITING` end."""
+        (self._jobs.parent / "go").touch()
+
+    def write(self, jobs: str) -> None:
+        self._jobs.write_text("from djjp import job\n" + dedent(jobs))
+
+
+# A job that holds 150 MB, and ends when it may.
+WAITING = """
+import os, pathlib, time
+
+@job(name="scratch.speak")
+def speak():
+    global hoard
+    hoard = b"x" * 150_000_000
+    while not pathlib.Path(__file__).with_name("go").exists():
+        time.sleep(0.05)
+    return os.getpid()
+"""
+
+
+# Children
+
+
+@on_one_database
+def test_n_children_run_the_jobs_and_the_supervisor_runs_none(
+    processes: Processes, queue: Claims
+) -> None:
+    run_many(nap.bind(60.0) for _ in range(4))
+    supervisor = processes.consumer("--processes", "3", "--concurrency-limit", "1")
+    eventually(lambda: states()["running"] == 3)
+
+    mine = children(supervisor)
+    assert held_by() == mine
+    assert len(mine) == 3
+    assert {os.getpgid(pid) for pid in mine} == {os.getpgid(supervisor.pid)}
+    processes.end(supervisor, signal.SIGQUIT)
+    assert not any(alive(pid) for pid in mine)
+
+
+@on_one_database
+def test_a_child_that_is_killed_is_replaced(processes: Processes, queue: Claims) -> None:
+    supervisor = processes.consumer("--processes", "2")
+    eventually(lambda: len(children(supervisor)) == 2)
+    victim, other = children(supervisor)
+
+    os.kill(victim, signal.SIGKILL)
+
+    eventually(lambda: len(children(supervisor)) == 2 and not alive(victim))
+    assert other in children(supervisor)
+    handle = add.run_later(1)
+    handle.join(30)
+    code, err = processes.end(supervisor)
+    assert code == 0
+    assert f"child {victim} was ended by SIGKILL" in err
+
+
+@on_one_database
+def test_a_child_has_no_word_of_its_supervisor_for_the_programs_it_starts(
+    processes: Processes, queue: Claims, tmp_path: Path
+) -> None:
+    app = App(
+        tmp_path,
+        """
+        import subprocess, sys
+
+        @job(name="scratch.speak")
+        def speak():
+            program = "import os, signal; print(os.getppid(), signal.getsignal(2) == signal.SIG_IGN, "
+            program += "signal.pthread_sigmask(signal.SIG_BLOCK, []), *os.environ)"
+            return subprocess.check_output([sys.executable, "-c", program], text=True)
+        """,
+    )
+    handle = speak.run_later()
+    supervisor = processes.django("start_consumer", "--processes", "1", **app.environment)
+    parent, ignored, blocked, *environment = str(handle.join(30)).split()
+
+    assert {int(parent)} == children(supervisor)
+    assert not any("SUPERVISOR" in name for name in environment)
+    assert (ignored, blocked) == ("False", "set()")
+    assert processes.end(supervisor)[0] == 0
+
+
+@on_one_database
+def test_called_from_python_the_children_get_its_options(
+    processes: Processes, queue: Claims
+) -> None:
+    mail.run_later("a@b.c")
+    add.run_later(1)
+    caller = processes.python(
+        "import django; django.setup()\n"
+        "from django.core.management import call_command\n"
+        "call_command('start_consumer', queues=['mail', 'other'], processes=2, drain=True)\n"
+        "print('and goes on')"
+    )
+    out, err = caller.communicate(timeout=60)
+
+    assert (caller.returncode, out, err) == (0, "and goes on\n", "")
+    assert dict(Job.objects.values_list("queue", "state")) == {
+        "mail": "succeeded",
+        "default": "ready",
+    }
+
+
+# Ends that are wanted
+
+
+@on_one_database
+def test_a_drain_ends_when_no_child_has_anything_left_though_each_does_its_share_only(
+    processes: Processes, queue: Claims
+) -> None:
+    run_many(record.bind(str(i)) for i in range(20))
+    ended = processes.run("start_consumer", "--processes", "2", "--drain", "--max-jobs", "6")
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert states() == {"succeeded": 20}
+    shares = Counter(Execution.objects.values_list("process", flat=True))
+    assert max(shares.values()) <= 6
+    assert len(shares) >= 4
+
+
+@on_one_database
+def test_a_child_that_crashes_during_a_drain_is_replaced(
+    processes: Processes, queue: Claims, tmp_path: Path
+) -> None:
+    app = App(tmp_path, WAITING)
+    speak.run_later()
+    options = ["--processes", "1", "--drain"]
+    supervisor = processes.django("start_consumer", *options, **app.environment)
+    eventually(lambda: states()["running"])
+    late = add.run_later(1)
+    (victim,) = children(supervisor)
+    app.go()
+    os.kill(victim, signal.SIGKILL)
+    _, err = supervisor.communicate(timeout=60)
+
+    assert supervisor.returncode == 0, err
+    assert late.join(0) == 1
+
+
+@on_one_database
+def test_a_consumer_that_holds_too_much_memory_ends_after_its_running_job(
+    processes: Processes, queue: Claims, tmp_path: Path
+) -> None:
+    app = App(tmp_path, WAITING)
+    first = speak.run_later()
+    consumer = processes.django("start_consumer", "--max-rss", "150", **app.environment)
+    lines_until(consumer, "more than the 150 allowed")
+    second = speak.run_later()
+    app.go()
+    consumer.communicate(timeout=60)
+
+    assert consumer.returncode == 0
+    assert first.join(0) == consumer.pid
+    second.refresh()
+    assert (second.state, second.attempts) == ("ready", 0)
+
+
+@on_one_database
+def test_a_child_that_holds_too_much_memory_is_replaced_however_long_its_job_runs(
+    processes: Processes, queue: Claims, tmp_path: Path
+) -> None:
+    app = App(tmp_path, WAITING)
+    first = speak.run_later()
+    options = ["--max-rss", "150", "--processes", "1", "--drain"]
+    environment = app.environment | {"DJJP_TEST_SHUTDOWN_TIMEOUT": "0"}
+    supervisor = processes.django("start_consumer", *options, **environment)
+    lines_until(supervisor, "more than the 150 allowed")
+    second = speak.run_later()
+    app.go()
+    supervisor.communicate(timeout=60)
+
+    assert supervisor.returncode == 0
+    assert first.join(0) != second.join(0)
+    assert (first.attempts, second.attempts) == (1, 1)
+
+
+@on_one_database
+def test_new_code_is_run_after_it_was_saved_and_broken_code_is_survived(
+    processes: Processes, queue: Claims, tmp_path: Path
+) -> None:
+    text = "@job(name='scratch.speak')\ndef speak():\n    return '{}'\n"
+    app = App(tmp_path, text.format("old"))
+    supervisor = processes.django("start_consumer", "--reload", **app.environment)
+    assert speak.run_later().join(30) == "old"
+
+    app.write(text.format("half a word") + "def broken(:\n")
+    lines_until(supervisor, "SyntaxError", "another starts in")
+    app.write(text.format("something new"))
+
+    assert speak.run_later().join(30) == "something new"
+    assert processes.end(supervisor)[0] == 0
+
+
+# Ends that are not
+
+
+@on_one_database
+def test_children_that_keep_crashing_are_restarted_ever_more_slowly_and_a_signal_ends_it(
+    processes: Processes, queue: Claims, tmp_path: Path
+) -> None:
+    app = App(
+        tmp_path,
+        """
+        import os
+        if "DJJP_SUPERVISOR" in os.environ:
+            raise RuntimeError("only in a child")
+        """,
+    )
+    supervisor = processes.django("start_consumer", "--processes", "1", **app.environment)
+    said = lines_until(supervisor, "another starts in 1 s", "another starts in 2 s")
+    code, rest = processes.end(supervisor)
+
+    assert said.count("RuntimeError: only in a child") == 2
+    assert "RuntimeError" not in rest
+    assert code == 1
+
+
+@on_one_database
+def test_children_whose_supervisor_is_killed_let_their_jobs_end_and_follow(
+    processes: Processes, queue: Claims
+) -> None:
+    handle = nap.run_later(1.5)
+    supervisor = processes.consumer("--processes", "1")
+    eventually(lambda: states()["running"])
+    orphans = children(supervisor)
+
+    supervisor.kill()
+
+    eventually(lambda: not any(alive(pid) for pid in orphans))
+    assert handle.join(0)
+
+
+# Signals
+
+
+@on_one_database
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_group_counts_once(
+    processes: Processes, queue: Claims, number: int
+) -> None:
+    """The terminal sends Ctrl-C to the group, systemd sends SIGTERM; and the supervisor passes it on."""
+    handle = nap.run_later(1.0)
+    supervisor = processes.consumer("--processes", "1")
+    eventually(lambda: states()["running"])
+
+    os.killpg(supervisor.pid, number)
+    _, err = supervisor.communicate(timeout=60)
+
+    assert (supervisor.returncode, err) == (0, "")
+    assert handle.join(0)
+    assert handle.attempts == 1
+
+
+@on_one_database
+def test_a_child_takes_any_number_of_signals_as_one(processes: Processes, queue: Claims) -> None:
+    handle = nap.run_later(1.5)
+    supervisor = processes.consumer("--processes", "1")
+    eventually(lambda: states()["running"])
+    (child,) = children(supervisor)
+
+    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+        os.kill(child, number)
+        with pytest.raises(subprocess.TimeoutExpired):
+            supervisor.wait(0.2)
+
+    handle.join(30)
+    assert handle.attempts == 1
+    eventually(lambda: children(supervisor) - {child})
+    assert processes.end(supervisor) == (0, "")
+
+
+@on_one_database
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_children_are_starting_is_not_lost(
+    processes: Processes, queue: Claims, number: int
+) -> None:
+    supervisor = processes.start("start_consumer", "--processes", "2", DJJP_TEST_LOG="INFO")
+    lines_until(supervisor, "is started")
+
+    os.killpg(supervisor.pid, number)
+    _, err = supervisor.communicate(timeout=60)
+
+    assert supervisor.returncode == 0, err
+    assert "KeyboardInterrupt" not in err
+
+
+def test_a_second_signal_gives_running_jobs_back_without_an_attempt_spent(
+    processes: Processes, queue: Claims
+) -> None:
+    run_many(nap.bind(60.0) for _ in range(3))
+    supervisor = processes.consumer("--processes", "2", "--concurrency-limit", "1")
+    eventually(lambda: states()["running"] == 2)
+    mine = children(supervisor)
+
+    supervisor.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        supervisor.wait(0.5)
+    code, _ = processes.end(supervisor)
+
+    assert code == 1
+    assert not any(alive(pid) for pid in mine)
+    assert set(Job.objects.values_list("state", "attempts", "consumer")) == {("ready", 0, None)}
+
+
+@on_one_database
+@pytest.mark.parametrize("options", [[], ["--processes", "1"]])
+def test_sigquit_gives_running_jobs_back_at_once(
+    processes: Processes, queue: Claims, options: list[str]
+) -> None:
+    nap.run_later(60.0)
+    consumer = processes.consumer(*options)
+    eventually(lambda: states()["running"])
+
+    assert processes.end(consumer, signal.SIGQUIT)[0] == 1
+    assert set(Job.objects.values_list("state", "attempts", "consumer")) == {("ready", 0, None)}
+
+
+@on_one_database
+def test_a_child_that_does_not_react_is_killed(processes: Processes, queue: Claims) -> None:
+    supervisor = processes.consumer("--processes", "1")
+    add.run_later(1).join(30)
+    (child,) = children(supervisor)
+    os.kill(child, signal.SIGSTOP)
+
+    code, err = processes.end(supervisor, signal.SIGQUIT)
+
+    assert code == 1
+    assert f"child {child} was ended by SIGKILL" in err
+    assert not alive(child)
