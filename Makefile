@@ -1,9 +1,10 @@
 # Each target builds what it needs in $(VENV) first. Nothing but Python >= 3.11 and make has to be there.
 #
 #   PYTHON=python3.12   the interpreter that $(VENV) is made with
-#   ARGS='-k claims'    passed on to the program behind demo, test and bench
+#   ARGS='-k claims'    passed on to the program behind demo, test, bench and chaos
 
 VENV ?= .venv
+PEERS_VENV ?= .venv-peers
 PYTHON ?=
 ARGS ?=
 
@@ -13,16 +14,18 @@ PYTHONS = $(if $(PYTHON),$(PYTHON),python3 python3.14 python3.13 python3.12 pyth
 SUITABLE = import sys; assert sys.version_info >= (3, 11); import ensurepip, sqlite3, ssl, venv
 
 BIN = $(VENV)/bin
-PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
+QUIETLY = -m pip --disable-pip-version-check --quiet
+PIP = $(BIN)/python $(QUIETLY)
 
 # For programs that load the tests' settings and run no test: they need no server, and leave nothing behind.
 AT_REST = DJJP_TEST_HOME=$(VENV) DJJP_TEST_SERVER_URL=sqlite://:memory:
 
 .NOTPARALLEL:
-.PHONY: help venv demo demo-site test lint types migrations bench clean
+.PHONY: help venv demo demo-site test lint types migrations clean
+.PHONY: bench bench-peers bench-scale bench-isolation
 
 help: ## list the targets
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
 venv: $(VENV)/.installed-dev ## everything for working on djjp, in .venv
 	@echo "$(VENV) is ready."
@@ -49,8 +52,20 @@ migrations: $(VENV)/.installed-dev ## fail where a model has changed and no migr
 bench: $(VENV)/.installed-test ## the benchmarks; ARGS='--json' for a program's eyes
 	$(BIN)/python -m benchmarks $(ARGS)
 
+bench-peers: $(PEERS_VENV)/.installed ## djjp next to other queues, which it installs in .venv-peers
+	$(PEERS_VENV)/bin/python -m benchmarks.peers $(ARGS)
+
+bench-scale: $(VENV)/.installed-test ## what a queue of millions of jobs costs
+	$(BIN)/python -m benchmarks.scale $(ARGS)
+
+bench-isolation: $(VENV)/.installed-test ## what the queue costs the application's own writes
+	$(BIN)/python -m benchmarks.isolation $(ARGS)
+
+chaos: $(VENV)/.installed-test ## consumers die, databases go away: nothing lost, nothing run twice
+	$(BIN)/python -m tests.chaos $(ARGS)
+
 clean: ## remove what the targets here have made
-	rm -rf $(VENV) .tox build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(PEERS_VENV) .tox build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	rm -f example_multidb/*.sqlite3 example_multidb/*.sqlite3-*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -60,11 +75,20 @@ $(VENV)/.installed-%: pyproject.toml $(BIN)/python
 	@$(PIP) install --editable '.[$*]'
 	@touch $@
 
-$(BIN)/python:
+# Line by line: a queue that cannot be installed here is missing from the table, and nothing else is.
+$(PEERS_VENV)/.installed: pyproject.toml benchmarks/peers/requirements.txt $(PEERS_VENV)/bin/python
+	@echo "Installing other queues into $(PEERS_VENV) ..."
+	@$(PEERS_VENV)/bin/python $(QUIETLY) install --editable '.[test]'
+	@grep -v '^#' benchmarks/peers/requirements.txt | while read -r wanted; do \
+	    $(PEERS_VENV)/bin/python $(QUIETLY) install "$$wanted" || echo "Left out: $$wanted" >&2; \
+	done
+	@touch $@
+
+$(BIN)/python $(PEERS_VENV)/bin/python:
 	@for python in $(PYTHONS); do \
 	    if "$$python" -c '$(SUITABLE)' >/dev/null 2>&1; then \
-	        echo "Making $(VENV) with $$("$$python" --version) ..."; \
-	        exec "$$python" -m venv --clear $(VENV); \
+	        echo "Making $(@:/bin/python=) with $$("$$python" --version) ..."; \
+	        exec "$$python" -m venv --clear $(@:/bin/python=); \
 	    fi; \
 	done; \
 	echo "No suitable Python among: $(PYTHONS)." >&2; \

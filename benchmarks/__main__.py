@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 
 from benchmarks import environment, report
+from benchmarks.options import count, some_of
 
 SECTIONS = ("table", "drain", "enqueue", "pickup")
 # With --quick: rows of the table that cannot take less than so many seconds are left out.
@@ -48,13 +49,11 @@ def _measures(options: argparse.Namespace) -> dict[str, Callable[[], report.Sect
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
     add = parser.add_argument
-    add("--only", type=_some_of(SECTIONS), default=SECTIONS, help=f"of {','.join(SECTIONS)}")
+    add("--only", type=some_of(SECTIONS), default=SECTIONS, help=f"of {','.join(SECTIONS)}")
     databases = environment.DATABASES
-    add(
-        "--databases", type=_some_of(databases), default=databases, help=f"of {','.join(databases)}"
-    )
+    add("--databases", type=some_of(databases), default=databases, help=f"of {','.join(databases)}")
     add("--json", action="store_true", help="print JSON only; progress goes to stderr in any case")
-    add("--repeat", type=_count, default=3, help="times that all but the table is measured (3)")
+    add("--repeat", type=count, default=3, help="times that all but the table is measured (3)")
     add("--seed", type=int, default=1, help="of the sleeps and pauses (1)")
 
     table = parser.add_argument_group("table")
@@ -63,36 +62,17 @@ def _parser() -> argparse.ArgumentParser:
         "--quick", action="store_true", help=f"leave out rows of over {_QUICK:.0f} s at best"
     )
     others = parser.add_argument_group("drain, enqueue, pickup").add_argument
-    others("--drain-jobs", type=_count, default=20_000, help="jobs to drain (20000)")
-    others(
-        "--enqueue-jobs", type=_count, default=10_000, help="jobs to enqueue in each way (10000)"
-    )
-    others("--samples", type=_count, default=200, help="pickups to time (200)")
+    others("--drain-jobs", type=count, default=20_000, help="jobs to drain (20000)")
+    others("--enqueue-jobs", type=count, default=10_000, help="jobs to enqueue in each way (10000)")
+    others("--samples", type=count, default=200, help="pickups to time (200)")
     others("--idle-seconds", type=float, default=5.0, help="how long idling is measured (5)")
     return parser
-
-
-def _some_of(known: Sequence[str]) -> Callable[[str], list[str]]:
-    def parse(text: str) -> list[str]:
-        names = text.split(",")
-        if unknown := set(names).difference(known):
-            raise argparse.ArgumentTypeError(f"{unknown.pop()!r} is none of {', '.join(known)}")
-        return names
-
-    return parse
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
-    return number
 
 
 def _rows(text: str) -> list[tuple[int, int]]:
     pairs = [part.partition("x") for part in text.split(",")]
     try:
-        return [(_count(jobs), _count(threads)) for jobs, _, threads in pairs]
+        return [(count(jobs), count(threads)) for jobs, _, threads in pairs]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form 100x1,1000x50") from None
 

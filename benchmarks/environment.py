@@ -31,8 +31,11 @@ def made(databases: Sequence[str]) -> Iterator[None]:
         os.environ["DJJP_BENCH_HOME"] = home
         os.environ["DJANGO_SETTINGS_MODULE"] = "benchmarks.settings"
         if "postgresql" in databases:
-            url = stack.enter_context(_postgresql(Path(home)))
+            url = stack.enter_context(postgresql(Path(home)))
             os.environ["DJJP_BENCH_POSTGRES_URL"] = url
+            if "DJJP_BENCH_APPLICATION" in os.environ:
+                other = stack.enter_context(another(url, "application"))
+                os.environ["DJJP_BENCH_POSTGRES_APPLICATION_URL"] = other
 
         import django
         from django.core.management import call_command
@@ -47,7 +50,7 @@ def made(databases: Sequence[str]) -> Iterator[None]:
 
 
 @contextmanager
-def _postgresql(home: Path) -> Iterator[str]:
+def postgresql(home: Path) -> Iterator[str]:
     """The URL of a new database, on the server that is named or on one started from its wheel."""
     try:
         import psycopg
@@ -64,6 +67,21 @@ def _postgresql(home: Path) -> Iterator[str]:
         stack.callback(connection.execute, f"DROP DATABASE {name} WITH (FORCE)")
         address, mark, options = server.partition("?")
         yield f"{address.rpartition('/')[0]}/{name}{mark}{options}"
+
+
+@contextmanager
+def another(url: str, name: str) -> Iterator[str]:
+    """The URL of one more new database, on the server of another."""
+    import psycopg
+
+    address, mark, options = url.partition("?")
+    name = f"{address.rpartition('/')[2]}_{name}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+        try:
+            yield f"{address.rpartition('/')[0]}/{name}{mark}{options}"
+        finally:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
 @contextmanager
@@ -100,7 +118,7 @@ def empty(alias: str) -> None:
     from django.db import connections
 
     with connections[alias].cursor() as cursor:
-        if alias == "postgresql":
+        if connections[alias].vendor == "postgresql":
             cursor.execute("TRUNCATE djjp_job, djjp_attempt")
             return
         cursor.execute("DELETE FROM djjp_attempt")
@@ -109,13 +127,12 @@ def empty(alias: str) -> None:
         cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def facts() -> dict[str, str | int]:
+def machine() -> dict[str, str | int]:
     """What a reader has to know of the machine to judge a figure."""
     import platform
     import sqlite3
 
     import django
-    from django.db import connections
 
     found: dict[str, str | int] = {
         "cores": len(os.sched_getaffinity(0))
@@ -126,12 +143,20 @@ def facts() -> dict[str, str | int]:
         "django": django.get_version(),
         "sqlite": sqlite3.sqlite_version,
     }
+    if hasattr(os, "getloadavg"):
+        found["load"] = f"{os.getloadavg()[0]:.2f}"
+    return found
+
+
+def facts() -> dict[str, str | int]:
+    """The machine, and the PostgreSQL server of this run."""
+    from django.db import connections
+
+    found = machine()
     if "postgresql" in connections.settings:
         with connections["postgresql"].cursor() as cursor:
             cursor.execute("SHOW server_version")
             found["postgresql"] = str(cursor.fetchone()[0])
             cursor.execute("SHOW fsync")
             found["postgresql_fsync"] = str(cursor.fetchone()[0])
-    if hasattr(os, "getloadavg"):
-        found["load"] = f"{os.getloadavg()[0]:.2f}"
     return found

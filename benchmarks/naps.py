@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import heapq
-import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from benchmarks.environment import empty, on
 from benchmarks.jobs import nap
 from benchmarks.processes import drained
 from benchmarks.report import Column, Section, progress
-
-_SHORTEST, _LONGEST = 0.010, 0.100
+from benchmarks.sleeping import ideal, sleeps
 
 _COLUMNS = [
     Column("database", "database"),
@@ -44,20 +41,6 @@ ROWS = [
     Row(1_000, 50),
     Row(10_000, 50),
 ]
-
-
-def sleeps(count: int, seed: int) -> list[float]:
-    """How long each job sleeps: the same for every database, and a longer row only goes on."""
-    dice = random.Random(seed)
-    return [dice.uniform(_SHORTEST, _LONGEST) for _ in range(count)]
-
-
-def ideal(naps: Iterable[float], slots: int) -> float:
-    """When the last nap ends if each begins, in order, the moment that a slot is free."""
-    free = [0.0] * slots
-    for seconds in naps:
-        heapq.heapreplace(free, free[0] + seconds)
-    return max(free)
 
 
 def measure(

@@ -24,8 +24,47 @@ DATABASES: dict[str, dict[str, Any]] = {
 if url := os.environ.get("DJJP_BENCH_POSTGRES_URL"):
     DATABASES["postgresql"] = queue_database(url)
 
+# Only `isolation.py` measures the application's own database: it is given the queue's settings, which
+# are the better ones, so that nothing but the place of the queue differs. The writer's "default" is
+# the one that its writes go to.
+if "DJJP_BENCH_APPLICATION" in os.environ:
+    DATABASES["default"] = queue_database(HOME / "application.sqlite3")
+    if url := os.environ.get("DJJP_BENCH_POSTGRES_APPLICATION_URL"):
+        DATABASES["application"] = queue_database(url)
+    DATABASES["default"] = DATABASES[os.environ.get("DJJP_BENCH_WRITES", "default")]
+
 DATABASE_ROUTERS = ["djjp.routers.QueueRouter"]
 DJJP = {"db_name": os.environ.get("DJJP_BENCH_ALIAS", "sqlite")}
+
+# Only `scale.py` looks at the admin; a consumer starts sooner without.
+if "DJJP_BENCH_ADMIN" in os.environ:
+    INSTALLED_APPS += [
+        "django.contrib.admin",
+        "django.contrib.auth",
+        "django.contrib.contenttypes",
+        "django.contrib.messages",
+        "django.contrib.sessions",
+    ]
+    MIDDLEWARE = [
+        "django.contrib.sessions.middleware.SessionMiddleware",
+        "django.contrib.auth.middleware.AuthenticationMiddleware",
+        "django.contrib.messages.middleware.MessageMiddleware",
+    ]
+    TEMPLATES = [
+        {
+            "BACKEND": "django.template.backends.django.DjangoTemplates",
+            "APP_DIRS": True,
+            "OPTIONS": {
+                "context_processors": [
+                    "django.template.context_processors.request",
+                    "django.contrib.auth.context_processors.auth",
+                    "django.contrib.messages.context_processors.messages",
+                ]
+            },
+        }
+    ]
+    ROOT_URLCONF = "benchmarks.urls"
+    ALLOWED_HOSTS = ["testserver"]
 
 # A consumer logs when it begins and when it ends; `processes.py` reads the times.
 if log := os.environ.get("DJJP_BENCH_LOG"):

@@ -1,9 +1,12 @@
-"""The Django app: finds the `jobs.py` of every installed app and registers the checks."""
+"""The Django app: finds the `jobs.py`, and `tasks.py`, of every installed app and registers the checks."""
 
 from __future__ import annotations
 
+import sys
+
 from django.apps import AppConfig
-from django.utils.module_loading import autodiscover_modules
+from django.conf import settings
+from django.utils.module_loading import autodiscover_modules, import_string
 
 
 class DjjpConfig(AppConfig):
@@ -20,7 +23,25 @@ class DjjpConfig(AppConfig):
         checks.register()
         try:
             autodiscover_modules("jobs")
+            if _has_tasks():
+                from djjp.backend import discover
+
+                discover()
         except JobNameTaken as conflict:
             # Held for the system check, which says it with its fix; the decorator itself raised at once,
             # so the module that repeats the name stays unimported.
             registry.conflict = conflict
+
+
+def _has_tasks() -> bool:
+    """Whether a backend in `TASKS` is djjp's, or derived from it."""
+    for params in getattr(settings, "TASKS", {}).values():
+        path = params.get("BACKEND", "")
+        if not path.startswith(("django.tasks.", "django_tasks.")):
+            try:
+                import_string(path)
+            except ImportError:
+                if path.startswith("djjp."):
+                    raise
+                # Django's own check says it.
+    return "djjp.backend" in sys.modules

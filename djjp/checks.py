@@ -13,18 +13,20 @@ from django.db import DatabaseError, connections, router
 
 from djjp import claims, conf, registry
 from djjp.claims import Problem
-from djjp.routers import APP_LABEL, QueueRouter
+from djjp.outbox import rows
+from djjp.routers import APP_LABEL, OUTBOX_LABEL, QueueRouter
 
 
 def register() -> None:
     """Register the checks; those that connect run where `check --database` names the queue's alias."""
     checks.register(_configuration, APP_LABEL)
+    checks.register(_promise, APP_LABEL, deploy=True)
     checks.register(_server, APP_LABEL, checks.Tags.database)
 
 
 def _configuration(**kwargs: Any) -> list[CheckMessage]:
     """What can be told without connecting. The first stage that fails speaks alone."""
-    return _first() or [*_engine(), *_router()]
+    return _first() or [*_engine(), *(list(_router()) or _outbox())]
 
 
 def _first() -> list[CheckMessage]:
@@ -99,6 +101,45 @@ def _router() -> Iterator[CheckMessage]:
             return
 
 
+def _outbox() -> Iterator[CheckMessage]:
+    settings = conf.current()
+    for alias in settings.outbox:
+        problem = None
+        if alias not in connections.settings:
+            problem = "is no alias in DATABASES"
+        elif alias == settings.db_name != "default":
+            problem = "is the queue's own database: it needs no outbox"
+        if problem:
+            yield _error(
+                "E011",
+                f"DJJP['outbox'] names {alias!r}, which {problem}",
+                "Name databases of the application there, by their aliases.",
+            )
+            return
+    for alias in rows.outboxes():
+        for model in apps.get_app_config(OUTBOX_LABEL).get_models():
+            if not router.allow_migrate_model(alias, model):
+                yield _error(
+                    "E012",
+                    f"the outbox of {alias!r} belongs on that database, but a router keeps its table out",
+                    "Put 'djjp.routers.QueueRouter' first in DATABASE_ROUTERS.",
+                )
+
+
+def _promise(**kwargs: Any) -> list[CheckMessage]:
+    """Not wrong, but good to know before a project goes live."""
+    if _first() or _alias() == "default" or rows.installed():
+        return []
+    return [
+        _warning(
+            "W001",
+            "a job that is enqueued inside atomic() is written to the queue once the transaction has "
+            "committed: it is lost when the process dies in between, or when the queue does not answer",
+            "Add 'djjp.outbox' to INSTALLED_APPS and run migrate, or silence this check.",
+        )
+    ]
+
+
 def _server(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
     if _first() or _alias() not in (databases or ()):
         return []
@@ -118,3 +159,7 @@ def _server(databases: Sequence[str] | None = None, **kwargs: Any) -> list[Check
 
 def _error(code: str, message: str, hint: str) -> CheckMessage:
     return Error(message, hint=hint, id=f"djjp.{code}")
+
+
+def _warning(code: str, message: str, hint: str) -> CheckMessage:
+    return checks.Warning(message, hint=hint, id=f"djjp.{code}")

@@ -6,6 +6,10 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from uuid import UUID
 
+from djjp.claims import Claimed, Progress
+
+_MOST = 2**63 - 1
+
 
 class CurrentJob:
     """The job that runs here.
@@ -16,18 +20,24 @@ class CurrentJob:
         attempt: the number of this execution, from 1.
     """
 
-    def __init__(
-        self,
-        id: UUID,
-        name: str,
-        attempt: int,
-        report: Callable[[int, int | None], None] | None = None,
-    ) -> None:
-        self.id = id
-        self.name = name
-        self.attempt = attempt
+    __slots__ = ("_cancelled", "_claimed", "_report")
+
+    def __init__(self, claimed: Claimed, report: Callable[[Progress], None] | None = None) -> None:
+        self._claimed = claimed
         self._report = report
         self._cancelled = False
+
+    @property
+    def id(self) -> UUID:
+        return self._claimed.id
+
+    @property
+    def name(self) -> str:
+        return self._claimed.name
+
+    @property
+    def attempt(self) -> int:
+        return self._claimed.attempt
 
     def __repr__(self) -> str:
         return f"<CurrentJob {self.name} {self.id} attempt {self.attempt}>"
@@ -51,12 +61,16 @@ class CurrentJob:
 
         Raises:
             TypeError: a number is not a whole one.
+            ValueError: it is one that a database's 63 bits do not hold.
         """
-        for number in (done, total):
-            if number is not None and (not isinstance(number, int) or isinstance(number, bool)):
+        numbers: list[object] = [done] if total is None else [done, total]
+        for number in numbers:
+            if not isinstance(number, int) or isinstance(number, bool):
                 raise TypeError(f"progress takes whole numbers, not {number!r}")
+            if not -_MOST <= number <= _MOST:
+                raise ValueError(f"progress takes numbers of up to 63 bits, not {number!r}")
         if self._report is not None:
-            self._report(done, total)
+            self._report(Progress(self._claimed, done, total))
 
 
 running: ContextVar[CurrentJob | None] = ContextVar("djjp_current_job", default=None)

@@ -84,13 +84,17 @@ class Retry(Exception):
         message: why, for the list of errors.
     """
 
+    after: float | None = None
+
     def __init__(
         self, message: str = "the job asked to run again", *, after: float | timedelta | None = None
     ) -> None:
         super().__init__(message)
         if isinstance(after, timedelta):
             after = after.total_seconds()
-        if after is not None and (not isinstance(after, (int, float)) or after < 0):
+        number = isinstance(after, (int, float)) and not isinstance(after, bool)
+        # "not … >= 0" is true of NaN too.
+        if after is not None and not (number and after >= 0):
             raise ValueError(f"after is {after!r}; it must be seconds, 0 or more, or a timedelta")
         self.after = after
 

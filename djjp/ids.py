@@ -31,3 +31,9 @@ def new_id() -> UUID:
     millisecond, fraction = divmod(tick, 4096)
     tail = int.from_bytes(os.urandom(8), "big") >> 2
     return UUID(int=(millisecond << 80) | (0x7 << 76) | (fraction << 64) | (0b10 << 62) | tail)
+
+
+def made_at(id: UUID) -> float:
+    """When `new_id()` made an id, in seconds since the epoch."""
+    ticks = (id.int >> 80) * 4096 + (id.int >> 64 & 0xFFF)
+    return ticks / 4_096_000

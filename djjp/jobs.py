@@ -27,7 +27,7 @@ from djjp.handles import JobHandle, aget_job, get_job
 from djjp.ids import new_id
 from djjp.models import OnCrash, State
 from djjp.outbox.enqueue import enqueue
-from djjp.retries import Backoff, exponential
+from djjp.retries import Backoff, exponential, span
 
 __all__ = [
     "BoundJob",
@@ -89,6 +89,11 @@ class RegisteredJob(Generic[P, R]):
     def is_coroutine(self) -> bool:
         return inspect.iscoroutinefunction(self.function)
 
+    @cached_property
+    def limit(self) -> float | None:
+        """`timeout` in seconds."""
+        return None if self.timeout is None else span("timeout", self.timeout)
+
     def using(
         self,
         *,
@@ -129,6 +134,9 @@ class RegisteredJob(Generic[P, R]):
         return await self.bind(*args, **kwargs).arun_later()
 
     # In a consumer
+
+    #: Whether `ended` is to be called.
+    tells = False
 
     def function_for(self, claimed: Claimed, consumer: str) -> Callable[..., Any]:
         """What to call with the decoded arguments; a task's does more than its function."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from djjp.exceptions import JobNameTaken, JobNotRegistered
 
@@ -15,6 +16,21 @@ _jobs: dict[str, RegisteredJob[..., Any]] = {}
 conflict: JobNameTaken | None = None
 
 
+class Tasks(NamedTuple):
+    """How rows of tasks are told and what they run; there once a backend of tasks is in use.
+
+    Attributes:
+        marked: whether a row's arguments are those of a task.
+        found: the task of a row's name and arguments; for one that is gone, one that fails and says so.
+    """
+
+    marked: Callable[[str], bool]
+    found: Callable[[str, str], RegisteredJob[..., Any]]
+
+
+tasks: Tasks | None = None
+
+
 def add(job: RegisteredJob[..., Any]) -> None:
     """Register a job under its name.
 
@@ -23,6 +39,8 @@ def add(job: RegisteredJob[..., Any]) -> None:
             that is loaded twice, takes its own place.
     """
     taken = _jobs.get(job.name)
+    if taken is not None and type(taken) is not type(job):
+        raise JobNameTaken(f"{job.name!r} is a job and a task: keep one of @job and @task")
     if taken is not None and _place(taken) != _place(job):
         raise JobNameTaken(
             f"two jobs are named {job.name!r}: {_where(taken)} and {_where(job)}; "
@@ -31,16 +49,28 @@ def add(job: RegisteredJob[..., Any]) -> None:
     _jobs[job.name] = job
 
 
-def get(name: str) -> RegisteredJob[..., Any]:
-    """The job of this name; raises JobNotRegistered."""
+def find(name: str) -> RegisteredJob[..., Any] | None:
+    """What is registered under this name."""
+    return _jobs.get(name)
+
+
+def get(name: str, arguments: str = "") -> RegisteredJob[..., Any]:
+    """What a row with this name and these arguments runs.
+
+    Raises:
+        JobNotRegistered: no job has this name.
+    """
+    if tasks is not None and tasks.marked(arguments):
+        return tasks.found(name, arguments)
     try:
         return _jobs[name]
     except KeyError:
         raise JobNotRegistered(name) from None
 
 
-def knows(name: str) -> bool:
-    return name in _jobs
+def knows(name: str, arguments: str = "") -> bool:
+    """Whether such a row is for this process. A task's always is: one that is gone fails here."""
+    return name in _jobs or (tasks is not None and tasks.marked(arguments))
 
 
 def _place(job: RegisteredJob[..., Any]) -> tuple[str, str, int]:

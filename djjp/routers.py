@@ -9,10 +9,13 @@ from django.db.models import Model
 from djjp import conf
 
 APP_LABEL = "djjp"
+OUTBOX_LABEL = "djjp_outbox"
 
 
 class QueueRouter:
     """Routes the models of djjp to the queue's alias. Name it first in `DATABASE_ROUTERS`.
+
+    The outbox has its table on the aliases of `DJJP["outbox"]` only, which are the application's.
 
     With `DJJP["db_name"] = "default"` the queue shares the application's database and the router
     only keeps the queue's models there.
@@ -25,6 +28,8 @@ class QueueRouter:
         return self._alias(model, hints)
 
     def _alias(self, model: type[Model], hints: dict[str, Any]) -> str | None:
+        if model._meta.app_label == OUTBOX_LABEL:
+            return _of_the_outbox(hints)
         if model._meta.app_label != APP_LABEL:
             return None
         instance = hints.get("instance")
@@ -45,6 +50,17 @@ class QueueRouter:
         alias = conf.db_name()
         if app_label == APP_LABEL:
             return db == alias
+        if app_label == OUTBOX_LABEL and db not in conf.outbox():
+            return False
         if db == alias and alias != "default":
             return False
         return None
+
+
+def _of_the_outbox(hints: dict[str, Any]) -> str | None:
+    """Where a row of the outbox came from; else the first of the databases that have one."""
+    instance = hints.get("instance")
+    if instance is not None and instance._meta.app_label == OUTBOX_LABEL and instance._state.db:
+        return str(instance._state.db)
+    aliases = conf.outbox()
+    return aliases[0] if aliases else None

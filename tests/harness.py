@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -28,6 +29,10 @@ class Processes:
         """Start a Python process with this code; it has to set Django up by itself."""
         return self._popen(["-c", code], environment)
 
+    def django(self, *command: str, **environment: str) -> subprocess.Popen[str]:
+        """Start `python -m django COMMAND …`, for settings that the environment names."""
+        return self._popen(["-m", "django", *command], environment)
+
     def _popen(self, arguments: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
         settings = {
             "DJJP_TEST_ALIAS": self._alias,
@@ -40,6 +45,7 @@ class Processes:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            process_group=0,  # a supervisor's children are in it
         )
         self._started.append(process)
         return process
@@ -62,8 +68,8 @@ class Processes:
 
     def kill(self) -> None:
         for process in self._started:
-            if process.poll() is None:
-                process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
 
 

@@ -23,43 +23,14 @@ from tests.harness import ROOT
 SETTINGS = """
 from pathlib import Path
 from djjp.databases import queue_database
+from tests.project.plain import *
 
 HOME = Path(__file__).parent
-SECRET_KEY = "only for tests"
-USE_TZ = True
 ROOT_URLCONF = "scratch_urls"
-DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-INSTALLED_APPS = [
-    "django.contrib.admin",
-    "django.contrib.auth",
-    "django.contrib.contenttypes",
-    "django.contrib.messages",
-    "django.contrib.sessions",
-    "djjp",
-]
-MIDDLEWARE = [
-    "django.contrib.sessions.middleware.SessionMiddleware",
-    "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "django.contrib.messages.middleware.MessageMiddleware",
-]
-TEMPLATES = [
-    {
-        "BACKEND": "django.template.backends.django.DjangoTemplates",
-        "APP_DIRS": True,
-        "OPTIONS": {
-            "context_processors": [
-                "django.template.context_processors.request",
-                "django.contrib.auth.context_processors.auth",
-                "django.contrib.messages.context_processors.messages",
-            ]
-        },
-    }
-]
 DATABASES = {
     "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": HOME / "application.sqlite3"},
     "queue": queue_database(HOME / "queue.sqlite3"),
 }
-DATABASE_ROUTERS = ["djjp.routers.QueueRouter"]
 """
 
 URLS = """

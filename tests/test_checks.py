@@ -36,7 +36,7 @@ def found(done: subprocess.CompletedProcess[str]) -> list[tuple[str, str]]:
 
 
 def only(reported: list[tuple[str, str]], id: str) -> str:
-    """The text of the one message that there is."""
+    """The text of the one message; fails where there is none, another, or more."""
     assert [id for id, _ in reported] == [id], reported
     return reported[0][1]
 
@@ -90,9 +90,10 @@ def test_a_missing_alias_is_told_by_the_name_that_the_setting_gives(tmp_path: Pa
     assert "DATABASES['jobs'] = queue_database(" in message
 
 
-def test_a_missing_alias_and_router_are_told_without_a_word_before(tmp_path: Path) -> None:
+def test_where_alias_and_router_are_missing_the_alias_alone_is_told(tmp_path: Path) -> None:
     project = Scratch(tmp_path, 'DATABASES.pop("queue")\nDATABASE_ROUTERS = []\n')
-    only(found(project.run("check", "--database", "default")), "djjp.E002")
+    message = only(found(project.run("check", "--database", "default")), "djjp.E002")
+    assert "queue_database(" in message
 
 
 def test_a_missing_router_is_told_and_raises_nothing_else(tmp_path: Path) -> None:

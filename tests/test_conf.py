@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -22,7 +23,15 @@ def test_without_any_setting_there_are_defaults() -> None:
     with override_settings():
         del settings.DJJP
         assert conf.current() == conf.Settings(
-            db_name="queue", concurrency="threads", concurrency_limit=10, shutdown_timeout=25.0
+            db_name="queue",
+            concurrency="threads",
+            concurrency_limit=10,
+            shutdown_timeout=25.0,
+            heartbeat_limit=30.0,
+            frozen_limit=300.0,
+            max_rescues=3,
+            keep_succeeded=timedelta(days=7),
+            keep_failed=timedelta(days=30),
         )
 
 
@@ -47,6 +56,16 @@ def test_without_any_setting_there_are_defaults() -> None:
         ("shutdown_timeout", False, "seconds, 0 or more"),
         ("shutdown_timeout", None, "seconds, 0 or more"),
         ("shutdown_timeout", math.nan, "seconds, 0 or more"),
+        ("max_rescues", -1, "a whole number, 0 or more"),
+        ("max_rescues", 1.0, "a whole number, 0 or more"),
+        ("max_rescues", True, "a whole number, 0 or more"),
+        ("max_rescues", None, "a whole number, 0 or more"),
+        *(
+            (key, value, "seconds or a timedelta, above 0")
+            for key in ("heartbeat_limit", "frozen_limit", "keep_succeeded", "keep_failed")
+            for value in (0, -1, 0.0, True, "30", math.nan, timedelta(0), -timedelta(seconds=1))
+        ),
+        ("heartbeat_limit", None, "seconds or a timedelta, above 0"),
     ],
 )
 def test_a_wrong_value_is_refused_by_key_value_and_what_is_allowed(
@@ -67,6 +86,16 @@ def test_a_wrong_value_is_refused_by_key_value_and_what_is_allowed(
         ("shutdown_timeout", 0),
         ("shutdown_timeout", 0.5),
         ("shutdown_timeout", 3600),
+        ("max_rescues", 0),
+        ("max_rescues", 1000),
+        ("frozen_limit", None),
+        ("keep_succeeded", None),
+        ("keep_failed", None),
+        *(
+            (key, value)
+            for key in ("heartbeat_limit", "frozen_limit", "keep_succeeded", "keep_failed")
+            for value in (1, 0.001, math.inf, timedelta(microseconds=1), timedelta.max)
+        ),
     ],
 )
 def test_a_value_at_the_edge_of_what_is_allowed_is_taken(key: str, value: Any) -> None:
@@ -135,3 +164,10 @@ def test_settings_cannot_be_changed_by_those_who_read_them() -> None:
 def test_settings_may_come_from_a_file_as_any_mapping() -> None:
     with override_settings(DJJP=json.loads('{"concurrency_limit": 7}')):
         assert conf.current().concurrency_limit == 7
+
+
+@pytest.mark.parametrize(
+    ("span", "seconds"), [(30, 30.0), (0.25, 0.25), (timedelta(minutes=5), 300.0)]
+)
+def test_a_span_is_seconds_or_a_timedelta(span: float | timedelta, seconds: float) -> None:
+    assert conf.seconds(span) == seconds

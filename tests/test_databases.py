@@ -109,6 +109,42 @@ def test_an_sqlite_file_is_in_wal_mode_for_everyone_who_opens_it(
     bare.close()
 
 
+def test_a_new_sqlite_file_has_small_pages(tmp_path: Path, opened: Opens) -> None:
+    queue = opened(queue_database(tmp_path / "queue.sqlite3"))
+    with queue.cursor() as cursor:
+        cursor.execute("CREATE TABLE first (id)")
+    assert pragma(queue, "page_size") == 1024
+
+
+def test_an_sqlite_file_keeps_the_pages_that_it_has(tmp_path: Path, opened: Opens) -> None:
+    import sqlite3
+
+    path = tmp_path / "queue.sqlite3"
+    bare = sqlite3.connect(path, isolation_level=None)
+    bare.execute("PRAGMA page_size=4096")
+    bare.execute("CREATE TABLE kept AS SELECT 'an old row' AS row")
+    queue = opened(queue_database(path))
+    with queue.cursor() as cursor:
+        cursor.execute("INSERT INTO kept VALUES ('a new row')")
+    assert (pragma(queue, "page_size"), pragma(queue, "journal_mode")) == (4096, "wal")
+    assert bare.execute("SELECT row FROM kept").fetchall() == [("an old row",), ("a new row",)]
+    assert bare.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    bare.close()
+
+
+def test_the_log_of_a_new_sqlite_file_is_copied_back_at_four_megabytes(
+    tmp_path: Path, opened: Opens
+) -> None:
+    """Seen from its size: once copied back it is written again from its start, and grows no more."""
+    path = tmp_path / "queue.sqlite3"
+    queue = opened(queue_database(path))
+    with queue.cursor() as cursor:
+        cursor.execute("CREATE TABLE filled (content)")
+        for _ in range(40):
+            cursor.execute("INSERT INTO filled VALUES (zeroblob(500000))")
+    assert 4_000_000 < path.with_name("queue.sqlite3-wal").stat().st_size < 5_500_000
+
+
 @pytest.mark.parametrize(
     ("synchronous", "number"), [("OFF", 0), ("NORMAL", 1), ("full", 2), ("EXTRA", 3)]
 )

@@ -21,9 +21,9 @@ MODULES = {
 
 # Lowest first. A room is a module or a whole package beneath `djjp`.
 FLOORS = {
-    "ground": ["conf", "databases", "routers", "codec", "exceptions", "ids", "signals"],
+    "ground": ["conf", "databases", "routers", "codec", "exceptions", "framework", "ids", "signals"],
     "storage": ["models", "claims", "migrations"],
-    "domain": ["registry", "handles", "jobs", "pipelines", "schedules", "limits", "outbox"],
+    "domain": ["registry", "handles", "results", "tasks", "jobs", "pipelines", "schedules", "limits", "outbox"],
     "runtime": ["consumer"],
     "face": ["admin", "api", "backend", "checks", "management", "testing"],
 }
@@ -31,7 +31,7 @@ FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 HEIGHT = {floor: height for height, floor in enumerate(FLOORS)}
 
 # The app's configuration wires the house up: it stands outside, and reaches in at these doors.
-WIRING = {"apps": {"checks", "exceptions", "registry"}}
+WIRING = {"apps": {"backend", "checks", "exceptions", "registry"}}
 
 LONGEST = 300
 

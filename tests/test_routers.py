@@ -18,7 +18,7 @@ from tests.project.shop.models import Execution
 from tests.scratch import Scratch, postgres_database
 
 OURS = list(apps.get_app_config("djjp").get_models())
-OTHERS = [model for model in apps.get_models() if model._meta.app_label != "djjp"]
+OTHERS = [model for model in apps.get_models() if not model._meta.app_label.startswith("djjp")]
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 by_name = pytest.mark.parametrize("model", OURS, ids=lambda model: model.__name__)
@@ -152,7 +152,7 @@ APPLICATION = {
     "django_session",
     "django_migrations",
 }
-QUEUE = {"djjp_job", "djjp_attempt"}
+QUEUE = {"djjp_job", "djjp_attempt", "djjp_consumer", "djjp_relayed"}
 
 
 def test_migrate_makes_in_each_file_its_own_tables_only(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.admin.templatetags.admin_urls import add_preserved_filters
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import BadRequest, PermissionDenied
 from django.db import transaction
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
@@ -48,7 +49,6 @@ class JobAdmin(Base):
         "state_badge",
         "name",
         "queue_link",
-        "priority",
         "attempts",
         "created",
         "started",
@@ -111,6 +111,17 @@ class JobAdmin(Base):
         self, request: HttpRequest, queryset: QuerySet[Job], search_term: str
     ) -> tuple[QuerySet[Job], bool]:
         return search(queryset, search_term), False
+
+    def response_action(
+        self, request: HttpRequest, *args: Any, **kwargs: Any
+    ) -> HttpResponse | None:
+        """Run an action, once all that is ticked can be the id of a job: a form can be forged."""
+        for ticked in request.POST.getlist(ACTION_CHECKBOX_NAME):
+            try:
+                UUID(ticked)
+            except ValueError:
+                raise BadRequest(f"{ticked!r} is no job's id") from None
+        return super().response_action(request, *args, **kwargs)
 
     @admin.display(description="state")
     def state_badge(self, job: Job) -> SafeString:

@@ -73,8 +73,11 @@ class Claims(ByPeople, Relays, Upkeep, Fitness):
             # In one order, so that two relays do not wait for each other.
             new = self._note_relayed(sorted(job.id for job in jobs), time.time())
             fresh()
-            if new:
-                self.enqueue_many([job for job in jobs if job.id in new])
+            arrived = [job for job in jobs if job.id in new]
+            if len(arrived) == 1:
+                self.enqueue(arrived[0])
+            elif arrived:
+                self.enqueue_many(arrived)
 
     # The consumer's turn
 

@@ -69,6 +69,10 @@ _SESSION = "; ".join(
     )
 )
 
+# Behind a lock that somebody holds a consumer would neither heed a signal nor interrupt a job. It tries
+# again by itself.
+_PATIENCE = "SET lock_timeout = '2s'"
+
 # So that the server notices within seconds that a consumer's machine is gone, and frees its lock.
 _KEEPALIVE = (
     "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3"
@@ -303,7 +307,7 @@ class Notifications:
         # Called for what arrives in the middle of another statement.
         driver.add_notify_handler(self._hear)
         with connection.wrap_database_errors:
-            driver.execute(f"{_SESSION}; {_KEEPALIVE}; LISTEN {CHANNEL}")
+            driver.execute(f"{_SESSION}; {_PATIENCE}; {_KEEPALIVE}; LISTEN {CHANNEL}")
         self._driver = driver
 
     def _hear(self, notification: Any) -> None:

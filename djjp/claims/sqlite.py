@@ -27,6 +27,7 @@ from djjp.claims import lockfile
 from djjp.claims.base import INSERT_COLUMNS, Claims
 from djjp.claims.common import TABLE, moment
 from djjp.claims.data import Claimed, NewJob, Problem, Settled
+from djjp.models import State
 from djjp.claims.relays import RELAYED
 
 T = TypeVar("T")
@@ -53,22 +54,42 @@ ON job.id = json_extract(row.value, '$[0]') AND job.attempts = json_extract(row.
 AND +job.consumer = %s AND +job.state = 'running'"""
 
 # An upsert that never inserts, for behind the fence each id is there. As an UPDATE … FROM it would leave
-# the order of the join to the planner. A job that someone wants to stop does not run again.
-_SETTLE = f"""INSERT INTO {TABLE} (id, state, result, started_at, finished_at, consumer, attempts,
-run_after, reason, name, queue, priority, rescues, created_at, arguments)
+# the order of the join to the planner. Each value of a row costs a look through its text.
+_SETTLE = """INSERT INTO {table} (id, state, result, started_at, finished_at, consumer, attempts{columns},
+name, queue, priority, rescues, created_at, arguments)
 SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
 json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'),
-json_extract(value, '$[6]'), json_extract(value, '$[7]'), json_extract(value, '$[8]'),
-'', '', 0, 0, '', '' FROM json_each(%s) WHERE true
-ON CONFLICT (id) DO UPDATE SET
+json_extract(value, '$[6]'){values}, '', '', 0, 0, '', '' FROM json_each(%s) WHERE true
+ON CONFLICT (id) DO UPDATE SET result = excluded.result, started_at = excluded.started_at,
+consumer = excluded.consumer, attempts = excluded.attempts, {changes}"""
+
+_SETTLE_ENDED = _SETTLE.format(
+    table=TABLE,
+    columns="",
+    values="",
+    changes="state = excluded.state, finished_at = excluded.finished_at, reason = NULL",
+)
+
+# A job that someone wants to stop does not run again.
+_SETTLE_ANY = _SETTLE.format(
+    table=TABLE,
+    columns=", run_after, reason",
+    values=", json_extract(value, '$[7]'), json_extract(value, '$[8]')",
+    changes=f"""
 state = CASE WHEN excluded.state IN ('ready', 'scheduled') AND {TABLE}.cancel_requested
         THEN 'cancelled' ELSE excluded.state END,
 finished_at = CASE WHEN excluded.state IN ('ready', 'scheduled') AND NOT {TABLE}.cancel_requested
         THEN NULL ELSE excluded.finished_at END,
 reason = CASE WHEN excluded.state NOT IN ('succeeded', 'failed')
         THEN coalesce(excluded.reason, {TABLE}.reason) END,
-result = excluded.result, started_at = excluded.started_at, consumer = excluded.consumer,
-attempts = excluded.attempts, run_after = coalesce(excluded.run_after, {TABLE}.run_after)"""
+run_after = coalesce(excluded.run_after, {TABLE}.run_after)""",
+)
+
+# Milliseconds that a consumer waits for a lock in one go.
+_PATIENCE = 2000
+
+_PLAIN_ENDS = (State.SUCCEEDED, State.FAILED)
+
 
 def _retry_locked(work: Callable[[], T], timeout: float) -> T:
     """Do `work` again while SQLite says 'locked' before the busy timeout has passed, as it may at once."""
@@ -178,7 +199,11 @@ class SQLiteClaims(Claims):
             cursor.execute(_FENCE, [keys, consumer])
             accepted = json.loads(cursor.fetchone()[0])
             if accepted:
-                cursor.execute(_SETTLE, [json.dumps([self._values(k, batch[k]) for k in accepted])])
+                ended = all(batch[key].state in _PLAIN_ENDS for key in accepted)
+                cursor.execute(
+                    _SETTLE_ENDED if ended else _SETTLE_ANY,
+                    [json.dumps([self._values(k, batch[k]) for k in accepted])],
+                )
         return {batch[key].id for key in accepted}
 
     def _values(self, key: str, row: Settled) -> tuple[Any, ...]:
@@ -279,10 +304,14 @@ def _lock(folder: Path, consumer: str) -> Path:
 
 
 class DataVersion:
-    """Notices writes of others by `PRAGMA data_version`, a read of shared memory that takes 3 µs."""
+    """Makes a connection a consumer's, and notices writes of others.
+
+    It does so by `PRAGMA data_version`, a read of shared memory that takes 3 µs.
+    """
 
     def __init__(self, claims: SQLiteClaims) -> None:
         self._claims = claims
+        self._driver: Any = None
         self._seen = self._read()
 
     def fileno(self) -> int | None:
@@ -299,9 +328,21 @@ class DataVersion:
     def looks(self) -> float:
         return 1.0
 
+    def _adopt(self, connection: Any) -> None:
+        """Wait less long for a lock than others: a consumer tries again by itself.
+
+        While it waits inside SQLite it can neither heed a signal nor interrupt a job.
+        """
+        driver = connection.connection
+        (allowed,) = driver.execute("PRAGMA busy_timeout").fetchone()
+        driver.execute(f"PRAGMA busy_timeout = {min(int(allowed), _PATIENCE)}")
+        self._driver = driver
+
     def _read(self) -> int:
-        connection = self._claims.connection
+        connection: Any = self._claims.connection
         connection.ensure_connection()
+        if connection.connection is not self._driver:
+            self._adopt(connection)
         # Beneath Django's cursor: this runs two hundred times a second in an idle consumer.
         (version,) = connection.connection.execute("PRAGMA data_version").fetchone()
         return int(version)

@@ -86,7 +86,7 @@ class Upkeep(OnDatabase):
 
     def rescue(
         self, peer: Peer, now: float, *, max_rescues: int, begun: Collection[UUID] | None
-    ) -> tuple[int, int]:
+    ) -> tuple[int, int] | None:
         """Take the jobs of a dead consumer: ready again, or failed where that was once too often.
 
         What had not begun is given back as if it had never been claimed.
@@ -97,18 +97,19 @@ class Upkeep(OnDatabase):
             begun: the jobs that it had begun to run; None where nobody knows, for all.
 
         Returns:
-            How many jobs were taken, and how many of them have failed by it.
+            How many jobs were taken, and how many of them have failed by it; None when nothing was done.
         """
         with self.turn():
             if not self._bury(peer):
-                return 0, 0
+                return None
             ids = set(self.held_by(peer.name))
             unbegun = ids - set(begun) if begun is not None else set()
-            self._give_back(peer.name, unbegun, now)
-            failed = self._rescue(peer.name, ids - unbegun, now, max_rescues)
+            # One that lives after all may report of some at this very moment: those are not taken.
+            returned = self._give_back(peer.name, unbegun, now)
+            rescued, failed = self._rescue(peer.name, ids - unbegun, now, max_rescues)
             if ids:
                 self.announce()
-        return len(ids), failed
+        return returned + rescued, failed
 
     def _bury(self, peer: Peer) -> bool:
         """Remove the row of a dead consumer, unless it has moved."""
@@ -117,17 +118,22 @@ class Upkeep(OnDatabase):
             return not row.exists()
         return row.filter(heartbeat_at=moment(peer.heartbeat)).delete()[0] > 0
 
-    def _give_back(self, consumer: str, ids: Collection[UUID], now: float) -> None:
-        if ids:
-            with self.connection.cursor() as cursor:
-                cursor.execute(
-                    _GIVE_BACK.format(ids=self._within('id')),
-                    [self._stamp(now), consumer, self._id_list(ids)],
-                )
-
-    def _rescue(self, consumer: str, ids: Collection[UUID], now: float, most: int) -> int:
+    def _give_back(self, consumer: str, ids: Collection[UUID], now: float) -> int:
         if not ids:
             return 0
+        with self.connection.cursor() as cursor:
+            cursor.execute(
+                _GIVE_BACK.format(ids=self._within("id")),
+                [self._stamp(now), consumer, self._id_list(ids)],
+            )
+            count: int = cursor.rowcount
+            return count
+
+    def _rescue(
+        self, consumer: str, ids: Collection[UUID], now: float, most: int
+    ) -> tuple[int, int]:
+        if not ids:
+            return 0, 0
         rows = Job.objects.using(self.alias).in_bulk(ids, field_name="pk")
         stamp = self._stamp(now)
         with self.connection.cursor() as cursor:
@@ -151,7 +157,7 @@ class Upkeep(OnDatabase):
             )
             for id, _, attempts, rescues in failed
         )
-        return len(failed)
+        return len(rescued), len(failed)
 
     @abstractmethod
     def _uuid(self, value: object) -> UUID:

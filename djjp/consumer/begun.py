@@ -10,9 +10,12 @@ though not the machine, and after a reboot nobody believes it.
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
+
+from djjp.claims import Claimed
 
 _HEADER, _CELL = 64, 16
 _EMPTY = bytes(_CELL)
@@ -28,7 +31,8 @@ class Begun:
         self._map: mmap.mmap | None = None
         self._path = None if folder is None else _path(folder, consumer)
         self._free = list(range(_HEADER, _HEADER + jobs * _CELL, _CELL))
-        self._cells: dict[UUID, int] = {}
+        # By the identity of what was claimed: the hash of a UUID costs as much as all the rest.
+        self._cells: dict[int, int] = {}
         boot = _boot()
         if self._path is None or boot is None:
             return
@@ -37,23 +41,26 @@ class Begun:
             file.flush()
             self._map = mmap.mmap(file.fileno(), 0)
 
-    def expect(self, id: UUID) -> None:
-        """Keep a cell for a job that was claimed."""
+    def expect(self, jobs: Iterable[Claimed]) -> None:
+        """Keep a cell for each job that was claimed."""
         if self._map is not None:
-            self._cells[id] = self._free.pop()
+            self._cells.update((id(job), self._free.pop()) for job in jobs)
 
-    def mark(self, id: UUID) -> None:
+    def mark(self, job: Claimed) -> None:
         """Note that the job begins; called on its thread."""
-        cell = self._cells.get(id)
+        cell = self._cells.get(id(job))
         if cell is not None and self._map is not None:
-            self._map[cell : cell + _CELL] = id.bytes
+            self._map[cell : cell + _CELL] = job.id.bytes
 
-    def forget(self, id: UUID) -> None:
-        """The job was settled: its cell is free again."""
-        cell = self._cells.pop(id, None)
-        if cell is not None and self._map is not None:
-            self._map[cell : cell + _CELL] = _EMPTY
-            self._free.append(cell)
+    def forget(self, jobs: Iterable[Claimed]) -> None:
+        """The jobs were settled: their cells are free again."""
+        note, cells, free = self._map, self._cells, self._free
+        if note is None:
+            return
+        for job in jobs:
+            if (cell := cells.pop(id(job), None)) is not None:
+                note[cell : cell + _CELL] = _EMPTY
+                free.append(cell)
 
     def close(self) -> None:
         """Remove the note."""

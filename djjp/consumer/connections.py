@@ -8,6 +8,7 @@ thread that is known to have none open is not asked.
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from typing import Any
 
 from django.db import connections
@@ -40,6 +41,18 @@ def tidy() -> None:
             connection.close_if_unusable_or_obsolete()
         open_ones = open_ones or connection.connection is not None
     _thread.may_have_open = open_ones
+
+
+def replace() -> None:
+    """Close this thread's connections and forget them, so that the next use makes new ones.
+
+    For when an exception has struck wherever the thread just was: Django may be left in the belief that
+    a transaction is open, and then no job on this thread could use the connection again.
+    """
+    for connection in connections.all(initialized_only=True):
+        with suppress(Exception):  # whatever state it is in
+            connection.close()
+        del connections[connection.alias]
 
 
 def _opened(**kwargs: Any) -> None:

@@ -80,7 +80,6 @@ class Consumer:
         self._pool = ThreadPool(
             limit,
             report=self._report,
-            begin=lambda job: self._begun.mark(job.id),
             progress=self._note_progress,
             desk=self._desk,
             consumer=self.name,
@@ -89,6 +88,7 @@ class Consumer:
         self._outcomes: deque[Outcome] = deque()
         self._progress: dict[UUID, Progress] = {}
         self._held: dict[UUID, Claimed] = {}
+        self._taken: set[Claimed] = set()  # what others have taken over while it ran here
         self._unknown: list[str] = []
 
         self._may_have_ready = True  # whether a claim may find something
@@ -121,32 +121,37 @@ class Consumer:
     def run(self) -> bool:
         """Work until stopped; returns whether each job that was begun ended here."""
         self._claims = queue()
-        self._appear()
-        listener = self._claims.listener()
+        listener: Listener | None = None
         pause = _FIRST_PAUSE
         try:
             while True:
                 self._enforce_at = time.monotonic() + self._pool.enforce()
                 try:
-                    if pause > _FIRST_PAUSE:
+                    if listener is None:
+                        self._appear()
+                        listener = self._claims.listener()
+                    elif pause > _FIRST_PAUSE:
                         self._reconcile()
+                    self._maintenance.beat()
                     self._look(listener)
                     self._turn()
                     self._maintenance.work(prune=not self._stops)
                     if self._over():
+                        self._presence.end()
                         break
                     pause = _FIRST_PAUSE
+                    self._rest(listener)
                 except DatabaseError as error:
                     logger.warning(
-                        "the queue's database refused (%s); again in %.1f s", error, pause
+                        "the queue's database refused (%s); again in %.1f s",
+                        " ".join(str(error).split()),
+                        pause,
                     )
+                    self._desk.lay_back()
                     if not self._recover(pause):
                         logger.error("%d jobs are left to be rescued", len(self._held))
                         return False
                     pause = min(2 * pause, _LAST_PAUSE)
-                else:
-                    self._rest(listener)
-            self._presence.end()
             self._begun.close()
             return not self._held
         finally:
@@ -157,8 +162,9 @@ class Consumer:
     def _appear(self) -> None:
         """Show the others that this consumer lives, under its present name."""
         self._presence = Presence(self._claims, self.name, self._queues, self._limit)
-        self._begun = Begun(self._claims.notes(), self.name, self._limit + LONGEST)
         self._presence.begin()
+        self._begun = Begun(self._claims.notes(), self.name, self._limit + LONGEST)
+        self._pool.begin = self._begun.mark
         self._maintenance = Maintenance(self._claims, self._presence, self._lost)
 
     def _lost(self) -> None:
@@ -168,8 +174,9 @@ class Consumer:
             self.name,
             len(self._held),
         )
-        self._pool.take_back()
+        waiting = self._pool.take_back()
         self._pool.cancel(self._held.values())
+        self._taken.update(set(self._held.values()).difference(waiting))
         self._held.clear()
         self._claims.let_go(self.name)
         self._begun.close()
@@ -205,7 +212,7 @@ class Consumer:
 
     def _turn(self) -> None:
         reported = list(self._outcomes)
-        outcomes = [o for o in reported if self._held.get(o.claimed.id) == o.claimed]
+        outcomes = [o for o in reported if o.claimed not in self._taken] if self._taken else reported
         now = time.time()
         due = self._due is not None and self._due <= now and not self._stops
         room = self._room(len(outcomes))
@@ -257,42 +264,47 @@ class Consumer:
             self.name, room, now, queues=self._queues, without=self._unknown
         )
         unknown = [job for job in claimed if not registry.knows(job.name, job.arguments)]
-        if unknown:
-            self._claims.release(self.name, unknown)
-        return claimed
-
-    def _begin(self, claimed: list[Claimed]) -> None:
-        known = [job for job in claimed if registry.knows(job.name, job.arguments)]
-        for name in {job.name for job in claimed} - {job.name for job in known}:
+        if not unknown:
+            return claimed
+        self._claims.release(self.name, unknown)
+        for name in {job.name for job in unknown}:
             logger.warning("left to other consumers: no job named %r is registered here", name)
             self._unknown.append(name)
-        for job in known:
-            self._held[job.id] = job
-            self._begun.expect(job.id)
-        self._pool.submit(known)
+        return [job for job in claimed if job not in unknown]
+
+    def _begin(self, claimed: list[Claimed]) -> None:
+        if claimed:
+            self._held.update((job.id, job) for job in claimed)
+            self._begun.expect(claimed)
+            self._pool.submit(claimed)
 
     def _settle(self, reported: list[Outcome], accepted: set[UUID]) -> None:
+        """Let go of what has ended, now that it is written."""
+        jobs = [outcome.claimed for outcome in reported]
+        self.executed += len(jobs)
+        self._read_ahead.learn(outcome.finished_at - outcome.started_at for outcome in reported)
+        self._pool.forget(jobs)
         for outcome in reported:
             self._outcomes.popleft()
-            self.executed += 1
-            job, failure = outcome.claimed, outcome.failure
-            self._read_ahead.learn(outcome.finished_at - outcome.started_at)
-            self._pool.forget(job)
-            ours = self._held.get(job.id) == job
-            if ours:
-                self._forget(job)
-            if not ours or job.id not in accepted:
+            job = outcome.claimed
+            if self._taken and job in self._taken:
+                self._taken.discard(job)
+            else:
+                del self._held[job.id]
+            if job.id not in accepted:
                 logger.warning("%s %s is no longer ours; its outcome is dropped", job.name, job.id)
-                continue
-            if outcome.state not in FINISHED:
-                self._comes_again(outcome)
-            if failure is not None:
-                kind, message = failure.exception_class, failure.message
-                logger.warning("%s %s failed: %s: %s", job.name, job.id, kind, message)
+            elif outcome.state != State.SUCCEEDED:
+                self._ended_otherwise(outcome)
+        self._begun.forget(jobs)
 
-    def _forget(self, job: Claimed) -> None:
-        del self._held[job.id]
-        self._begun.forget(job.id)
+    def _ended_otherwise(self, outcome: Outcome) -> None:
+        if outcome.state not in FINISHED:
+            self._comes_again(outcome)
+        if outcome.failure is not None:
+            job, failure = outcome.claimed, outcome.failure
+            logger.warning(
+                "%s %s failed: %s: %s", job.name, job.id, failure.exception_class, failure.message
+            )
 
     def _comes_again(self, outcome: Outcome) -> None:
         """A job that has failed will run again: now, or when it is due."""
@@ -361,7 +373,8 @@ class Consumer:
         if jobs:
             self._release(jobs)
             for job in jobs:
-                self._forget(job)
+                del self._held[job.id]
+            self._begun.forget(jobs)
 
     def _release(self, jobs: list[Claimed]) -> None:
         with self._claims.turn():

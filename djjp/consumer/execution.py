@@ -12,6 +12,7 @@ import ctypes
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import copy_context
 from typing import Any
 
@@ -22,10 +23,13 @@ from djjp.claims import Claimed, Outcome, Progress
 from djjp.consumer import connections
 from djjp.consumer.failures import describe
 from djjp.current import CurrentJob, running
-from djjp.exceptions import Discard, JobInterrupted, JobNotRegistered, JobTimedOut, Retry
+from djjp.exceptions import Discard, JobInterrupted, JobTimedOut, Retry
 from djjp.models import State
 
 logger = logging.getLogger("djjp.consumer")
+
+# The last moment that a retry can be put off to: the year 9999, in any time zone.
+_LATEST = 253_370_000_000.0
 
 
 class Execution:
@@ -39,6 +43,17 @@ class Execution:
         current: what the job sees of itself.
     """
 
+    __slots__ = (
+        "_interrupted",
+        "_task",
+        "claimed",
+        "consumer",
+        "current",
+        "given_up",
+        "job",
+        "started",
+    )
+
     def __init__(
         self,
         claimed: Claimed,
@@ -48,19 +63,19 @@ class Execution:
         self.claimed = claimed
         self.consumer = consumer
         self.given_up = False
-        known = registry.knows(claimed.name, claimed.arguments)
-        self.job = registry.get(claimed.name, claimed.arguments) if known else None
-        limit = None if self.job is None else self.job.timeout
-        self.timeout = None if limit is None else retries.span("timeout", limit)
-        self.current = CurrentJob(
-            claimed.id,
-            claimed.name,
-            claimed.attempt,
-            report and (lambda done, total: report(Progress(claimed, done, total))),
-        )
+        self.current = CurrentJob(claimed, report)
+        try:
+            self.job = registry.get(claimed.name, claimed.arguments)
+        except LookupError:
+            self.job = None  # `_call` says why
         self._interrupted: type[JobInterrupted] | None = None
         self._task: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
         self.started = time.time()
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds that it may take; None for no limit."""
+        return None if self.job is None else self.job.limit
 
     @property
     def is_coroutine(self) -> bool:
@@ -75,9 +90,8 @@ class Execution:
         except BaseException as error:  # noqa: BLE001  (the job's own, whatever it is, is its outcome)
             return self._told(self.failed(error))
         else:
-            return self._told(
-                self._ended(State.CANCELLED if self.current.cancelled else State.SUCCEEDED, result)
-            )
+            state = State.CANCELLED if self.current.cancelled else State.SUCCEEDED
+            return self._told(Outcome(self.claimed, state, self.started, time.time(), result))
         finally:
             connections.tidy()
 
@@ -99,12 +113,12 @@ class Execution:
             return self._ended(State.FAILED, failure=failure)
         if pause == 0:
             return self._ended(State.READY, failure=failure)
-        due = time.time() + pause
+        due = min(time.time() + pause, _LATEST)
         return self._ended(State.SCHEDULED, failure=failure, run_after=due)
 
     def _told(self, outcome: Outcome) -> Outcome:
         """The outcome, after the job was told of it. Nothing that comes of that changes it."""
-        if self.job is not None and not self.given_up:
+        if self.job is not None and self.job.tells and not self.given_up:
             try:
                 copy_context().run(self.job.ended, outcome, self.consumer)
             except BaseException:
@@ -122,13 +136,12 @@ class Execution:
             raise_in(thread, kind)
         else:
             loop, task = self._task
-            loop.call_soon_threadsafe(task.cancel)
+            with suppress(RuntimeError):  # the loop is closed: the coroutine has just ended
+                loop.call_soon_threadsafe(task.cancel)
 
     def _call(self) -> str:
         running.set(self.current)
-        job = self.job
-        if job is None:
-            raise JobNotRegistered(self.claimed.name)
+        job = self.job or registry.get(self.claimed.name, self.claimed.arguments)
         args, kwargs = codec.decode_arguments(self.claimed.arguments)
         function: Any = job.function_for(self.claimed, self.consumer)
         if job.is_coroutine:
@@ -152,20 +165,20 @@ class Execution:
         if isinstance(error, Retry):
             if job.max_attempts is not None and number >= job.max_attempts:
                 return None
-            if error.after is not None:
-                return error.after
         elif number >= (job.max_attempts or 1):
             return None
         elif not isinstance(error, (*options.classes(job.retry_on), JobTimedOut)):
             return None
         try:
+            if isinstance(error, Retry) and error.after is not None:
+                return retries.span("after", error.after)
             return retries.pause(job.backoff, number)
-        except Exception:
+        except BaseException:
             logger.exception("the backoff of %s is of no use; it pauses as by default", job.name)
             return retries.exponential(number)
 
-    def _ended(self, state: State, result: str | None = None, **more: Any) -> Outcome:
-        return Outcome(self.claimed, state, self.started, time.time(), result, **more)
+    def _ended(self, state: State, **more: Any) -> Outcome:
+        return Outcome(self.claimed, state, self.started, time.time(), **more)
 
 
 def raise_in(thread: int, kind: type[BaseException] | None) -> None:

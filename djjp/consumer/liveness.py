@@ -7,7 +7,8 @@ alive, also when a job hogs the interpreter and no heartbeat comes, until `froze
 tells, the heartbeat alone does.
 
 Ages are measured on this process's own clock, from when it saw a heartbeat change: no two machines'
-clocks need agree.
+clocks need agree. That clock stands still while this process does not look: consumers that were paused
+together must not find, on waking, that all the others have been silent.
 """
 
 from __future__ import annotations
@@ -96,20 +97,22 @@ class Watch:
     def __init__(self, heartbeat_limit: float, frozen_limit: float | None) -> None:
         self._heartbeat_limit = heartbeat_limit
         self._frozen_limit = inf if frozen_limit is None else frozen_limit
-        self._seen: dict[str, tuple[float | None, float]] = {}  # heartbeat, and since when it stands
+        # Of each the heartbeat, and since when it stands.
+        self._seen: dict[str, tuple[float | None, float]] = {}
         self._free_since: dict[str, float] = {}
+        self._now, self._looked_at = 0.0, time.monotonic()
         self._not_before = 0.0
         self._orphans: list[Peer] = []
         self._orphans_at = 0.0
 
     def cut_off(self) -> None:
         """This consumer has just been away from the database, and so perhaps have the others."""
-        self._not_before = time.monotonic() + MERCY
+        self._not_before = self._now + MERCY
         self._free_since.clear()
 
     def dead(self, claims: Claims, name: str) -> list[Peer]:
         """The consumers that are dead, for all that `name` has seen so far."""
-        now = time.monotonic()
+        now = self._clock()
         if now >= self._orphans_at:
             self._orphans_at = now + ORPHANS_EVERY
             self._orphans = claims.orphans()
@@ -132,7 +135,16 @@ class Watch:
                 gone = still >= self._frozen_limit
             if gone:
                 found.append(peer)
-        return found if now >= self._not_before else []
+        if now < self._not_before:
+            return []
+        self._orphans = [peer for peer in self._orphans if peer not in found]
+        return found
+
+    def _clock(self) -> float:
+        """Seconds for which this process has been looking: a look counts for a short while only."""
+        before, self._looked_at = self._looked_at, time.monotonic()
+        self._now += min(self._looked_at - before, PATIENCE)
+        return self._now
 
     def _patience(self, peer: Peer) -> float:
         # One that lives and has lost its row writes it anew with its next heartbeat.
@@ -151,12 +163,15 @@ class Watch:
 def rescue(claims: Claims, peer: Peer) -> None:
     """Take a dead consumer's jobs, unless it has shown since that it lives."""
     folder = claims.notes()
-    jobs, failed = claims.rescue(
+    taken = claims.rescue(
         peer,
         time.time(),
         max_rescues=conf.current().max_rescues,
         begun=begun.begun(folder, peer.name),
     )
+    if taken is None:
+        return
+    jobs, failed = taken
     begun.clear(folder, peer.name)
     logger.warning("consumer %s is dead; %d of its jobs are rescued", peer.name, jobs - failed)
     if failed:

@@ -66,13 +66,21 @@ class Maintenance:
         self._beat_at = 0.0
         self._watch.cut_off()
 
-    def work(self, *, prune: bool) -> None:
-        """Do what is due."""
+    def beat(self) -> None:
+        """Show that this consumer lives, if it is time to.
+
+        It comes before a turn: who was frozen, and was taken for dead, must not claim under a name that
+        nobody watches any more.
+        """
         now = time.monotonic()
         if now >= self._beat_at:
             self._beat_at = now + self._beat_every
             if not self._presence.beat():
                 self._lost()
+
+    def work(self, *, prune: bool) -> None:
+        """Do what else is due."""
+        now = time.monotonic()
         if now >= self._watch_at:
             self._watch_at = now + WATCH_EVERY
             for peer in self._watch.dead(self._claims, self._presence.name):

@@ -13,6 +13,7 @@ from queue import Empty, SimpleQueue
 from django.db import connections
 
 from djjp.claims import Claimed, Coordinator, Outcome, Progress, coordinator
+from djjp.consumer.connections import replace as replace_connections
 from djjp.consumer.execution import Execution, raise_in
 from djjp.exceptions import JobInterrupted, JobStopped, JobTimedOut
 
@@ -34,7 +35,6 @@ class ThreadPool:
 
     Args:
         report: told of each outcome, on any thread.
-        begin: told of each job just before it runs, on its thread.
         progress: told of what jobs say of their progress, on their threads.
         desk: where the jobs' own calls of the queue go.
         consumer: the name of the consumer that the jobs run in.
@@ -45,7 +45,6 @@ class ThreadPool:
         limit: int,
         *,
         report: Callable[[Outcome], None],
-        begin: Callable[[Claimed], None],
         progress: Callable[[Progress], None],
         desk: Coordinator,
         consumer: str = "",
@@ -54,7 +53,8 @@ class ThreadPool:
         #: Threads that were given up, with a job that could not be stopped.
         self.lost = 0
         self._report = report
-        self._begin = begin
+        #: Told of each job just before it runs, on its thread.
+        self.begin: Callable[[Claimed], None] = lambda job: None
         self._progress = progress
         self._desk = desk
         self._consumer = consumer
@@ -109,9 +109,10 @@ class ThreadPool:
         self._staff()
         return soonest
 
-    def forget(self, job: Claimed) -> None:
-        """The job has ended, whatever was wanted of it."""
-        self._unwanted.discard(job)
+    def forget(self, jobs: Iterable[Claimed]) -> None:
+        """The jobs have ended, whatever was wanted of them."""
+        if self._unwanted:
+            self._unwanted.difference_update(jobs)
 
     def close(self) -> None:
         """Let the threads end once their present jobs have."""
@@ -134,11 +135,11 @@ class ThreadPool:
         try:
             while not slot.given_up and (job := self._line.get()) is not None:
                 execution = Execution(job, self._progress, self._consumer)
-                if job in self._unwanted:
+                if self._unwanted and job in self._unwanted:
                     execution.current.cancel()
                     self._report(execution.failed(JobStopped()))
                     continue
-                self._begin(job)
+                self.begin(job)
                 outcome = slot.run(execution)
                 if not slot.given_up:
                     self._report(outcome)
@@ -177,8 +178,7 @@ class _Slot:
         except JobInterrupted as late:  # it came when the job had just ended
             outcome = execution.failed(late)
         if self._interrupted:
-            # It may have struck in the middle of a driver's work.
-            connections.close_all()
+            replace_connections()
         return outcome
 
     def cancel(self, jobs: set[Claimed]) -> None:

@@ -75,14 +75,17 @@ def consume(
         logger.info("consumer %s serves %s", consumer.name, where)
         ended = consumer.run()
         logger.info("consumer %s ends after %d jobs", consumer.name, consumer.executed)
-        if not ended:
-            # Threads still run jobs that were given back: no exit handler may wait for them.
+        lost = consumer._pool.lost  # noqa: SLF001
+        full = max_jobs is not None and consumer.executed >= max_jobs
+        again = supervisor is not None and (full or lost or ending.retired)
+        code = GAVE_BACK if not ended else RECYCLE if again else GRACEFUL
+        if not ended or lost:
+            # Threads still run jobs that were given back or given up: no exit handler may wait for them.
             logging.shutdown()
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(GAVE_BACK)
-    full = max_jobs is not None and consumer.executed >= max_jobs
-    return RECYCLE if supervisor is not None and (full or ending.retired) else GRACEFUL
+            os._exit(code)
+    return code
 
 
 def require(queues: Sequence[str] | None) -> None:

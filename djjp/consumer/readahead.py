@@ -6,6 +6,8 @@ consumer can start, so the line is never longer than what is likely to start wit
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 #: Seconds within which a claimed job should start.
 HORIZON = 0.05
 #: The longest line, however short the jobs are: it bounds a turn's size and what a crash holds up.
@@ -20,10 +22,12 @@ class ReadAhead:
     def __init__(self) -> None:
         self._mean: float | None = None
 
-    def learn(self, seconds: float) -> None:
-        """Take one more run time into account."""
-        mean = seconds if self._mean is None else self._mean
-        self._mean = mean + (seconds - mean) * _WEIGHT
+    def learn(self, times: Iterable[float]) -> None:
+        """Take more run times into account, in seconds."""
+        mean = self._mean
+        for seconds in times:
+            mean = seconds if mean is None else mean + (seconds - mean) * _WEIGHT
+        self._mean = mean
 
     def overdue(self) -> float:
         """Seconds after which a running job is far longer than the jobs before it."""

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import signal
@@ -23,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from djjp.consumer.liveness import rescue_process
 from djjp.consumer.process import GRACEFUL, RECYCLE
 from djjp.consumer.wakeups import Bell, wait
 
@@ -80,11 +80,10 @@ def _spelled(options: Mapping[str, Any]) -> Iterator[str]:
                 yield str(value) if isinstance(value, (str, int)) else ",".join(value)
 
 
-def rescue_process(pid: int) -> None:
+def _rescue(pid: int) -> None:
     """Release what a dead child held; if that fails, other consumers will, a little later."""
     try:
-        liveness: Any = importlib.import_module("djjp.consumer.liveness")
-        liveness.rescue_process(pid)
+        rescue_process(pid)
     except Exception as error:  # noqa: BLE001  (children are to be looked after whatever the database says)
         logger.warning("what process %d held is left to other consumers: %r", pid, error)
 
@@ -189,7 +188,7 @@ class Supervisor:
 
     def _rescue(self, pid: int) -> None:
         self._rescues = [thread for thread in self._rescues if thread.is_alive()]
-        rescue = threading.Thread(target=rescue_process, args=[pid], daemon=True)
+        rescue = threading.Thread(target=_rescue, args=[pid], daemon=True)
         self._rescues.append(rescue)
         rescue.start()
 

@@ -97,12 +97,11 @@ def watching(name: str, watched: Sequence[Watched]) -> Iterator[None]:
             for each in list(left):
                 try:
                     if what := each.found():
-                        logger.log(each.level, "consumer %s %s; ends after its jobs", name, what)
-                        each.then()
                         left.remove(each)
+                        each.then()
+                        logger.log(each.level, "consumer %s %s; ends after its jobs", name, what)
                 except Exception:
-                    logger.exception("consumer %s cannot look at this any more", name)
-                    left.remove(each)
+                    logger.exception("consumer %s cannot look at what it watches", name)
 
     if watched:
         threading.Thread(target=look, name="djjp-watch", daemon=True).start()

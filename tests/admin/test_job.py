@@ -320,6 +320,17 @@ def test_deleting_reads_neither_tracebacks_nor_payloads_of_many(queue, admin):
         assert not [sql for sql in seen.queue if f'"{word}"' in sql]
 
 
+@pytest.mark.parametrize("action", ["retry_selected", "delete_selected"])
+@pytest.mark.parametrize("forged", ["", "1", "x" * 36, "\0", "' OR 1=1 --"], ids=ascii)
+def test_an_action_on_what_is_no_id_is_refused_and_nothing_happens(queue, admin, action, forged):
+    job = make(State.FAILED)
+    for post in ({}, {"index": "0"}, {"post": "yes"}):
+        ticked = [str(job.pk), forged]
+        data = {"action": action, "_selected_action": ticked, "select_across": "0"} | post
+        assert admin.post(LIST, data).status_code == 400, post
+    assert states(job) == [State.FAILED]
+
+
 def test_a_running_job_may_be_deleted_and_its_outcome_is_dropped(queue, admin):
     job = make(State.READY)
     with queue.turn():
@@ -333,7 +344,7 @@ def test_a_running_job_may_be_deleted_and_its_outcome_is_dropped(queue, admin):
 
 def test_a_deletion_waits_for_the_consumer_that_is_about_to_record_a_failure(queue, admin):
     if queue.alias != "postgresql":
-        pytest.skip("SQLite has one writer at a time")
+        pytest.skip("SQLite has one writer: no deletion can begin inside a consumer's turn")
     job = make(State.READY)
     with queue.turn():
         (claimed,) = queue.claim("me", 1, time.time())

@@ -19,7 +19,7 @@ def short(monkeypatch):
 
 
 def test_the_list_shows_each_job_newest_first(queue, admin):
-    jobs = [make(state, queue="mail", priority=3) for state in State]
+    jobs = [make(state, queue="mail") for state in State]
     response = admin.get(LIST)
     assert ids(response) == [job.pk for job in reversed(jobs)]
     shown = text(response)

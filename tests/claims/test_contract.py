@@ -14,85 +14,29 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from django.db import IntegrityError, connections, transaction
+from django.db import IntegrityError, transaction
 from django.test.utils import CaptureQueriesContext
 
-from djjp import claims, codec
+from djjp import codec
 from djjp.claims import Claimed, Claims, Failure, Outcome
 from djjp.claims.sqlite import SQLiteClaims
 from djjp.ids import new_id
 from djjp.models import FINISHED, Attempt, Job, OnCrash, State
 from tests.claims.rows import new_job
+from tests.claims.verbs import (
+    NOW,
+    at_once,
+    claim,
+    done,
+    enqueue,
+    everything,
+    failed,
+    finish,
+    one,
+    release,
+    row,
+)
 from tests.scratch import alias_for
-
-NOW = 1_767_225_600.25
-
-
-def row(id: UUID) -> dict[str, Any]:
-    """A job's row as the ORM reads it."""
-    return Job.objects.values().get(id=id)
-
-
-def claim(queue: Claims, consumer: str = "one", limit: int = 100, **options: Any) -> list[Claimed]:
-    with queue.turn():
-        return queue.claim(consumer, limit, NOW, **options)
-
-
-def finish(queue: Claims, consumer: str, *outcomes: Outcome) -> set[UUID]:
-    with queue.turn():
-        return queue.finish(consumer, outcomes)
-
-
-def release(queue: Claims, consumer: str, *jobs: Claimed) -> set[UUID]:
-    with queue.turn():
-        return queue.release(consumer, jobs)
-
-
-def done(job: Claimed, result: str = "null") -> Outcome:
-    return Outcome(job, State.SUCCEEDED, NOW, NOW + 1, result=result)
-
-
-def failed(job: Claimed, message: str = "it broke") -> Outcome:
-    return Outcome(job, State.FAILED, NOW, NOW + 1, failure=Failure("E", message, "where"))
-
-
-def enqueue(queue: Claims, count: int = 1, /, **given: Any) -> list[UUID]:
-    jobs = [new_job(**given) for _ in range(count)]
-    queue.enqueue_many(jobs)
-    return [job.id for job in jobs]
-
-
-def one(queue: Claims, consumer: str = "one") -> Claimed:
-    """A job of this consumer: enqueued and claimed."""
-    enqueue(queue)
-    [job] = claim(queue, consumer)
-    return job
-
-
-def at_once(*works: Callable[[Claims], Any]) -> list[Any]:
-    """Do each in a thread with a connection of its own, all starting together; returns their results."""
-    results: list[Any] = [None] * len(works)
-    start = threading.Barrier(len(works))
-
-    def run(number: int) -> None:
-        try:
-            start.wait()
-            results[number] = works[number](claims.queue())
-        except BaseException as error:  # noqa: BLE001  (raised again below)
-            results[number] = error
-        finally:
-            connections.close_all()
-
-    threads = [threading.Thread(target=run, args=[number]) for number in range(len(works))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return results
-
 
 # Enqueue
 
@@ -585,10 +529,6 @@ LOSSES: dict[str, Callable[[Claims, Claimed], object]] = {
     "it was cancelled": lambda queue, job: Job.objects.filter(id=job.id).update(state="cancelled"),
     "it was put off": lambda queue, job: Job.objects.filter(id=job.id).update(state="scheduled"),
 }
-
-
-def everything() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    return list(Job.objects.order_by("id").values()), list(Attempt.objects.order_by("id").values())
 
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)

@@ -6,7 +6,7 @@ from djjp.consumer.readahead import HORIZON, LONGEST, ReadAhead
 def learned(*seconds: float) -> ReadAhead:
     read_ahead = ReadAhead()
     for value in seconds:
-        read_ahead.learn(value)
+        read_ahead.learn([value])
     return read_ahead
 
 

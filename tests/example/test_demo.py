@@ -109,7 +109,11 @@ def test_the_demo_indexes_tells_why_a_job_failed_and_keeps_the_databases_apart(
     if place:
         assert not (demo.example / "queue.sqlite3").exists()
     else:
-        assert demo.tables("queue.sqlite3") == {"django_migrations", "djjp_job", "djjp_attempt"}
+        queue = demo.tables("queue.sqlite3")
+        assert "djjp_job" in queue
+        assert [name for name in queue if not str(name).startswith("djjp_")] == [
+            "django_migrations"
+        ]
 
 
 def test_the_demo_fails_where_a_table_is_in_the_wrong_database(demo: Demo) -> None:

@@ -5,50 +5,32 @@ force. What this module finds or makes is in the environment, so that the proces
 start share it.
 """
 
+import json
 import os
 import tempfile
 from pathlib import Path
 
 from djjp.databases import queue_database
+from tests.project import plain
 
 os.environ.pop("DJJP_DATABASE_URL", None)  # of whoever runs the tests
 HOME = Path(os.environ.get("DJJP_TEST_HOME") or tempfile.mkdtemp(prefix="djjp-test-"))
 os.environ["DJJP_TEST_HOME"] = str(HOME)
 
-SECRET_KEY = "only for tests"
-USE_TZ = True
+SECRET_KEY = plain.SECRET_KEY
+USE_TZ = plain.USE_TZ
+DEFAULT_AUTO_FIELD = plain.DEFAULT_AUTO_FIELD
 ROOT_URLCONF = "tests.project.urls"
 STATIC_URL = "static/"
-DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 INSTALLED_APPS = [
-    "django.contrib.admin",
-    "django.contrib.auth",
-    "django.contrib.contenttypes",
-    "django.contrib.messages",
-    "django.contrib.sessions",
+    *plain.INSTALLED_APPS,
     "django.contrib.staticfiles",
-    "djjp",
+    "djjp.outbox",
     "tests.project.shop",
 ]
-MIDDLEWARE = [
-    "django.contrib.sessions.middleware.SessionMiddleware",
-    "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "django.contrib.messages.middleware.MessageMiddleware",
-]
-TEMPLATES = [
-    {
-        "BACKEND": "django.template.backends.django.DjangoTemplates",
-        "APP_DIRS": True,
-        "OPTIONS": {
-            "context_processors": [
-                "django.template.context_processors.request",
-                "django.contrib.auth.context_processors.auth",
-                "django.contrib.messages.context_processors.messages",
-            ]
-        },
-    }
-]
+MIDDLEWARE = plain.MIDDLEWARE
+TEMPLATES = plain.TEMPLATES
 
 DATABASES = {
     "default": {
@@ -64,10 +46,11 @@ DATABASES = {
     # The address of a server that the session starts comes later: see tests/conftest.py.
     "postgresql": queue_database(os.environ.get("DJJP_TEST_SERVER_URL", "postgres://")),
 }
-DATABASE_ROUTERS = ["djjp.routers.QueueRouter"]
+DATABASE_ROUTERS = plain.DATABASE_ROUTERS
 DJJP = {
     "db_name": os.environ.get("DJJP_TEST_ALIAS", "sqlite"),
     "shutdown_timeout": float(os.environ.get("DJJP_TEST_SHUTDOWN_TIMEOUT", "25")),
+    **json.loads(os.environ.get("DJJP_TEST_SETTINGS", "{}")),
 }
 
 LOGGING = {

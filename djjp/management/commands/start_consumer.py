@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 import djclick as click
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError
 from django.db import connections
 
-from djjp.consumer.process import consume
+from djjp.consumer.process import consume, require
+from djjp.consumer.supervisor import Supervisor, child_command, own_supervisor
 
 
 def _names(
@@ -29,16 +32,60 @@ def _names(
     type=click.IntRange(1, 10_000),
     help="How many jobs run at the same time.",
 )
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 1000),
+    help="Start so many consumer processes, and replace those that end.",
+)
 @click.option("--drain", is_flag=True, help="Stop when no job is left to run.")
 @click.option("--max-jobs", type=click.IntRange(1), help="Stop after this many executions.")
+@click.option(
+    "--max-rss",
+    type=click.IntRange(1),
+    metavar="MB",
+    help="Stop when the process holds more than this much memory.",
+)
+@click.option("--reload", is_flag=True, help="For development: restart when the code changes.")
+@click.pass_context
 def command(
-    queues: list[str] | None, concurrency_limit: int | None, drain: bool, max_jobs: int | None
+    context: click.Context,
+    queues: list[str] | None,
+    concurrency_limit: int | None,
+    processes: int | None,
+    drain: bool,
+    max_jobs: int | None,
+    max_rss: int | None,
+    reload: bool,
 ) -> None:
     """Run jobs until SIGTERM or SIGINT: a first one lets the running jobs end, a second one does not wait."""
+    supervisor = own_supervisor()
     found = run_checks(tags=["djjp"], databases=list(connections))
     if errors := [str(message) for message in found if message.is_serious()]:
         raise CommandError("\n".join(["the queue cannot be consumed:", *errors]))
     try:
-        consume(queues=queues, concurrency_limit=concurrency_limit, drain=drain, max_jobs=max_jobs)
+        if supervisor is None and (processes or reload):
+            require(queues)
+            _close_connections()
+            line = child_command("start_consumer", context.params)
+            code = Supervisor(line, processes or 1, drain=drain, reload=reload).run()
+        else:
+            code = consume(
+                queues=queues,
+                concurrency_limit=concurrency_limit,
+                drain=drain,
+                max_jobs=max_jobs,
+                max_rss=max_rss,
+                reload=reload,
+                supervisor=supervisor,
+            )
     except ImproperlyConfigured as error:
         raise CommandError(str(error)) from error
+    if code:
+        sys.exit(code)
+
+
+def _close_connections() -> None:
+    """A supervisor holds none: it would be idle for as long as the supervisor lives."""
+    for connection in connections.all(initialized_only=True):
+        if not connection.in_atomic_block:
+            connection.close()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
+import signal
 import time
 
 from django.conf import settings
 
-from djjp import job
+from djjp import current_job, job
 from tests.project.shop.models import Execution
 
 TALLY = settings.HOME / "tally.txt"
@@ -73,3 +75,32 @@ def hog(seconds: float) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         sum(range(1000))
+
+
+@job
+def linger(key: str, *seconds: float) -> int:
+    """Leave a row at once; then, in each attempt, take as long as is said for it, if anything is."""
+    Execution.objects.create(key=key, process=os.getpid(), at=time.time())
+    attempt = current_job().attempt  # type: ignore[union-attr]  # it runs as a job
+    time.sleep(seconds[attempt - 1] if attempt <= len(seconds) else 0)
+    return os.getpid()
+
+
+@job
+def hold_interpreter(key: str, seconds: float) -> None:
+    """Leave a row, then keep the interpreter's lock inside C, so that no other thread does anything."""
+    Execution.objects.create(key=key, process=os.getpid(), at=time.time())
+    ctypes.PyDLL(None).usleep(round(seconds * 1_000_000))
+
+
+@job
+def kill_consumer(key: str) -> None:
+    """Leave a row, and take the whole process down."""
+    Execution.objects.create(key=key, process=os.getpid(), at=time.time())
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@job(on_crash="fail")
+def kill_consumer_once(key: str) -> None:
+    Execution.objects.create(key=key, process=os.getpid(), at=time.time())
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,1 @@
+"""The same jobs through other queues: `python -m benchmarks.peers`."""

@@ -1,0 +1,9 @@
+"""The jobs as djjp's."""
+
+from __future__ import annotations
+
+from benchmarks.peers import work
+from djjp import job
+
+noop = job(name="noop")(work.noop)
+nap = job(name="nap")(work.nap)

@@ -1,0 +1,51 @@
+"""steady-queue, Solid Queue for Django.
+
+Its README, "Configuration": `threads` bounds what a worker claims at once and runs; `polling_interval` is the
+pause between polls (0.1 s by default). The supervisor forks one worker, and a dispatcher that has nothing to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.peers.peer import Peer, Store, timed
+from benchmarks.peers.setting_up import django_for
+
+
+class SteadyQueue(Peer):
+    name = "steady_queue"
+    distribution = "steady-queue"
+    stores = ("sqlite", "postgresql")
+    settings = "one worker of {slots} threads, polls every 10 ms; djjp's SQLite settings"
+    fastest = 10
+    most = 500
+    bulk = False
+
+    def prepare(self, store: Store) -> None:
+        django_for(self.name, store)
+        from django.core.management import call_command
+
+        call_command("migrate", verbosity=0)
+
+    def enqueue(self, store: Store, job: str, values: Sequence[float], *, bulk: bool) -> float:
+        django_for(self.name, store)
+        from benchmarks.peers import tasks
+
+        task = tasks.noop if job == "noop" else tasks.nap
+
+        def one_by_one() -> None:
+            for value in values:
+                task.enqueue(value)
+
+        return timed(one_by_one)
+
+    def consume(self, store: Store, slots: int | None) -> None:
+        django_for(self.name, store, slots or self.fastest)
+        from django.core.management import call_command
+
+        call_command("steady_queue")
+
+    unfinished_sql = "SELECT count(*) FROM steady_queue_job WHERE finished_at IS NULL"
+
+
+PEER = SteadyQueue()

@@ -1,0 +1,171 @@
+"""`DjjpBackend`: Django's own tasks (DEP 14) on djjp's queue, run by djjp's consumers.
+
+`TASKS = {"default": {"BACKEND": "djjp.backend.DjjpBackend"}}`. This module can be imported before any
+model, as the modules of tasks can be: what needs the queue's models is imported when it is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from django.apps import apps
+from django.core import checks
+
+from djjp.framework import AnyResult, AnyTask, BaseTaskBackend, InvalidTask, Task
+
+if TYPE_CHECKING:
+    from djjp.tasks import RegisteredTask
+
+__all__ = ["DjjpBackend", "as_job", "task_options"]
+
+T = TypeVar("T")
+
+#: The function's attribute in which `task_options` leaves them.
+_OPTIONS = "_djjp_task_options"
+
+# Tasks that were defined before there were models, for `discover()`.
+_early: list[AnyTask] = []
+
+
+class DjjpBackend(BaseTaskBackend):
+    """A backend of `django.tasks`, or of `django_tasks` on Django 5.2.
+
+    Its `OPTIONS` are `modules`, a list of modules in which tasks are defined beside each app's
+    `tasks.py`, and any option of `@job` that says how a job runs, as the default for all tasks.
+    """
+
+    supports_defer = True
+    supports_async_task = True
+    supports_get_result = True
+    supports_priority = True
+
+    def __init__(self, alias: str, params: Mapping[str, Any]) -> None:
+        super().__init__(alias, params)  # type: ignore[arg-type]  # it only reads them
+        self.modules: list[str] = list(self.options.get("modules", []))
+        #: How the jobs of tasks run, unless a task's own options say otherwise.
+        self.job_options = {k: v for k, v in self.options.items() if k != "modules"}
+
+    def validate_task(self, task: AnyTask) -> None:
+        """Refuse a task that could not run, and register one that can: consumers run no others."""
+        super().validate_task(task)
+        if apps.models_ready:
+            self._job(task)
+        else:
+            _early.append(task)
+
+    def enqueue(  # type: ignore[override]  # the parameters of Django's types are the task's own
+        self, task: AnyTask, args: Any, kwargs: Any
+    ) -> AnyResult:
+        """Enqueue a call of a task, as `run_later()` enqueues that of a job.
+
+        Raises:
+            InvalidTask: the task does not fit the backend.
+            TypeError: the arguments do not fit the function, or one of them is not JSON.
+        """
+        from djjp import tasks
+
+        self.validate_task(task)
+        return tasks.enqueue(self._job(task), args, kwargs, sender=type(self))
+
+    def _job(self, task: AnyTask) -> RegisteredTask:
+        """The job that stands for a task."""
+        from djjp import tasks
+
+        try:
+            return tasks.job_for(task, self.job_options | getattr(task.func, _OPTIONS, {}))
+        except (TypeError, ValueError) as error:
+            raise InvalidTask(f"{task.module_path}: {error}") from error
+
+    def get_result(self, result_id: str) -> AnyResult:
+        """What the queue knows of an enqueued task.
+
+        Raises:
+            TaskResultDoesNotExist: there is no such row, or it is a job's and no task's.
+        """
+        from djjp import tasks
+
+        return tasks.get_result(result_id)
+
+    def check(self, **kwargs: Any) -> list[checks.CheckMessage]:
+        """The system check of this backend, which Django runs."""
+        found = [*super().check(**kwargs)]
+        if not apps.is_installed("djjp"):
+            found.append(
+                checks.Error(
+                    f"TASKS[{self.alias!r}] is a backend of djjp, which is not installed",
+                    hint="Add 'djjp' to INSTALLED_APPS.",
+                    id="djjp.E030",
+                )
+            )
+            return found
+        from djjp import tasks
+
+        try:
+            tasks.try_options(self.job_options)
+        except (TypeError, ValueError) as error:
+            found.append(
+                checks.Error(
+                    f"TASKS[{self.alias!r}]['OPTIONS']: {error}",
+                    hint="OPTIONS takes 'modules', and the options of @job that say how a job runs.",
+                    id="djjp.E031",
+                )
+            )
+        return found
+
+
+def as_job(task: AnyTask) -> RegisteredTask:
+    """The job that stands for a task, for what the framework has no words for.
+
+    It binds calls of the task: `run_many(as_job(resize).bind(n) for n in sizes)`.
+
+    Raises:
+        InvalidTask: the task is not enqueued to a backend of djjp.
+    """
+    backend = task.get_backend()
+    if not isinstance(backend, DjjpBackend):
+        raise InvalidTask(
+            f"{task.module_path} is enqueued to {task.backend!r}, which is not djjp's"
+        )
+    backend.validate_task(task)
+    return backend._job(task)  # noqa: SLF001  (its own)
+
+
+def task_options(**options: Any) -> Callable[[T], T]:
+    """Say how the jobs of one task run: `@task_options(max_attempts=5, timeout=30)`, above or below `@task`.
+
+    Args:
+        options: options of `@job`; those that Django's `@task` has too (`queue_name`, `priority`) are
+            given there.
+
+    Raises:
+        InvalidTask: an option that `@job` does not have, or a value that it does not take.
+    """
+
+    def decorate(target: Any) -> Any:
+        task = target if isinstance(target, Task) else None
+        function: Any = target if task is None else task.func
+        setattr(function, _OPTIONS, getattr(function, _OPTIONS, {}) | options)
+        if task is not None:
+            task.get_backend().validate_task(task)
+        return target
+
+    return decorate
+
+
+def discover() -> None:
+    """Import the modules in which tasks are defined, and register those defined too early for it."""
+    from importlib import import_module
+
+    from django.utils.module_loading import autodiscover_modules
+
+    import djjp.tasks  # noqa: F401  (from here on a consumer knows rows of tasks, even if none is defined)
+    from djjp.framework import task_backends
+
+    autodiscover_modules("tasks")
+    for backend in task_backends.all():
+        for module in backend.modules if isinstance(backend, DjjpBackend) else ():
+            import_module(module)
+    while _early:
+        task = _early.pop()
+        task.get_backend().validate_task(task)

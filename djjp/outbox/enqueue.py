@@ -1,0 +1,126 @@
+"""Where an enqueue goes: straight to the queue, or with the transaction that it is made in."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from django.db import connections, transaction
+
+from djjp import claims, conf
+from djjp.claims import Claims, NewJob
+from djjp.outbox import nesting, relay, rows
+
+logger = logging.getLogger("djjp.outbox")
+
+# After a relay that failed, this process leaves relaying to the consumers for ten times as long as the
+# failure took: a queue that does not answer would hold up one request after the other.
+_SHORTEST_REST, _LONGEST_REST = 1.0, 60.0
+_rest_until = 0.0
+
+
+def enqueue(jobs: Sequence[NewJob], database: str | None = None) -> None:
+    """Enqueue jobs, all or none of them.
+
+    Inside `atomic()` of a database in `DJJP["outbox"]` they commit or vanish with its transaction; of
+    several open ones, with the innermost.
+
+    Args:
+        database: the alias whose transaction they belong to, if it has one open; None for the innermost.
+    """
+    if not jobs:
+        return
+    settings = conf.current()
+    alias = _transaction(settings, database)
+    if alias is None:
+        claims.call(partial(_write, jobs=jobs))
+    elif alias == settings.db_name:
+        # Here and not by a consumer's coordinator, for the transaction is here.
+        _write(claims.queue(), jobs)
+    elif rows.installed():
+        rows.write(alias, jobs)
+        _after_commit(alias, [job.id for job in jobs])
+    else:
+        transaction.on_commit(partial(_send, jobs), using=alias)
+
+
+def _transaction(settings: conf.Settings, database: str | None) -> str | None:
+    """The alias whose open transaction an enqueue belongs to; None for none."""
+    if database is not None:
+        aliases: Sequence[str] = (database,)
+    elif settings.db_name == "default":
+        aliases = (*settings.outbox, "default")
+    else:
+        aliases = settings.outbox
+    alias = nesting.innermost(aliases)
+    if alias is None or alias == settings.db_name or rows.installed():
+        return alias
+    # A TestCase's transaction never commits: without an outbox, its tests enqueue as if there were none.
+    return None if nesting.is_of_testcase(alias) else alias
+
+
+def _write(queue: Claims, jobs: Sequence[NewJob]) -> None:
+    if len(jobs) == 1:
+        queue.enqueue(jobs[0])
+    else:
+        queue.enqueue_many(jobs)
+
+
+def _send(jobs: Sequence[NewJob]) -> None:
+    claims.call(partial(_write, jobs=jobs))
+
+
+class _Batch:
+    """What one transaction has enqueued, for one relay after its commit.
+
+    Each enqueue registers `relay` anew, because Django drops what was registered inside a savepoint that
+    is rolled back. The first that is left takes the ids of all; those whose rows went with a savepoint
+    are not found in the outbox.
+    """
+
+    def __init__(self, alias: str, hooks: list[Any]) -> None:
+        self.alias = alias
+        # Django replaces this list when a transaction ends and when a savepoint is rolled back, so it
+        # tells one transaction from the next.
+        self.hooks = hooks
+        self.ids: list[UUID] = []
+        self.taken = False
+
+    def relay(self) -> None:
+        if not self.taken:
+            self.taken = True
+            _relay(self.alias, self.ids)
+
+
+def _after_commit(alias: str, ids: list[UUID]) -> None:
+    connection: Any = connections[alias]
+    batch: _Batch | None = getattr(connection, "djjp_batch", None)
+    if batch is None or batch.taken or batch.hooks is not connection.run_on_commit:
+        batch = connection.djjp_batch = _Batch(alias, connection.run_on_commit)
+    batch.ids += ids
+    transaction.on_commit(batch.relay, using=alias, robust=True)
+
+
+def _relay(alias: str, ids: list[UUID]) -> None:
+    """Relay at once; what goes wrong is left to the consumers, for the request has done its part."""
+    global _rest_until
+    began = time.monotonic()
+    if began < _rest_until:
+        return
+    try:
+        relay.relay(alias, ids)
+    except Exception as error:  # noqa: BLE001  (whatever it is, the data is committed)
+        now = time.monotonic()
+        rest = min(max(10 * (now - began), _SHORTEST_REST), _LONGEST_REST)
+        _rest_until = now + rest
+        logger.warning(
+            "%d jobs wait in the outbox of %r for a consumer's sweep, as do others for %.0f s: %s",
+            len(ids),
+            alias,
+            rest,
+            error,
+        )

@@ -1,0 +1,61 @@
+"""A new job as text, field by field.
+
+Rows outlive a deployment: what the text has and this code does not know is left out, and what it lacks
+has the field's default.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from functools import cache
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+from uuid import UUID
+
+from djjp.claims import NewJob
+
+
+def to_text(job: NewJob) -> str:
+    """The text of a job."""
+    return json.dumps(job._asdict(), default=_plain, separators=(",", ":"))
+
+
+def from_text(text: str) -> NewJob:
+    """The job of a text.
+
+    Raises:
+        ValueError: the text is none of a job.
+    """
+    try:
+        given = json.loads(text)
+        return NewJob(**{n: read(given[n]) for n, read in _readers().items() if n in given})
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"this is no job: {error}") from error
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, UUID):
+        return value.hex
+    raise TypeError(f"a field of a job is {value!r}, which JSON has no type for")
+
+
+@cache
+def _readers() -> Mapping[str, Callable[[Any], Any]]:
+    return {name: _reader(hint) for name, hint in get_type_hints(NewJob).items()}
+
+
+def _reader(hint: Any) -> Callable[[Any], Any]:
+    """What makes a value of this type from what JSON made of it."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        (some,) = [_reader(each) for each in inner if each is not type(None)]
+        return lambda value: None if value is None else some(value)
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        each = _reader(inner[0])
+        kind: Any = list if origin is list else tuple
+        return lambda value: kind(each(one) for one in value)
+    if isinstance(hint, type) and issubclass(hint, (UUID, Enum)):
+        return hint
+    return lambda value: value

@@ -1,0 +1,138 @@
+"""What the demo tells at its end: modules, throughput, failures, and the tables of both databases.
+
+Imported once Django is ready.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import textwrap
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from django.db import connections
+from django.db.models import Count, Max, Min, Sum
+
+from djjp import get_job
+from djjp.conf import current
+from example_multidb.library.models import Module
+from example_multidb.progress import Process, jobs
+
+SHOWN_FAILURES = 20
+INDENT = " " * 6
+
+
+def heading(text: str) -> None:
+    print(f"\n{text}\n{'-' * len(text)}", flush=True)
+
+
+def show_modules() -> None:
+    heading("The ten largest modules")
+    columns = ("lines", "classes", "functions", "docstrings")
+    rows = list(Module.objects.order_by("-lines", "name").values("name", *columns)[:10])
+    sums = Module.objects.aggregate(**{column: Sum(column, default=0) for column in columns})
+    rows.append({"name": f"all {Module.objects.count():,}", **sums})
+    width = max(len(row["name"]) for row in rows)
+    print(f"  {'module':{width}}" + "".join(f"{column:>12}" for column in columns))
+    for row in rows:
+        print(f"  {row['name']:{width}}" + "".join(f"{row[column]:12,}" for column in columns))
+
+
+def show_throughput(process: Process) -> None:
+    """From the jobs' own times: the consumer's start-up comes before the first of them."""
+    heading("Throughput")
+    ran = jobs().aggregate(count=Count("id"), first=Min("started_at"), last=Max("finished_at"))
+    start_up = ran["first"].timestamp() - process.started
+    took = (ran["last"] - ran["first"]).total_seconds()
+    print(f"  consumer start-up   {start_up:.2f} s until its first job began")
+    print(
+        f"  {ran['count']:,} jobs in {took:.2f} s = {ran['count'] / max(took, 1e-6):,.0f} jobs/s, "
+        f"{current().concurrency_limit} at once"
+    )
+
+
+def show_failures(calls: Mapping[UUID, str]) -> None:
+    failed = [job.id for job in jobs().filter(state="failed").order_by("id")]
+    heading(f"Failed jobs: {len(failed)}")
+    if not failed:
+        print("  None. (What fails here are files that are no valid Python; some systems")
+        print("  package Python without its own tests, which hold them.)")
+        return
+    for id in failed[:SHOWN_FAILURES]:
+        error = get_job(id).errors[-1]
+        print(f"  {calls[id]}")
+        print(f"{INDENT}{shorten(f'{short_name(error.exception_class)}: {error.message}')}")
+    if len(failed) > SHOWN_FAILURES:
+        print(f"  and {len(failed) - SHOWN_FAILURES} more")
+    print("  Their tracebacks are in the queue, and in the admin: make demo-site")
+
+
+def show_isolation() -> bool:
+    """List the tables of both databases; returns whether each holds only its own."""
+    heading("Isolation: the tables that each database really has")
+    application, queue = tables("default"), tables("queue")
+    for alias, found in (("default", application), ("queue", queue)):
+        print(f"  {place(alias)}")
+        print(textwrap.fill(", ".join(found), 84, initial_indent=INDENT, subsequent_indent=INDENT))
+    problems = [f"{name} is in the application's database" for name in application if ours(name)]
+    problems += [
+        f"{name} is in the queue's database"
+        for name in queue
+        if not ours(name) and name != "django_migrations"
+    ]
+    for side, names in (("application", application), ("queue", queue)):
+        if not names:
+            problems.append(f"the {side}'s database has no tables")
+    if problems:
+        print("\n  NOT APART: " + "; ".join(problems))
+        return False
+    print("\n  Apart: no table of djjp in the application's database, and nothing in the queue's")
+    print("  but djjp's tables and the list of migrations that Django keeps in every database.")
+    return True
+
+
+# What it looks at
+
+
+def tables(alias: str) -> list[str]:
+    """The tables of a database, asked of the database itself and not of Django's models."""
+    connection = connections[alias]
+    if connection.vendor == "sqlite":
+        file = Path(connection.settings_dict["NAME"]).resolve()
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as opened:
+            rows: list[Any] = opened.execute(
+                "SELECT name FROM sqlite_master WHERE type = 'table' AND substr(name, 1, 7) <> 'sqlite_'"
+            ).fetchall()
+    else:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT tablename FROM pg_catalog.pg_tables "
+                "WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"
+            )
+            rows = cursor.fetchall()
+    return sorted(name for (name,) in rows)
+
+
+def ours(table: str) -> bool:
+    return table.startswith("djjp")
+
+
+def place(alias: str) -> str:
+    """Where a database is: a file, or a server without the password to it."""
+    settings = connections[alias].settings_dict
+    if connections[alias].vendor == "sqlite":
+        return str(Path(settings["NAME"]).resolve())
+    host = settings["HOST"] or settings["OPTIONS"].get("host") or "local socket"
+    return f"PostgreSQL database {settings['NAME']!r} on {host}"
+
+
+def shorten(text: str) -> str:
+    """A text of any length on one line."""
+    return textwrap.shorten(text, 110, placeholder=" ...")
+
+
+def short_name(exception_class: str) -> str:
+    return exception_class.removeprefix("builtins.")

@@ -1,0 +1,42 @@
+"""`python -m benchmarks.peers` without the other queues: it measures djjp, and says what is missing."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import PackageNotFoundError, version
+
+from tests.benchmarks.harness import benchmark
+
+
+def installed(distribution: str) -> bool:
+    try:
+        version(distribution)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def test_a_queue_that_is_not_installed_gets_a_row_that_says_so_and_no_figure() -> None:
+    options = "--stores sqlite --jobs 20 --naps 3 --repeat 1 --json"
+    figures = json.loads(benchmark("peers", *options.split()))
+
+    assert figures["settings"][0]["queue"] == "djjp"
+    assert len(figures["settings"]) == 8
+    djjp, *others = figures["noops"]
+    assert (djjp["queue"], djjp["note"], djjp["ratio"]) == ("djjp", "", None)
+    assert djjp["jobs_per_second"]["median"] > 0
+    assert {row["queue"] for row in others} == {"huey", "django_tasks_db", "steady_queue"}
+    for row in others:
+        distribution = row["queue"].replace("_", "-")
+        if not installed(distribution):
+            assert row["note"] == f"{distribution} is not installed"
+            assert row["jobs_per_second"] is row["ratio"] is row["one_by_one_per_second"] is None
+    assert figures["naps"][0]["ratio"] > 1
+
+
+def test_only_the_queues_that_are_asked_for_are_compared() -> None:
+    options = "--stores sqlite --only huey --jobs 5 --naps 0 --repeat 1 --json"
+    figures = json.loads(benchmark("peers", *options.split()))
+
+    assert [row["queue"] for row in figures["noops"]] == ["djjp", "huey"]
+    assert "naps" not in figures

@@ -1,0 +1,28 @@
+"""`python -m benchmarks.scale` on a few jobs: what it prints, not how fast it was."""
+
+from __future__ import annotations
+
+import json
+
+from tests.benchmarks.harness import benchmark
+
+
+def test_a_small_run_measures_everything_on_the_small_queue_and_on_the_full_one() -> None:
+    sizes = "--ready 1500 --finished 1200 --scheduled 10 --queues 20 --snapshot-jobs 600"
+    printed = benchmark(
+        "scale", "--databases", "sqlite", *sizes.split(), "--samples", "2", "--json"
+    )
+    rows = json.loads(printed)["scale"]
+
+    assert [row["what"] for row in rows] == [
+        "turn, all queues served",
+        "turn, one queue served",
+        "turn, 100 queues served",
+        "enqueue",
+        "admin, first page",
+        "prune of 1,000",
+        "turn, 600 jobs after the start of an open transaction",
+    ]
+    for row in rows:
+        assert row["database"] == "sqlite"
+        assert row["ratio"] == row["full_ms"]["median"] / row["small_ms"]["median"] > 0

@@ -1,0 +1,33 @@
+"""The chaos suite in its short form: see `python -m tests.chaos --help` for the long one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import QUEUES
+from tests.harness import ROOT
+
+
+@pytest.mark.parametrize("database", QUEUES)
+def test_nothing_is_lost_and_nothing_run_twice_while_consumers_and_the_database_die(
+    database: str,
+) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "tests.chaos", "--databases", database),
+            *("--jobs", "600", "--consumers", "3", "--rate", "100"),
+            *("--seconds-between-troubles", "2", "--seconds-under-fire", "1"),
+        ],
+        cwd=ROOT,
+        env=os.environ.copy(),
+        capture_output=True,
+        text=True,
+        timeout=170,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr

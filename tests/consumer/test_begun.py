@@ -1,0 +1,175 @@
+"""The note of which claimed jobs have begun, as whoever survives its writer reads it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from djjp.claims import Claimed
+from djjp.consumer import begun
+from djjp.consumer.begun import Begun
+from djjp.ids import new_id
+from tests.harness import ROOT
+
+NAME = "some.host:7:0af3"
+
+
+def claimed() -> Claimed:
+    return Claimed(new_id(), "test.job", "{}", 1, 0)
+
+
+def test_only_what_has_begun_and_is_not_settled_is_noted(tmp_path: Path) -> None:
+    note = Begun(tmp_path, NAME, 4)
+    waiting, running, ended = jobs = [claimed() for _ in range(3)]
+    for job in jobs:
+        note.expect(job)
+    assert begun.begun(tmp_path, NAME) == set()
+
+    note.mark(running)
+    note.mark(ended)
+    assert begun.begun(tmp_path, NAME) == {running.id, ended.id}
+
+    note.forget(ended)
+    assert begun.begun(tmp_path, NAME) == {running.id}
+    note.forget(waiting)
+    note.forget(running)
+    assert begun.begun(tmp_path, NAME) == set()
+
+
+def test_cells_are_used_again_so_that_a_consumer_may_run_for_years(tmp_path: Path) -> None:
+    note = Begun(tmp_path, NAME, 3)
+    size = (tmp_path / "some.host-7-0af3.begun").stat().st_size
+    held: list[Claimed] = []
+    for _ in range(50):
+        held.append(claimed())
+        note.expect(held[-1])
+        note.mark(held[-1])
+        if len(held) == 3:
+            assert begun.begun(tmp_path, NAME) == {job.id for job in held}
+            note.forget(held.pop(0))
+    assert (tmp_path / "some.host-7-0af3.begun").stat().st_size == size
+
+
+def test_a_job_that_comes_again_is_noted_anew(tmp_path: Path) -> None:
+    note, job = Begun(tmp_path, NAME, 1), claimed()
+    for attempt in range(3):
+        job = job._replace(attempt=attempt)
+        note.expect(job)
+        assert begun.begun(tmp_path, NAME) == set()
+        note.mark(job)
+        assert begun.begun(tmp_path, NAME) == {job.id}
+        note.forget(job)
+
+
+def test_what_was_never_expected_is_no_trouble(tmp_path: Path) -> None:
+    note = Begun(tmp_path, NAME, 1)
+    note.mark(claimed())
+    note.forget(claimed())
+    assert begun.begun(tmp_path, NAME) == set()
+
+
+def test_threads_that_begin_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+    note, jobs = Begun(tmp_path, NAME, 500), [claimed() for _ in range(500)]
+    for job in jobs:
+        note.expect(job)
+    threads = [
+        threading.Thread(target=lambda part: [note.mark(job) for job in part], args=[jobs[i::10]])
+        for i in range(10)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert begun.begun(tmp_path, NAME) == {job.id for job in jobs}
+
+
+WRITER = """
+import django; django.setup()
+import os, signal, sys
+from pathlib import Path
+from uuid import UUID
+from djjp.claims import Claimed
+from djjp.consumer.begun import Begun
+
+note = Begun(Path(sys.argv[1]), sys.argv[2], 2)
+running, waiting = [Claimed(UUID(id), "test.job", "{}", 1, 0) for id in sys.argv[3:]]
+note.expect(running)
+note.expect(waiting)
+note.mark(running)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_note_outlives_a_process_that_is_killed(tmp_path: Path) -> None:
+    running, waiting = new_id(), new_id()
+    killed = subprocess.run(
+        [sys.executable, "-c", WRITER, tmp_path, NAME, str(running), str(waiting)],
+        cwd=ROOT,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert begun.begun(tmp_path, NAME) == {running}
+
+
+def test_a_note_from_before_a_reboot_says_nothing(tmp_path: Path) -> None:
+    """What was mapped into memory may not have come to the disk."""
+    note, job = Begun(tmp_path, NAME, 1), claimed()
+    note.expect(job)
+    note.mark(job)
+    path = tmp_path / "some.host-7-0af3.begun"
+    path.write_bytes(b"another boot".ljust(64, b"\0") + path.read_bytes()[64:])
+    assert begun.begun(tmp_path, NAME) is None
+
+
+def test_a_machine_that_does_not_tell_its_boots_keeps_no_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Begun(tmp_path, "other:7:1", 1)
+    monkeypatch.setattr(begun, "_boot", lambda: None)
+    note, job = Begun(tmp_path, NAME, 1), claimed()
+    note.expect(job)
+    note.mark(job)
+    note.forget(job)
+    note.close()
+    assert begun.begun(tmp_path, NAME) is None
+    assert begun.begun(tmp_path, "other:7:1") is None
+
+
+def test_where_nobody_noted_anything_nobody_knows(tmp_path: Path) -> None:
+    assert begun.begun(tmp_path, NAME) is None
+    assert begun.begun(None, NAME) is None
+    note = Begun(None, NAME, 1)
+    note.expect(job := claimed())
+    note.mark(job)
+    note.forget(job)
+    note.close()
+    begun.clear(None, NAME)
+
+
+def test_an_ended_consumer_leaves_no_note(tmp_path: Path) -> None:
+    note = Begun(tmp_path, NAME, 2)
+    note.expect(job := claimed())
+    note.mark(job)
+    note.close()
+    assert list(tmp_path.iterdir()) == []
+    note.mark(job)
+    note.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dead_consumers_files_are_cleared_and_those_of_others_stay(tmp_path: Path) -> None:
+    Begun(tmp_path, NAME, 1)
+    Begun(tmp_path, "some.host:7:0af4", 1)
+    for name in ("some.host-7-0af3.lock", "some.host-7-0af4.lock"):
+        (tmp_path / name).touch()
+    begun.clear(tmp_path, NAME)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "some.host-7-0af4.begun",
+        "some.host-7-0af4.lock",
+    ]
+    begun.clear(tmp_path, NAME)

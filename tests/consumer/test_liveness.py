@@ -1,0 +1,513 @@
+"""Who is alive and who is dead: by real locks of real processes, heartbeats, and one's own clock."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.db import connections
+
+from djjp.claims import Claims, Peer, moment
+from djjp.consumer import begun, liveness
+from djjp.consumer.begun import Begun
+from djjp.consumer.liveness import Presence, Watch, new_name
+from djjp.models import Consumer, Job, OnCrash
+from tests.claims.verbs import NOW, at_once, claim, enqueue, one, row
+from tests.harness import Processes, eventually
+
+pytestmark = pytest.mark.usefixtures("_short")
+
+# What the tests wait for, in seconds: each span can be told from the others.
+PATIENCE, MERCY, HEARTBEAT, FROZEN = 0.3, 0.5, 0.6, 0.6
+
+HOLDER = """
+import django; django.setup()
+import time
+from djjp import claims
+queue = claims.queue()
+print(*[queue.hold(name) for name in {names!r}], flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def _short(queue: Claims, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(liveness, "PATIENCE", PATIENCE)
+    monkeypatch.setattr(liveness, "MERCY", MERCY)
+    monkeypatch.setattr(liveness, "ORPHANS_EVERY", 0.0)
+    Consumer.objects.all().delete()
+    yield
+    Consumer.objects.all().delete()
+
+
+def register(queue: Claims, *names: str, locked: bool = True, pid: int = 7) -> None:
+    for name in names:
+        queue.register(
+            Consumer(
+                name=name,
+                host="host",
+                pid=pid,
+                concurrency="threads",
+                concurrency_limit=1,
+                started_at=moment(NOW),
+                heartbeat_at=moment(NOW),
+                locked=locked,
+            )
+        )
+
+
+def holding(processes: Processes, *names: str) -> subprocess.Popen[str]:
+    """A process that holds the locks of these consumers."""
+    process = processes.python(HOLDER.format(names=names))
+    assert process.stdout is not None
+    assert process.stdout.readline().split() == ["True"] * len(names), process.communicate()
+    return process
+
+
+class Observer:
+    """A consumer called `me` that looks at the others all the time.
+
+    `dead` holds who was found dead in any look, with the seconds from the first look to that one.
+    """
+
+    def __init__(
+        self, queue: Claims, heartbeat: float = 600, frozen: float | None = None, name: str = "me"
+    ) -> None:
+        self.watch = Watch(heartbeat, frozen)
+        self.dead: dict[str, float] = {}
+        self._queue = queue
+        self._name = name
+        self._began = time.monotonic()
+
+    def look(self) -> set[str]:
+        found = {peer.name for peer in self.watch.dead(self._queue, self._name)}
+        for name in found:
+            self.dead.setdefault(name, time.monotonic() - self._began)
+        return found
+
+    def look_for(self, seconds: float, meanwhile: Callable[[], object] = lambda: None) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self.look()
+            meanwhile()
+            time.sleep(0.01)
+
+    def until_dead(self, *names: str) -> None:
+        eventually(lambda: self.look() >= set(names))
+
+
+def beating(queue: Claims, name: str) -> Callable[[], object]:
+    now = NOW
+
+    def beat() -> None:
+        nonlocal now
+        now += 0.001
+        assert queue.heartbeat(name, now, locked=True)
+
+    return beat
+
+
+# The rules of the watch
+
+
+def test_a_lock_that_stays_free_while_the_heart_stands_still_means_dead(queue: Claims) -> None:
+    register(queue, "other")
+    observer = Observer(queue)
+    observer.until_dead("other")
+    assert observer.dead["other"] >= PATIENCE
+
+
+def test_a_free_lock_means_nothing_while_the_heart_beats(queue: Claims) -> None:
+    """As when the server has terminated the session of a consumer that comes back with another one."""
+    register(queue, "other")
+    observer = Observer(queue)
+    observer.look_for(3 * PATIENCE, beating(queue, "other"))
+    assert observer.dead == {}
+    stopped = time.monotonic()
+    observer.until_dead("other")
+    assert time.monotonic() - stopped >= PATIENCE - 0.1
+
+
+def test_a_lock_that_was_taken_again_in_time_means_alive(
+    queue: Claims, processes: Processes
+) -> None:
+    """And its time begins anew when it is free once more, though the heart has stood still long since."""
+    register(queue, "other")
+    observer = Observer(queue)
+    observer.look()
+    holder = holding(processes, "other")
+    observer.watch._free_since["other"] = time.monotonic()  # the process took its time to start
+    observer.look_for(PATIENCE + 0.2)
+    assert observer.dead == {}
+    holder.kill()
+    eventually(lambda: not queue.is_held("other"))
+    killed = time.monotonic()
+    observer.until_dead("other")
+    assert time.monotonic() - killed >= PATIENCE - 0.1
+
+
+def test_trap_2_a_held_lock_means_alive_however_old_the_heartbeat(
+    queue: Claims, processes: Processes
+) -> None:
+    register(queue, "other")
+    holder = holding(processes, "other")
+    observer = Observer(queue, heartbeat=0.1, frozen=None)
+    observer.look_for(1.0)
+    assert observer.dead == {}
+    holder.kill()
+    observer.until_dead("other")
+
+
+def test_what_holds_its_lock_and_does_nothing_is_dead_at_the_frozen_limit(
+    queue: Claims, processes: Processes
+) -> None:
+    register(queue, "frozen", "slow")
+    holding(processes, "frozen", "slow")
+    observer = Observer(queue, frozen=FROZEN)
+    observer.look_for(FROZEN + 0.3, beating(queue, "slow"))
+    observer.until_dead("frozen")
+    assert observer.dead["frozen"] >= FROZEN
+    assert observer.dead.keys() == {"frozen"}
+
+
+def test_where_no_lock_tells_the_heartbeat_does(queue: Claims) -> None:
+    register(queue, "silent", "beating", locked=False)
+    beat = NOW
+    observer = Observer(queue, heartbeat=HEARTBEAT, frozen=0.05)
+
+    def heartbeat() -> None:
+        nonlocal beat
+        beat += 0.001
+        queue.heartbeat("beating", beat, locked=False)
+
+    observer.look_for(HEARTBEAT + 0.3, heartbeat)
+    observer.until_dead("silent")
+    assert observer.dead["silent"] >= HEARTBEAT
+    assert observer.dead.keys() == {"silent"}
+
+
+def test_nobody_is_dead_to_itself(queue: Claims) -> None:
+    register(queue, "me", locked=False)
+    observer = Observer(queue, heartbeat=0.01, frozen=0.01)
+    observer.look_for(PATIENCE + 0.2)
+    register(queue, "me")
+    observer.look_for(PATIENCE + 0.2)
+    assert observer.dead == {}
+
+
+def test_times_are_ones_own_so_that_no_clock_of_another_matters(queue: Claims) -> None:
+    register(queue, "past", "future", locked=False)
+    queue.heartbeat("past", NOW - 86_400 * 365, locked=False)
+    queue.heartbeat("future", time.time() + 86_400 * 365, locked=False)
+    observer = Observer(queue, heartbeat=HEARTBEAT)
+    observer.look_for(HEARTBEAT / 2)
+    assert observer.dead == {}
+    observer.until_dead("past", "future")
+    assert min(observer.dead.values()) >= HEARTBEAT
+
+
+# After an outage
+
+
+def test_who_was_cut_off_gives_the_others_time_to_come_back(queue: Claims) -> None:
+    register(queue, "other")
+    observer = Observer(queue)
+    observer.until_dead("other")
+
+    observer.watch.cut_off()
+    cut_off = time.monotonic()
+    observer.until_dead("other")
+    assert time.monotonic() - cut_off >= MERCY
+
+
+def test_what_was_seen_of_a_lock_before_an_outage_does_not_count(
+    queue: Claims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(liveness, "MERCY", 0.0)
+    register(queue, "other")
+    observer = Observer(queue)
+    observer.look_for(PATIENCE * 0.7)
+    observer.watch.cut_off()
+    cut_off = time.monotonic()
+    observer.until_dead("other")
+    assert time.monotonic() - cut_off >= PATIENCE
+
+
+def test_who_has_not_looked_for_long_was_away_itself_and_does_not_judge_by_that_time(
+    queue: Claims, processes: Processes
+) -> None:
+    """All consumers of a paused machine wake at once, and each finds that the others stood still."""
+    register(queue, "other")
+    holding(processes, "other")
+    observer = Observer(queue, frozen=FROZEN)
+    observer.look()
+    time.sleep(FROZEN + 0.2)
+    woken = time.monotonic()
+    assert observer.look() == set()
+    beating(queue, "other")()
+    observer.until_dead("other")
+    assert time.monotonic() - woken >= FROZEN
+
+
+def test_who_can_look_only_now_and_then_finds_the_dead_all_the_same(queue: Claims) -> None:
+    """As one whose jobs keep the interpreter for seconds, again and again."""
+    register(queue, "dead")
+    observer = Observer(queue)
+    for _ in range(3):
+        observer.look()
+        time.sleep(2 * PATIENCE)
+    assert observer.look() == {"dead"}
+
+
+# The ring
+
+
+@pytest.fixture
+def asked(queue: Claims, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names whose locks were tried."""
+    names: list[str] = []
+    is_held = type(queue).is_held
+
+    def spy(self: Any, name: str) -> bool:
+        names.append(name)
+        return is_held(self, name)
+
+    monkeypatch.setattr(type(queue), "is_held", spy)
+    return names
+
+
+def test_each_watches_two_live_neighbours_and_is_watched_by_two(
+    queue: Claims, processes: Processes, asked: list[str]
+) -> None:
+    ring = ["a", "b", "c", "d", "e", "f"]
+    register(queue, *ring)
+    holding(processes, *ring)
+    for name in ring:
+        Observer(queue, name=name).look()
+    assert asked == [*"bc", *"cd", *"de", *"ef", *"fa", *"ab"]
+
+
+def test_behind_the_dead_it_looks_on_until_it_has_met_two_that_live(
+    queue: Claims, processes: Processes, asked: list[str]
+) -> None:
+    register(queue, "a", "b", "c", "d", "e", "f", "g", "h")
+    holding(processes, "d", "f", "g")
+    observer = Observer(queue, name="b")
+    observer.look()
+    assert asked == ["c", "d", "e", "f"]
+    observer.until_dead("c", "e")
+    assert observer.dead.keys() == {"c", "e"}, "h and a are for others to find"
+
+
+def test_who_has_no_lock_and_who_is_frozen_are_found_all_round_the_ring(
+    queue: Claims, processes: Processes
+) -> None:
+    register(queue, "a", "b", "c", "frozen")
+    register(queue, "x", locked=False)
+    holding(processes, "a", "b", "c", "frozen")
+    observer = Observer(queue, heartbeat=HEARTBEAT, frozen=FROZEN, name="a")
+    beats = [beating(queue, name) for name in "bc"]
+    observer.look_for(HEARTBEAT + 0.3, lambda: [beat() for beat in beats])
+    eventually(lambda: [beat() for beat in beats] and observer.look() == {"frozen", "x"})
+    assert observer.dead.keys() == {"frozen", "x"}
+
+
+# Orphans: running jobs of a consumer that has no row
+
+
+def test_an_orphan_gets_the_time_to_write_its_row_anew(queue: Claims) -> None:
+    one(queue, "ghost")
+    observer = Observer(queue, heartbeat=HEARTBEAT)
+    observer.look_for(HEARTBEAT / 2)
+    register(queue, "ghost")
+    observer.look_for(HEARTBEAT, beating(queue, "ghost"))
+    assert observer.dead == {}
+    queue.unregister("ghost")
+    gone = time.monotonic()
+    observer.until_dead("ghost")
+    assert time.monotonic() - gone >= HEARTBEAT - 0.1
+
+
+def test_an_orphan_that_holds_its_lock_is_alive(queue: Claims, processes: Processes) -> None:
+    holder = holding(processes, "ghost")
+    one(queue, "ghost")
+    observer = Observer(queue, heartbeat=0.1)
+    observer.look_for(0.5)
+    assert observer.dead == {}
+    holder.kill()
+    observer.until_dead("ghost")
+
+
+def test_an_orphan_is_found_once_though_orphans_are_looked_for_rarely(
+    queue: Claims, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(liveness, "ORPHANS_EVERY", 600.0)
+    job = one(queue, "ghost")
+    watch = Watch(0.1, None)
+    found: list[Peer] = []
+
+    def look() -> bool:
+        peers = watch.dead(queue, "me")
+        found.extend(peers)
+        for peer in peers:
+            liveness.rescue(queue, peer)
+        return row(job.id)["state"] == "ready"
+
+    with caplog.at_level(logging.WARNING, "djjp"):
+        eventually(look)
+        for _ in range(20):
+            look()
+            time.sleep(0.01)
+    assert found == [Peer("ghost", None, locked=True)]
+    assert len(caplog.records) == 1
+
+
+# Presence
+
+
+def test_a_consumer_shows_itself_with_all_that_it_is(queue: Claims) -> None:
+    name = new_name()
+    before = time.time()
+    presence = Presence(queue, name, ["mail", "bulk"], 7)
+    presence.begin()
+
+    shown = Consumer.objects.get()
+    assert (shown.name, shown.host, shown.pid) == (name, socket.gethostname(), os.getpid())
+    assert (shown.queues, shown.concurrency, shown.concurrency_limit) == (
+        '["mail", "bulk"]',
+        "threads",
+        7,
+    )
+    assert before <= shown.started_at.timestamp() <= time.time()
+    assert shown.heartbeat_at == shown.started_at
+    assert shown.locked
+    assert at_once(lambda own: own.is_held(name)) == [True]
+
+    assert presence.beat()
+    assert Consumer.objects.get().heartbeat_at > shown.heartbeat_at
+    presence.end()
+    assert not Consumer.objects.exists()
+    assert at_once(lambda own: own.is_held(name)) == [False]
+
+
+def test_names_tell_host_and_process_and_are_never_the_same() -> None:
+    names = {new_name() for _ in range(100)}
+    assert len(names) == 100
+    assert {name.rpartition(":")[0] for name in names} == {f"{socket.gethostname()}:{os.getpid()}"}
+
+
+def test_one_that_others_have_buried_is_told_so_by_its_next_beat(queue: Claims) -> None:
+    presence = Presence(queue, new_name(), None, 1)
+    presence.begin()
+    assert presence.beat()
+    Consumer.objects.all().delete()
+    assert not presence.beat()
+    assert not Consumer.objects.exists()
+    presence.end()
+
+
+@pytest.mark.parametrize("queue", ["postgresql"], indirect=True)
+def test_a_beat_takes_the_lock_again_that_a_terminated_session_has_lost(queue: Claims) -> None:
+    presence = Presence(queue, new_name(), None, 1)
+    presence.begin()
+    connections[queue.alias].close()
+    eventually(lambda: at_once(lambda own: own.is_held(presence.name)) == [False])
+    assert presence.beat()
+    assert at_once(lambda own: own.is_held(presence.name)) == [True]
+    presence.end()
+
+
+# Rescue, and what is left in the folder
+
+
+def leave_notes(queue: Claims, name: str) -> list[str]:
+    """What a dead consumer leaves in the folder: the note of its jobs, all begun, and its lock's file."""
+    folder = queue.notes()
+    assert folder is not None
+    jobs = claim(queue, name)
+    note = Begun(folder, name, 5)
+    for job in jobs:
+        note.expect(job)
+        note.mark(job)
+    (folder / f"{name.replace(':', '-')}.lock").touch()
+    return files_of(queue, name)
+
+
+def files_of(queue: Claims, name: str) -> list[str]:
+    folder = queue.notes()
+    assert folder is not None
+    return sorted(path.name for path in folder.glob(f"{name.replace(':', '-')}.*"))
+
+
+def test_a_rescue_reads_what_had_begun_and_clears_up(
+    queue: Claims, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = new_name()
+    register(queue, name)
+    [begun_id] = enqueue(queue)
+    assert len(leave_notes(queue, name)) == 2
+    [waiting] = enqueue(queue)
+    claim(queue, name)
+
+    with caplog.at_level(logging.WARNING, "djjp"):
+        liveness.rescue(queue, Peer(name, NOW, locked=True))
+
+    assert (row(begun_id)["state"], row(begun_id)["rescues"]) == ("ready", 1)
+    assert (row(waiting)["state"], row(waiting)["rescues"]) == ("ready", 0)
+    assert files_of(queue, name) == []
+    assert [r.getMessage() for r in caplog.records] == [
+        f"consumer {name} is dead; 2 of its jobs are rescued"
+    ]
+
+
+def test_one_that_turns_out_to_live_keeps_its_files_and_nothing_is_said(
+    queue: Claims, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without its lock's file it would be taken for dead a second later."""
+    name = new_name()
+    register(queue, name)
+    enqueue(queue)
+    files = leave_notes(queue, name)
+    queue.heartbeat(name, NOW + 1, locked=True)
+
+    with caplog.at_level(logging.WARNING, "djjp"):
+        liveness.rescue(queue, Peer(name, NOW, locked=True))
+
+    assert files_of(queue, name) == files
+    assert not caplog.records
+    assert Job.objects.get().state == "running"
+    begun.clear(queue.notes(), name)
+
+
+def test_jobs_that_fail_by_a_death_are_said(
+    queue: Claims, caplog: pytest.LogCaptureFixture
+) -> None:
+    register(queue, "host:7:a")
+    enqueue(queue, on_crash=OnCrash.FAIL)
+    enqueue(queue)
+    claim(queue, "host:7:a")
+    with caplog.at_level(logging.WARNING, "djjp"):
+        liveness.rescue(queue, Peer("host:7:a", NOW, locked=True))
+    assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR"]
+    assert caplog.records[1].getMessage() == "1 jobs of consumer host:7:a have failed by its death"
+
+
+def test_a_parent_rescues_at_once_what_its_dead_child_ran_and_nobody_elses(queue: Claims) -> None:
+    mine = f"{socket.gethostname()}:4711:aa"
+    others = [f"{socket.gethostname()}:47110:bb", "elsewhere:4711:cc"]
+    register(queue, mine, *others)
+    [job, *theirs] = [one(queue, name) for name in (mine, *others)]
+
+    def rescue(own: Claims) -> tuple[int, bool]:
+        return liveness.rescue_process(4711), connections[own.alias].connection is None
+
+    assert at_once(rescue) == [(1, True)]
+    assert row(job.id)["state"] == "ready"
+    assert {row(other.id)["state"] for other in theirs} == {"running"}
+    assert [peer.name for peer in queue.peers()] == sorted(others)

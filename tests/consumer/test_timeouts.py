@@ -1,0 +1,379 @@
+"""Timeouts: a job that runs for too long is stopped, and nobody else is hurt by it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connections, transaction
+
+from djjp import current_job, job, run_many
+from djjp.claims import Claims
+from djjp.exceptions import JobFailed
+from djjp.models import Job
+from tests.consumer.beside import consuming, drain
+from tests.harness import Processes, eventually
+from tests.project.shop.jobs import add, record
+from tests.project.shop.models import Execution
+
+on_one_database = pytest.mark.parametrize("queue", ["sqlite"], indirect=True)
+
+#: What jobs leave: marks, threads and connections.
+SEEN: list[Any] = []
+#: Where jobs wait in C, out of reach of any exception.
+GATE = threading.Event()
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    GATE.clear()
+    yield
+    GATE.set()
+    SEEN.clear()
+
+
+def spin(seconds: float = 60.0) -> None:
+    """Compute, in Python, for this long."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        sum(range(50))
+
+
+@job(name="timeouts.loop", timeout=0.2)
+def loop() -> None:
+    try:
+        spin()
+    finally:
+        SEEN.append("cleaned up")
+
+
+@job(name="timeouts.stubborn", timeout=timedelta(seconds=0.2))
+def stubborn() -> str:
+    try:
+        spin()
+    except Exception:  # noqa: BLE001  (a timeout is no Exception, so this does not hold it up)
+        SEEN.append("caught")
+    return "done"
+
+
+@job(name="timeouts.coroutine", timeout=0.2)
+async def coroutine() -> None:
+    try:
+        await asyncio.sleep(60)
+    finally:
+        await asyncio.sleep(0.05)
+        SEEN.append("cleaned up")
+
+
+@job(name="timeouts.blocked", timeout=0.2)
+def blocked() -> str:
+    try:
+        GATE.wait()
+    finally:
+        SEEN.append("late")
+    return "done"
+
+
+@job(name="timeouts.asleep", timeout=0.2)
+def asleep(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+@job(name="timeouts.slow_once", timeout=0.3, max_attempts=2, backoff=0, retry_on=KeyError)
+def slow_once() -> int:
+    current = current_job()
+    assert current is not None
+    if current.attempt == 1:
+        spin()
+    return current.attempt
+
+
+@job(name="timeouts.always_slow", timeout=0.1, max_attempts=3, backoff=0)
+def always_slow() -> None:
+    spin()
+
+
+@job(name="timeouts.fast", timeout=60)
+def fast(number: int) -> int:
+    return number
+
+
+@job(name="timeouts.close", timeout=0.02)
+def close(number: int, seconds: float) -> int:
+    spin(seconds)
+    return number
+
+
+@job(name="timeouts.innocent")
+def innocent(number: int) -> int:
+    spin(0.002)
+    return number
+
+
+@job(name="timeouts.together")
+def together() -> bool:
+    """Ends well once two of it run at the same time."""
+    SEEN.append("here")
+    eventually(lambda: SEEN.count("here") == 2)
+    return True
+
+
+@job(name="timeouts.in_a_transaction", timeout=0.2)
+def in_a_transaction(key: str) -> None:
+    with transaction.atomic():
+        Execution.objects.create(key=key, process=0, at=0.0)
+        SEEN.append(connections["default"].connection)
+        spin()
+
+
+@job(name="timeouts.amid_a_transaction", timeout=0.2)
+def amid_a_transaction() -> None:
+    """As where the exception strikes just before the `with` has begun, or amid its end."""
+    transaction.atomic().__enter__()
+    spin()
+
+
+@job(name="timeouts.connection")
+def connection() -> bool:
+    SEEN.append(connections["default"].connection)
+    return connections["default"].in_atomic_block
+
+
+@job(name="timeouts.large_result", timeout=0.2)
+async def large_result() -> list[list[int]]:
+    """Returns in time; to encode what it returns takes longer."""
+    result = [list(range(100))] * 20_000
+    await asyncio.sleep(0.1)
+    return result
+
+
+def outcome(handle: Any) -> tuple[str, list[str]]:
+    handle.refresh()
+    return handle.state, [error.exception_class for error in handle.errors]
+
+
+TIMED_OUT = ("failed", ["djjp.exceptions.JobTimedOut"])
+
+
+@pytest.mark.parametrize("slow", [loop, coroutine], ids=["function", "coroutine"])
+def test_a_job_that_runs_for_too_long_is_stopped_and_may_clean_up(
+    queue: Claims, slow: Any
+) -> None:
+    handle, other = slow.run_later(), add.run_later(1)
+
+    drain(1)
+
+    with pytest.raises(JobFailed, match="it ran for longer than its timeout of 0.2 s"):
+        handle.join(0)
+    assert outcome(handle) == TIMED_OUT
+    assert SEEN == ["cleaned up"]
+    assert other.join(0) == 1
+
+
+def test_the_traceback_shows_where_the_job_was(queue: Claims) -> None:
+    handle = loop.run_later()
+
+    drain()
+
+    assert "in spin" in handle.errors[0].traceback
+
+
+def test_except_exception_does_not_hold_a_timeout_up(queue: Claims) -> None:
+    handle = stubborn.run_later()
+
+    drain()
+
+    assert outcome(handle) == TIMED_OUT
+    assert SEEN == []
+
+
+def test_a_job_that_is_done_in_time_is_left_alone(queue: Claims) -> None:
+    handles = run_many(fast.bind(n) for n in range(200))
+
+    drain()
+
+    assert [handle.join(0) for handle in handles] == list(range(200))
+
+
+def test_a_timed_out_job_is_retried_whatever_retry_on_says(queue: Claims) -> None:
+    handle = slow_once.run_later()
+
+    drain()
+
+    assert handle.join(0) == 2
+    assert [error.exception_class for error in handle.errors] == ["djjp.exceptions.JobTimedOut"]
+
+
+def test_a_timed_out_job_is_retried_as_often_as_max_attempts(queue: Claims) -> None:
+    handle = always_slow.run_later()
+
+    assert drain().executed == 3
+
+    assert outcome(handle) == ("failed", ["djjp.exceptions.JobTimedOut"] * 3)
+
+
+def test_the_encoding_of_a_coroutines_result_is_not_cut_off(queue: Claims) -> None:
+    """When the time is up there is no coroutine left to cancel, and the consumer does not mind."""
+    handles = run_many(large_result.bind() for _ in range(3))
+
+    drain(1)
+
+    for handle in handles:
+        assert len(handle.join(0)) == 20_000
+
+
+# What cannot be stopped
+
+
+def test_a_thread_that_blocks_is_given_up_and_replaced(
+    queue: Claims, caplog: pytest.LogCaptureFixture
+) -> None:
+    handle = blocked.run_later()
+    with caplog.at_level(logging.WARNING, "djjp"), consuming(2) as consumer:
+        eventually(lambda: Job.objects.get().state == "failed")
+        assert outcome(handle) == TIMED_OUT
+        assert consumer._pool.lost == 1
+        assert "cannot be stopped; its thread is given up" in caplog.text
+
+        # Two slots are there as before …
+        for other in run_many(together.bind() for _ in range(2)):
+            assert other.join(30) is True
+
+        # … and what the thread does in the end is of no interest.
+        SEEN.clear()
+        before, executed = Job.objects.get(pk=handle.id), consumer.executed
+        GATE.set()
+        eventually(lambda: SEEN == ["late"])
+        assert add.run_later(1).join(30) == 1
+        assert consumer.executed == executed + 1
+
+    after = Job.objects.get(pk=handle.id)
+    assert (after.state, after.result) == ("failed", None)
+    assert after.finished_at == before.finished_at
+    assert len(handle.errors) == 1
+    assert "no longer ours" not in caplog.text
+
+
+def test_a_job_that_cannot_be_stopped_is_retried_beside_itself(queue: Claims) -> None:
+    """The next attempt does not wait for the end of the one before, which may never come."""
+    handle = asleep_once.run_later()
+    with consuming(2):
+        assert handle.join(30) == 2
+
+    assert [error.exception_class for error in handle.errors] == ["djjp.exceptions.JobTimedOut"]
+
+
+@job(name="timeouts.asleep_once", timeout=0.2, max_attempts=2, backoff=0)
+def asleep_once() -> int:
+    current = current_job()
+    assert current is not None
+    if current.attempt == 1:
+        GATE.wait()
+    return current.attempt
+
+
+def test_a_consumer_that_has_lost_as_many_threads_as_it_has_slots_ends(
+    queue: Claims, caplog: pytest.LogCaptureFixture
+) -> None:
+    handles = run_many(blocked.bind() for _ in range(2))
+    run_many(innocent.using(priority=-1).bind(n) for n in range(5000))
+    with caplog.at_level(logging.ERROR, "djjp"), consuming(2) as consumer:
+        eventually(lambda: consumer._pool.lost == 2)
+        eventually(lambda: consumer._desk._closed)
+
+    assert "2 threads are lost to jobs that cannot be stopped; ending" in caplog.text
+    assert [outcome(handle) for handle in handles] == [TIMED_OUT] * 2
+    assert not Job.objects.filter(state="running").exists()
+    left = Job.objects.filter(state="ready").values_list("attempts", "consumer")
+    assert set(left) == {(0, None)}
+
+
+BLOCKED = """
+import django; django.setup()
+import asyncio, sys, time
+from djjp import job
+from djjp.consumer.process import consume
+pools.COROUTINE_GRACE = 1.0
+
+@job(name="timeouts.blocked", timeout=0.2)
+{function}
+    time.sleep(600)
+
+sys.exit(consume(concurrency_limit=1))
+"""
+
+
+@on_one_database
+@pytest.mark.parametrize("function", ["def blocked():", "async def blocked():"])
+def test_the_process_ends_too_though_the_threads_do_not(
+    processes: Processes, queue: Claims, function: str
+) -> None:
+    handle = blocked.run_later()
+    process = processes.python(BLOCKED.format(function=function))
+
+    _, err = process.communicate(timeout=60)
+
+    assert "cannot be stopped" in err
+    assert "Traceback" not in err
+    assert process.returncode == 0
+    assert outcome(handle) == TIMED_OUT
+
+
+# Nobody else is hurt
+
+
+def test_a_timeout_strikes_the_job_whose_it_is_and_no_other(queue: Claims) -> None:
+    """Hundreds of jobs end about when their time is up, beside others that have all the time."""
+    calls = [
+        call
+        for n in range(300)
+        for call in (close.bind(n, 0.016 + 0.00002 * n), innocent.bind(n), innocent.bind(n))
+    ]
+    handles = run_many(calls)
+
+    consumer = drain(3)
+
+    assert consumer.executed == 900
+    assert consumer._pool.lost == 0
+    ends = {True: 0, False: 0}
+    for number, handle in enumerate(handles):
+        handle.refresh()
+        kept = [error.exception_class for error in handle.errors]
+        if handle.state == "succeeded":
+            assert (handle.result, kept) == (number // 3, [])
+        else:
+            assert number % 3 == 0, f"an innocent job has failed: {handle.errors[0].traceback}"
+            assert (handle.state, kept) == TIMED_OUT
+        ends[handle.state == "succeeded"] += 1
+    assert ends[True] >= 600
+    assert ends[False] > 0
+    assert set(Job.objects.values_list("attempts", flat=True)) == {1}
+
+
+def test_an_interrupted_thread_gets_new_connections_and_its_transaction_is_undone(
+    queue: Claims,
+) -> None:
+    run_many([in_a_transaction.bind("lost"), connection.bind(), record.bind("kept")])
+
+    drain(1)
+
+    interrupted, next_one = SEEN
+    assert interrupted is not next_one
+    assert list(Execution.objects.values_list("key", flat=True)) == ["kept"]
+
+
+def test_a_thread_that_was_interrupted_amid_a_transaction_can_begin_another(queue: Claims) -> None:
+    """The exception may have struck in Django's own code for transactions, and left it in a muddle."""
+    interrupted, then = run_many([amid_a_transaction.bind(), record.bind("next")])
+
+    drain(1)
+
+    assert outcome(interrupted) == TIMED_OUT
+    assert outcome(then) == ("succeeded", [])
+    assert Execution.objects.get().key == "next"

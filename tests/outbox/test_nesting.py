@@ -1,0 +1,100 @@
+"""Several databases with an outbox: the innermost transaction takes the job, or the one that is named."""
+
+from __future__ import annotations
+
+import pytest
+from django.db import connections, transaction
+
+from djjp import run_many
+from djjp.claims import Claims
+from tests.outbox.conftest import Application, queued, undone, waiting
+from tests.project.shop.jobs import add
+
+
+def holders(second: Application) -> tuple[int, int]:
+    return len(waiting()), second.waiting()
+
+
+def test_the_innermost_transaction_takes_the_job_whichever_way_they_are_nested(
+    queue: Claims, second: Application
+) -> None:
+    for outer, inner, held in (
+        ("default", second.alias, (0, 1)),
+        (second.alias, "default", (1, 0)),
+    ):
+        with transaction.atomic(outer), transaction.atomic(inner):
+            add.run_later(1)
+            assert holders(second) == held
+    assert len(queued()) == 2
+
+
+def test_a_savepoint_is_a_block_like_any_other(queue: Claims, second: Application) -> None:
+    with transaction.atomic(), transaction.atomic(second.alias):
+        with transaction.atomic():
+            add.run_later(1)
+            assert holders(second) == (1, 0)
+        add.run_later(2)
+        assert holders(second) == (1, 1)
+
+
+def test_blocks_that_ended_are_forgotten(queue: Claims, second: Application) -> None:
+    with transaction.atomic():
+        with transaction.atomic(second.alias):
+            add.run_later(1)
+        add.run_later(2)
+        assert holders(second) == (1, 0)
+        with undone(second.alias):
+            add.run_later(3)
+        add.run_later(4)
+        assert holders(second) == (2, 0)
+    assert len(queued()) == 3
+
+
+def test_a_connection_that_was_made_anew_is_numbered_anew(
+    queue: Claims, second: Application
+) -> None:
+    for alias in ("default", second.alias):
+        connections[alias].close()
+    with transaction.atomic(second.alias), transaction.atomic():
+        add.run_later(1)
+        assert holders(second) == (1, 0)
+
+
+def test_the_job_goes_with_the_transaction_that_took_it(queue: Claims, second: Application) -> None:
+    with transaction.atomic(), undone(second.alias):
+        add.run_later(1)
+        add.using(database="default").run_later(2)
+    assert len(queued()) == 1
+
+
+def test_using_names_the_transaction(queue: Claims, second: Application) -> None:
+    with transaction.atomic(), transaction.atomic(second.alias):
+        outer = add.using(database="default")
+        outer.run_later(1)
+        assert holders(second) == (1, 0)
+        run_many([outer.bind(2), add.bind(3), add.using(database=second.alias).bind(4)])
+        assert holders(second) == (2, 2)
+    assert len(queued()) == 4
+
+
+def test_a_named_database_without_a_transaction_holds_nothing_up(
+    queue: Claims, second: Application
+) -> None:
+    with transaction.atomic():
+        add.using(database=second.alias).run_later(1)
+        assert len(queued()) == 1
+        assert holders(second) == (0, 0)
+
+
+def test_only_a_database_with_an_outbox_can_be_named(queue: Claims) -> None:
+    with pytest.raises(ValueError, match=r"database is 'elsewhere'.*'default'"):
+        add.using(database="elsewhere")
+
+
+def test_a_transaction_of_the_queue_itself_is_none_of_the_applications(
+    queue: Claims,
+) -> None:
+    with transaction.atomic(), transaction.atomic(queue.alias):
+        add.run_later(1)
+        assert (len(waiting()), len(queued())) == (1, 0)
+    assert len(queued()) == 1

@@ -1,0 +1,162 @@
+"""The sweeper relays what was left behind, on a thread and a connection of its own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from django.db import OperationalError, connections, transaction
+
+from djjp import claims
+from djjp.claims import Claims
+from djjp.models import Job, Relayed
+from djjp.outbox import forgetting, rows, sweeper
+from djjp.outbox.sweeper import Sweeper
+from tests.harness import eventually
+from tests.outbox.conftest import Application, execute, queued, waiting
+from tests.outbox.test_relay import leave
+from tests.project.shop.jobs import add
+from tests.scratch import alias_for
+
+
+@contextmanager
+def sweeping(aliases: list[str], call: Callable[..., Any] = claims.call) -> Iterator[Sweeper]:
+    thread = Sweeper(call, aliases)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        thread.stop()
+        assert not any(each.is_alive() for each in thread._threads)
+
+
+def test_what_was_left_behind_is_relayed(queue: Claims, application: Application) -> None:
+    before = leave(3, application.alias)
+    with sweeping([application.alias]):
+        eventually(lambda: queued() == before)
+        while_it_runs = leave(2, application.alias)
+        eventually(lambda: queued() == before + while_it_runs)
+    assert application.waiting() == 0
+
+
+def test_each_outbox_is_swept(queue: Claims, second: Application) -> None:
+    ids = leave() + leave(1, second.alias)
+    with sweeping(rows.outboxes()):
+        eventually(lambda: queued() == ids)
+
+
+def test_the_queue_is_reached_by_what_was_given_and_by_nothing_else(queue: Claims) -> None:
+    """A consumer keeps to its one connection: what is given here asks a thread that stands for it."""
+    ids = leave(2)
+    opened: set[str] = set()
+
+    def call(verb: Callable[[Claims], Any]) -> Any:
+        assert threading.current_thread().name == "djjp-sweeper"
+        opened.update(c.alias for c in connections.all(initialized_only=True) if c.connection)
+        return consumer.submit(lambda: verb(claims.queue())).result(30)
+
+    with ThreadPoolExecutor(1) as consumer:
+        with sweeping(["default"], call):
+            eventually(lambda: queued() == ids)
+        consumer.submit(connections.close_all).result(30)
+    assert opened == {"default"}
+
+
+def test_a_lock_in_one_database_holds_up_no_others_outbox(
+    queue: Claims, second: Application
+) -> None:
+    ids = leave(1, second.alias)
+    with sweeping(rows.outboxes()):
+        with transaction.atomic(second.alias):
+            execute(second.alias)  # nobody else writes there now
+            ids += leave(1)
+            eventually(lambda: ids[-1] in queued())
+        eventually(lambda: set(queued()) == set(ids) and second.waiting() == 0)
+
+
+def test_a_sweep_that_is_stuck_does_not_keep_its_consumer(
+    queue: Claims, second: Application
+) -> None:
+    leave(1, second.alias)
+    sweeper = Sweeper(claims.call, [second.alias])
+    with transaction.atomic(second.alias):
+        execute(second.alias)
+        sweeper.start()
+        eventually(lambda: len(queued()) == 1)  # and now its row should be deleted
+        sweeper.stop(timeout=0.01)
+    eventually(lambda: not any(thread.is_alive() for thread in sweeper._threads))
+
+
+def test_an_outage_is_told_once_and_swept_away_when_it_is_over(
+    queue: Claims, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeper, "_EVERY", 0.02)
+    ids = leave(2)
+    away, calls = threading.Event(), []
+    away.set()
+
+    def call(verb: Callable[[Claims], Any]) -> Any:
+        calls.append(verb)
+        if away.is_set():
+            raise OperationalError("no route to host")
+        return claims.call(verb)
+
+    with caplog.at_level(logging.INFO, "djjp.outbox"), sweeping(["default"], call):
+        eventually(lambda: len(calls) > 4)
+        assert waiting() == ids
+        away.clear()
+        eventually(lambda: queued() == ids)
+        eventually(lambda: len(caplog.messages) == 2)
+    first, last = caplog.messages
+    assert "the outbox of 'default' cannot be swept" in first
+    assert "no route to host" in first
+    assert "swept again" in last
+
+
+def test_an_application_database_that_is_away_is_told_once(
+    queue: Claims, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each thread has its connection from the settings, where this one leads nowhere."""
+    monkeypatch.setattr(sweeper, "_EVERY", 0.02)
+    nowhere = {"ENGINE": "django.db.backends.sqlite3", "NAME": "/nowhere/app.sqlite3"}
+    ids = leave(1)
+    with alias_for(nowhere) as alias, sweeping([alias, "default"]) as thread:
+        eventually(lambda: queued() == ids)
+        assert thread.looked.wait(30)
+    (said,) = caplog.messages
+    assert repr(alias) in said
+
+
+def test_a_missing_table_says_what_to_do(
+    queue: Claims, tmp_path: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    bare = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / "bare.sqlite3")}
+    with alias_for(bare) as alias:
+        with sweeping([alias]) as thread:
+            assert thread.looked.wait(30)
+        (said,) = caplog.messages
+        assert f"python manage.py migrate --database={alias}" in said
+
+
+def test_relayed_rows_are_forgotten_by_the_way(
+    queue: Claims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forgetting, "KEEP", 0.05)
+    monkeypatch.setattr(sweeper, "_EVERY", 0.02)
+    with transaction.atomic():
+        add.run_later(1)
+    assert Relayed.objects.count() == 1
+    with sweeping(["default"]):
+        eventually(lambda: not Relayed.objects.exists())
+    assert Job.objects.count() == 1
+
+
+def test_without_an_outbox_there_is_nothing_to_do(queue: Claims) -> None:
+    with sweeping([]) as thread:
+        assert thread.looked.is_set()
+        assert thread._threads == []

@@ -1,0 +1,17 @@
+"""Django's tasks, enqueued to djjp on each database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from django.test import override_settings
+
+from djjp.claims import Claims
+from tests.tasks.running import TASKS
+
+
+@pytest.fixture
+def tasks_on_djjp(queue: Claims) -> Iterator[Claims]:
+    with override_settings(TASKS=TASKS):
+        yield queue

@@ -1,0 +1,69 @@
+"""What the tests of tasks share: the framework under the names that users import, and a consumer."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from asgiref.sync import sync_to_async
+from django.db import connections
+
+from djjp import framework
+from djjp.consumer.consumer import Consumer
+
+T = TypeVar("T")
+
+#: `django.tasks`, or its backport.
+tasks: Any = importlib.import_module(framework.PACKAGE)
+base: Any = importlib.import_module(f"{framework.PACKAGE}.base")
+exceptions: Any = importlib.import_module(f"{framework.PACKAGE}.exceptions")
+signals: Any = importlib.import_module(f"{framework.PACKAGE}.signals")
+
+READY, RUNNING = framework.TaskResultStatus.READY, framework.TaskResultStatus.RUNNING
+FAILED, SUCCESSFUL = framework.TaskResultStatus.FAILED, framework.TaskResultStatus.SUCCESSFUL
+
+DJJP = "djjp.backend.DjjpBackend"
+TASKS = {
+    "default": {"BACKEND": DJJP, "QUEUES": ["default", "mail"]},
+    "open": {"BACKEND": DJJP, "QUEUES": []},
+    "immediate": {
+        "BACKEND": f"{framework.PACKAGE}.backends.immediate.ImmediateBackend",
+        "QUEUES": [],
+    },
+}
+
+
+def drain(limit: int = 4) -> Consumer:
+    """Run all that is due, in this process."""
+    consumer = Consumer(limit, drain=True)
+    consumer.run()
+    return consumer
+
+
+def drain_here() -> None:
+    """`drain()` for a thread of its own."""
+    try:
+        drain()
+    finally:
+        connections.close_all()
+
+
+def awaited(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine, and close the connections of the thread in which it called Django."""
+
+    async def whole() -> T:
+        try:
+            return await coroutine
+        finally:
+            await sync_to_async(connections.close_all)()
+
+    return asyncio.run(whole())
+
+
+def ran(result: Any) -> Any:
+    """A task's result, after a consumer has run what was due."""
+    drain()
+    result.refresh()
+    return result

@@ -1,0 +1,110 @@
+"""How tasks run: by the backend's OPTIONS and by `@task_options`, as jobs run by those of `@job`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.test import override_settings
+
+from djjp.backend import as_job, task_options
+from djjp.exceptions import JobNameTaken
+from djjp.framework import InvalidTask
+from djjp.jobs import job
+from djjp.models import Job, OnCrash
+from tests.tasks.errands import tasks as errands
+from tests.tasks.running import DJJP, FAILED, ran, tasks
+
+pytestmark = pytest.mark.usefixtures("tasks_on_djjp")
+
+
+def with_options(**options: Any) -> override_settings:
+    return override_settings(TASKS={"default": {"BACKEND": DJJP, "OPTIONS": options}})
+
+
+def above(number: int) -> int:
+    return number
+
+
+def below(number: int) -> int:
+    return number
+
+
+def plain(number: int) -> int:
+    return number
+
+
+def test_options_stand_above_the_task_or_below_it() -> None:
+    one = task_options(max_attempts=4, timeout=5)(tasks.task(above))
+    other = tasks.task(task_options(max_attempts=4, timeout=5)(below))
+    for task in (one, other, one.using(priority=3)):
+        assert (as_job(task).max_attempts, as_job(task).timeout) == (4, 5)
+    assert type(one) is type(other)
+
+
+def test_options_of_the_backend_are_the_default_of_its_tasks() -> None:
+    with with_options(max_attempts=2, backoff=0, on_crash="fail"):
+        assert as_job(errands.flaky).max_attempts == 3  # its own
+        assert as_job(errands.flaky).on_crash == "fail"
+        result = ran(errands.fail.enqueue("broken"))
+        assert Job.objects.get().on_crash == OnCrash.FAIL
+    assert (result.status, result.attempts, len(result.errors)) == (FAILED, 2, 2)
+    assert as_job(errands.fail).max_attempts is None
+
+
+def test_what_using_changes_leaves_the_options() -> None:
+    result = ran(errands.flaky.using(queue_name="mail", priority=5).enqueue(3))
+    assert result.attempts == 3
+
+
+def test_a_task_is_stopped_at_its_timeout() -> None:
+    result = ran(errands.slow.enqueue(60.0))
+    assert result.status == FAILED
+    assert "timeout of 0.2 s" in result.errors[0].traceback
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"max_atempts": 3}, "max_atempts"),
+        ({"max_attempts": 0}, "max_attempts is 0"),
+        ({"queue": "mail"}, "queue: to be said to @task"),
+        ({"name": "x", "task": None}, "name, task: to be said to @task"),
+    ],
+    ids=["misspelt", "out of range", "the queue", "the name"],
+)
+def test_a_wrong_option_is_an_error_where_it_is_given(
+    options: dict[str, Any], complaint: str
+) -> None:
+    def fresh() -> None: ...
+
+    fresh.__qualname__ = "fresh"
+    with pytest.raises(InvalidTask, match=complaint):
+        tasks.task(task_options(**options)(fresh))
+    with with_options(**options):
+        (error,) = tasks.task_backends["default"].check()
+        with pytest.raises(InvalidTask, match=complaint):
+            errands.noop.enqueue()
+    assert error.id == "djjp.E031"
+    assert complaint in error.msg
+    assert not Job.objects.exists()
+
+
+def test_right_options_pass_the_check() -> None:
+    with with_options(max_attempts=3, timeout=30, modules=["tests.tasks.errands.elsewhere"]):
+        assert tasks.task_backends["default"].check() == []
+
+
+def test_a_function_is_a_job_or_a_task() -> None:
+    job(plain)
+    with pytest.raises(JobNameTaken, match="plain' is a job and a task"):
+        tasks.task(plain)
+    as_job(errands.noop)
+    with pytest.raises(JobNameTaken, match="noop' is a job and a task"):
+        job(errands.noop.func)
+
+
+def test_a_decorator_in_between_is_taken_at_its_word() -> None:
+    """It may pass arguments of its own: what counts is what its wrapper takes."""
+    result = errands.with_a_gift.enqueue(2)
+    assert ran(result).return_value == ["gift", 2]

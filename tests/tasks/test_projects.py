@@ -1,0 +1,117 @@
+"""Projects with tasks: discovery, checks, and the queue in the application's own database."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import django
+import pytest
+
+from djjp.claims import Claims
+from djjp.framework import PACKAGE
+from tests.harness import ROOT
+from tests.scratch import Scratch, postgres_database
+
+APPS = "" if django.VERSION >= (6, 0) else 'INSTALLED_APPS += ["django_tasks"]'
+TASKS = 'TASKS = {"default": {"BACKEND": "djjp.backend.DjjpBackend"}}'
+SEND = f"""
+from {PACKAGE} import task
+
+@task
+def send(number):
+    return number
+"""
+REGISTERED = """
+import django
+django.setup()
+from djjp import registry
+print(registry.knows("shop.tasks.send"), registry.knows("shop.send"))
+"""
+
+
+@pytest.mark.parametrize("order", ['["shop"]', '["shop", *INSTALLED_APPS]'], ids=["last", "first"])
+def test_tasks_are_known_wherever_the_app_stands(tmp_path: Path, order: str) -> None:
+    """A model may need a task, and so be imported before djjp's models are there."""
+    apps = "INSTALLED_APPS += " if order == '["shop"]' else "INSTALLED_APPS = "
+    project = Scratch(tmp_path, f"{APPS}\n{apps}{order}\n{TASKS}")
+    project.app("shop", tasks=SEND, models="from shop.tasks import send")
+    done = project.python("-c", REGISTERED)
+    assert done.stdout == "True False\n", done.stderr
+
+
+def test_a_task_may_be_defined_before_there_are_models(tmp_path: Path) -> None:
+    project = Scratch(tmp_path, f"{APPS}\nINSTALLED_APPS = ['shop', *INSTALLED_APPS]\n{TASKS}")
+    project.app("shop", apps="from shop.tasks import send", tasks=SEND)
+    done = project.python("-c", REGISTERED)
+    assert done.stdout == "True False\n", done.stderr
+
+
+def test_tasks_of_other_backends_are_not_looked_for(tmp_path: Path) -> None:
+    project = Scratch(tmp_path, f"{APPS}\nINSTALLED_APPS += ['shop']")
+    project.app("shop", tasks="raise RuntimeError('imported')")
+    done = project.python("-c", REGISTERED)
+    assert done.stdout == "False False\n", done.stderr
+
+
+def test_wrong_options_are_told_by_the_check(tmp_path: Path) -> None:
+    options = "TASKS['default']['OPTIONS'] = {'timeout': -1}"
+    project = Scratch(tmp_path, f"{APPS}\n{TASKS}\n{options}")
+    done = project.run("check")
+    assert done.returncode == 1
+    assert "(djjp.E031) TASKS['default']['OPTIONS']: timeout is -1" in done.stderr
+
+
+def test_a_name_that_is_a_job_and_a_task_is_told_by_the_check(tmp_path: Path) -> None:
+    project = Scratch(tmp_path, f"{APPS}\nINSTALLED_APPS += ['shop']\n{TASKS}")
+    clash = "from djjp import job\nfrom shop.tasks import send\njob(send.func)"
+    project.app("shop", tasks=SEND, jobs=clash)
+    done = project.run("check")
+    assert done.returncode == 1
+    assert "(djjp.E009) 'shop.tasks.send' is a job and a task" in done.stderr
+
+
+def test_djjp_has_to_be_installed(tmp_path: Path) -> None:
+    without = "INSTALLED_APPS.remove('djjp')\nDATABASE_ROUTERS = []"
+    project = Scratch(tmp_path, f"{APPS}\n{without}\n{TASKS}")
+    done = project.run("check")
+    assert done.returncode == 1
+    assert "(djjp.E030)" in done.stderr
+
+
+def test_without_a_framework_the_extra_is_named(tmp_path: Path) -> None:
+    """As on Django 5.2 without the backport."""
+    project = Scratch(tmp_path, TASKS)
+    hide = f"import sys; sys.modules[{PACKAGE!r}] = None; "
+    done = project.python("-c", f"{hide}import djjp.backend")
+    assert done.returncode == 1
+    if PACKAGE == "django_tasks":
+        assert "pip install 'djjp[tasks]'" in done.stderr
+
+
+def test_the_contract_holds_with_the_queue_in_the_applications_database(
+    queue: Claims, tmp_path: Path
+) -> None:
+    """All of it, in a session of its own."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("DJJP_", "DJANGO_", "PYTEST_"))}
+    env |= {"DJJP_TEST_HOME": str(tmp_path), "DJJP_TEST_QUEUES": "default"}
+    files = [f"tests/tasks/test_{name}.py" for name in ("contract", "signals", "options")]
+    options = ["-q", "-p", "no:cacheprovider", "--ds=tests.tasks.settings_together"]
+    with ExitStack() as stack:
+        if queue.alias == "postgresql":
+            server = postgres_database(os.environ["DJJP_TEST_SERVER_URL"])
+            env["DJJP_TEST_TOGETHER_URL"] = stack.enter_context(server)
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", *options, *files],
+            cwd=ROOT,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert " passed" in done.stdout

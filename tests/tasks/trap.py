@@ -1,0 +1,16 @@
+"""A module of no installed app, with what a row could want to run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tests.tasks.running import tasks
+
+if trace := os.environ.get("DJJP_TEST_TRACE"):
+    Path(trace).write_text(__name__, encoding="utf-8")
+
+
+@tasks.task
+def sprung() -> str:
+    return "sprung"

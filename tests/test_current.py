@@ -1,0 +1,98 @@
+"""`current_job()`: what a running job knows and says of itself."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from typing import Any
+
+import pytest
+
+from djjp import current_job, job
+from djjp.claims import Claimed, Claims
+from djjp.current import CurrentJob
+from tests.consumer.beside import drain
+from tests.project.shop.jobs import add
+
+CLAIMED = Claimed(uuid.uuid4(), "test", "", 1, 0)
+
+
+@job(name="current.who_am_i")
+def who_am_i() -> list[Any]:
+    current = current_job()
+    assert current is not None
+    return [current.id, current.name, current.attempt, current.cancelled]
+
+
+@job(name="current.awho_am_i")
+async def awho_am_i() -> list[Any]:
+    current = current_job()
+    assert current is not None
+    return [current.id, current.name, current.attempt, current.cancelled]
+
+
+@job(name="current.in_a_thread")
+def in_a_thread_of_its_own() -> bool:
+    seen: list[Any] = []
+    thread = threading.Thread(target=lambda: seen.append(current_job()))
+    thread.start()
+    thread.join()
+    return seen == [None]
+
+
+@job(name="current.second", max_attempts=2, backoff=0)
+def second() -> int:
+    current = current_job()
+    assert current is not None
+    assert current.attempt == 2
+    return current.attempt
+
+
+def test_outside_of_a_job_there_is_none() -> None:
+    assert current_job() is None
+    assert add(1, 2) == 3
+    with pytest.raises(AssertionError):
+        who_am_i()
+
+
+@pytest.mark.parametrize("ask", [who_am_i, awho_am_i], ids=["function", "coroutine"])
+def test_a_running_job_knows_its_id_its_name_and_its_attempt(queue: Claims, ask: Any) -> None:
+    handle = ask.run_later()
+
+    drain()
+
+    assert handle.join(0) == [handle.id, ask.name, 1, False]
+    assert current_job() is None
+
+
+def test_the_attempt_counts_executions(queue: Claims) -> None:
+    handle = second.run_later()
+
+    drain()
+
+    assert handle.join(0) == 2
+
+
+def test_a_thread_that_the_job_starts_is_not_the_job(queue: Claims) -> None:
+    """As context variables are: `copy_context()` takes it along."""
+    handle = in_a_thread_of_its_own.run_later()
+
+    drain()
+
+    assert handle.join(0) is True
+
+
+@pytest.mark.parametrize("numbers", [(1.0,), ("1",), (True,), (None,), (1, 2.0), (1, "2")])
+def test_progress_takes_whole_numbers_only(numbers: Any) -> None:
+    with pytest.raises(TypeError, match="progress takes whole numbers"):
+        CurrentJob(CLAIMED).progress(*numbers)
+
+
+@pytest.mark.parametrize("numbers", [(2**63,), (-(2**63) - 1,), (1, 10**30)])
+def test_progress_takes_numbers_that_every_database_can_hold(numbers: Any) -> None:
+    with pytest.raises(ValueError, match="progress takes numbers of up to 63 bits"):
+        CurrentJob(CLAIMED).progress(*numbers)
+
+
+def test_progress_outside_of_a_consumer_goes_nowhere() -> None:
+    CurrentJob(CLAIMED).progress(1, 2)

@@ -1,0 +1,98 @@
+"""Options of `@job`: what cannot be is refused where the job is declared, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from djjp import job, registry
+from djjp.jobs import RegisteredJob
+
+
+@pytest.fixture
+def declare() -> Iterator[Callable[..., RegisteredJob[..., Any]]]:
+    """Declares a job with these options, known until the end of the test."""
+    names: list[str] = []
+
+    def declare(**options: Any) -> RegisteredJob[..., Any]:
+        declared = job(name=f"options.{len(names)}", **options)(lambda: None)
+        names.append(declared.name)
+        return declared
+
+    yield declare
+    for name in names:
+        del registry._jobs[name]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("max_attempts", 0, "max_attempts is 0; it must be a whole number, 1 or more"),
+        ("max_attempts", -1, "max_attempts is -1"),
+        ("max_attempts", 2.0, "max_attempts is 2.0"),
+        ("max_attempts", True, "max_attempts is True"),
+        ("max_attempts", "3", "max_attempts is '3'"),
+        ("backoff", -1, "backoff is -1; it must be seconds, 0 or more, or a timedelta"),
+        ("backoff", None, "backoff is None"),
+        ("backoff", [], "backoff is an empty list; it must hold a pause for each retry"),
+        ("backoff", [1, "2"], "backoff is '2'"),
+        ("timeout", 0, "timeout is 0; it must be above 0, or None for no limit"),
+        ("timeout", timedelta(0), "it must be above 0"),
+        ("timeout", -5, "timeout is -5; it must be seconds, 0 or more, or a timedelta"),
+        ("timeout", "5", "timeout is '5'"),
+        ("on_crash", "ignore", "on_crash is 'ignore'; it must be 'retry' or 'fail'"),
+        ("on_crash", None, "on_crash is None"),
+    ],
+)
+def test_a_value_that_an_option_does_not_take_is_an_error_that_names_both(
+    declare: Callable[..., Any], option: str, value: Any, says: str
+) -> None:
+    with pytest.raises(ValueError) as caught:
+        declare(**{option: value})
+
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [int, "ValueError", [ValueError, 7]])
+def test_retry_on_takes_classes_of_exceptions_only(declare: Callable[..., Any], value: Any) -> None:
+    with pytest.raises(TypeError, match=r"^retry_on holds .*; it must be one or more exception"):
+        declare(retry_on=value)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("max_attempts", None),
+        ("max_attempts", 1),
+        ("backoff", 0),
+        ("backoff", timedelta(seconds=1)),
+        ("backoff", [1, timedelta(minutes=1)]),
+        ("backoff", lambda attempt: attempt),
+        ("retry_on", OSError),
+        ("retry_on", [OSError, ValueError]),
+        ("retry_on", {OSError}),
+        ("retry_on", ()),
+        ("timeout", None),
+        ("timeout", 0.5),
+        ("timeout", timedelta(minutes=5)),
+        ("on_crash", "retry"),
+        ("on_crash", "fail"),
+    ],
+)
+def test_what_an_option_takes_it_keeps(
+    declare: Callable[..., Any], option: str, value: Any
+) -> None:
+    assert getattr(declare(**{option: value}), option) == value
+
+
+def test_an_option_that_does_not_exist_is_a_type_error(declare: Callable[..., Any]) -> None:
+    with pytest.raises(TypeError, match="retries"):
+        declare(retries=3)
+
+
+def test_on_crash_is_written_into_the_row(declare: Callable[..., Any]) -> None:
+    assert declare().bind().row().on_crash == "retry"
+    assert declare(on_crash="fail").bind().row().on_crash == "fail"
