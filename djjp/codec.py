@@ -62,8 +62,10 @@ def encode_arguments(
 
 def encode_value(value: Any, name: str) -> str:
     """The text of a value such as a job's result; raises EncodeError, which calls it `name`."""
+    if value is None:  # what most jobs return
+        return "null"
     try:
-        return _encode(value, 0)
+        return str(value) if type(value) is int else _encode(value, 0)
     except (_Refusal, ValueError, RecursionError) as error:
         raise _explained([(name, value)], error) from None
 

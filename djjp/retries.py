@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from typing import Any
 
 Span = float | timedelta
 Backoff = Span | Sequence[Span] | Callable[[int], Span]
@@ -60,8 +61,8 @@ def check_backoff(backoff: Backoff) -> None:
     span("backoff", backoff)
 
 
-def check_retry_on(classes: tuple[type[BaseException], ...]) -> None:
+def check_retry_on(classes: tuple[object, ...]) -> None:
     """Raises TypeError for what are no classes of exceptions."""
     for kind in classes:
-        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+        if not isinstance(kind, type) or not issubclass(kind, BaseException):
             raise TypeError(f"retry_on holds {kind!r}; it must be one or more exception classes")

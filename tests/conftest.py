@@ -23,7 +23,7 @@ from django.test import override_settings
 from djjp import claims
 from djjp.claims import Claims
 from djjp.databases import queue_database
-from djjp.models import Attempt, Job, Relayed
+from djjp.models import Attempt, Consumer, Job, Relayed
 from djjp.outbox.models import OutboxJob
 from tests.harness import Processes
 from tests.project.shop.models import Execution
@@ -99,6 +99,7 @@ def queue(request: pytest.FixtureRequest, migrated_queues: set[str]) -> Iterator
         yield claims.queue()
         Attempt.objects.all().delete()
         Job.objects.all()._raw_delete(alias)
+        Consumer.objects.all().delete()  # of those that were killed
         Relayed.objects.all().delete()
         OutboxJob.objects.all().delete()
         Execution.objects.all().delete()

@@ -23,7 +23,20 @@ MODULES = {
 FLOORS = {
     "ground": ["conf", "databases", "routers", "codec", "exceptions", "framework", "ids", "signals"],
     "storage": ["models", "claims", "migrations"],
-    "domain": ["registry", "handles", "results", "tasks", "jobs", "pipelines", "schedules", "limits", "outbox"],
+    "domain": [
+        "current",
+        "handles",
+        "jobs",
+        "limits",
+        "options",
+        "outbox",
+        "pipelines",
+        "registry",
+        "results",
+        "retries",
+        "schedules",
+        "tasks",
+    ],
     "runtime": ["consumer"],
     "face": ["admin", "api", "backend", "checks", "management", "testing"],
 }

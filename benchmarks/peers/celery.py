@@ -1,7 +1,7 @@
 """Celery with Redis, where a `redis-server` is installed.
 
-Its guide, "Optimizing": a large prefetch multiplier for many short tasks ("say 64, or 128"); "Tips and best
-practices": ignore results that nobody wants, disable rate limits. Redis keeps nothing on disk here.
+Its guide, "Optimizing": a large prefetch multiplier for lots of short tasks, "64, or 128 for example".
+Results are ignored. Threads, for one consumer process is what is compared. Redis keeps nothing on disk here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Oban for Python.
 
-Its guide, "Defining queues": a queue's limit is how many coroutines it runs at once, and each fetch takes up
-to as many; fetches come at least 5 ms apart, so that jobs that do nothing want a high one. `enqueue_many` is its
-bulk insert.
+Its guide, "Defining queues": a queue's limit is how many jobs it runs at once, higher for jobs that wait.
+Each fetch takes what is free of it, fetches come at least 5 ms apart: jobs that do nothing want a high one.
+`enqueue_many` is its bulk insert.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Oban(Peer):
     distribution = "oban"
     stores = ("postgresql",)
     settings = "queue limit {slots}, coroutine jobs, pool of 10"
-    fastest = 200
+    fastest = 200  # of 20 and 200
 
     def prepare(self, store: Store) -> None:
         async def install() -> None:

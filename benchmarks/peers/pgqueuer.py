@@ -19,7 +19,7 @@ class PgQueuer(Peer):
     distribution = "pgqueuer"
     stores = ("postgresql",)
     settings = "asyncpg, uvloop, batch_size {slots}, coroutine jobs, `pgq autovac`, durable"
-    fastest = 200
+    fastest = 500  # of 10, 50, 200 and 500
 
     def prepare(self, store: Store) -> None:
         async def install() -> None:

@@ -1,8 +1,8 @@
 """Procrastinate.
 
-Its guide, "Concurrency": a worker runs as many coroutine jobs at once as `concurrency` says, so its jobs are
+`App.run_worker` on `concurrency`: so many coroutine jobs at once, and none for jobs that block; so its jobs are
 coroutines here, and the pool has a connection for each. `batch_defer` is its bulk enqueue. Finished jobs stay,
-which is its default and everyone else's here.
+which is its default and that of most here.
 """
 
 from __future__ import annotations

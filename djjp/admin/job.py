@@ -1,7 +1,7 @@
 """`JobAdmin`: the list of jobs, the page of one job, and what people may do to them.
 
-A job's row belongs to the queue, so it is never edited here. Who may change jobs may *retry* those
-that have ended, through the same verb as the handle; who may delete jobs may delete them, running
+A job's row belongs to the queue, so it is never edited here. Who may change jobs may retry those that
+have ended and cancel the others (`djjp.admin.actions`); who may delete jobs may delete them, running
 ones too: their outcome is then dropped by the fence.
 
 Jobs live on the queue's database; Django's log of admin actions, users and sessions do not.
@@ -10,30 +10,25 @@ Jobs live on the queue's database; Django's log of admin actions, users and sess
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
-from django.contrib import admin, messages
+from django.contrib import admin
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.contrib.admin.models import CHANGE, LogEntry
-from django.contrib.admin.templatetags.admin_urls import add_preserved_filters
-from django.core.exceptions import BadRequest, PermissionDenied
+from django.contrib.admin.models import LogEntry
+from django.core.exceptions import BadRequest
 from django.db import transaction
 from django.db.models import Count, QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
-from django.urls import URLPattern, path, reverse
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from djjp import claims, conf
+from djjp import conf
 from djjp.admin import presentation as show
+from djjp.admin.actions import Actions
 from djjp.admin.listing import FILTERS, BoundedPaginator, JobList, PageActionForm, search
-from djjp.models import FINISHED, Attempt, Job
-
-if TYPE_CHECKING:
-    Base = admin.ModelAdmin[Job]
-else:
-    Base = admin.ModelAdmin
+from djjp.models import Attempt, Job
 
 #: Failed attempts that a job's page shows, the latest ones.
 ATTEMPTS_SHOWN = 20
@@ -42,8 +37,8 @@ _NOTHING = SafeString("-")
 
 
 @admin.register(Job)
-class JobAdmin(Base):
-    """Jobs in the admin: to look at, retry and delete."""
+class JobAdmin(Actions):
+    """Jobs in the admin: to look at, retry, cancel and delete."""
 
     list_display = (
         "state_badge",
@@ -65,9 +60,9 @@ class JobAdmin(Base):
     search_fields = ("id", "name")
     search_help_text = "A job's id, or a part of its name."
     action_form = PageActionForm
-    actions = ("retry_selected",)
+    actions = ("retry_selected", "cancel_selected")
     fieldsets = (
-        (None, {"fields": ("state_badge", "name", "id", ("queue", "priority"))}),
+        (None, {"fields": ("state_badge", "why", "name", "id", ("queue", "priority"))}),
         ("Arguments", {"fields": ("positional_arguments", "keyword_arguments")}),
         ("Result", {"fields": ("returned",)}),
         (
@@ -77,7 +72,8 @@ class JobAdmin(Base):
                     ("created", "not_before"),
                     ("started", "finished"),
                     ("duration", "consumer"),
-                    ("attempts", "rescues"),
+                    ("attempts", "rescues", "on_crash"),
+                    "progress",
                 )
             },
         ),
@@ -93,10 +89,6 @@ class JobAdmin(Base):
 
     def has_change_permission(self, request: HttpRequest, obj: Job | None = None) -> bool:
         return False
-
-    def has_retry_permission(self, request: HttpRequest) -> bool:
-        """The permission to change jobs, of which this is the only use."""
-        return super().has_change_permission(request)
 
     # The list
 
@@ -152,6 +144,15 @@ class JobAdmin(Base):
 
     # The page of one job
 
+    @admin.display(description="reason")
+    def why(self, job: Job) -> str:
+        """Why it was cancelled, or is to be."""
+        return job.reason or _NOTHING
+
+    @admin.display(description="progress")
+    def progress(self, job: Job) -> str:
+        return show.progress(job.progress_done, job.progress_total) or _NOTHING
+
     @admin.display(description="not before")
     def not_before(self, job: Job) -> SafeString:
         return show.moment(job.run_after) or _NOTHING
@@ -183,49 +184,9 @@ class JobAdmin(Base):
             context |= {
                 "attempts": [show.attempt(each) for each in latest[:ATTEMPTS_SHOWN]],
                 "earlier_attempts": len(latest) > ATTEMPTS_SHOWN,
-                "can_retry": obj.state in FINISHED and self.has_retry_permission(request),
+                "buttons": self.buttons(request, obj),
             }
         return super().render_change_form(request, context, add, change, form_url, obj)
-
-    # Retry
-
-    def get_urls(self) -> list[URLPattern]:
-        view = self.admin_site.admin_view(self.retry_view)
-        return [path("<uuid:job_id>/retry/", view, name="djjp_job_retry"), *super().get_urls()]
-
-    def retry_view(self, request: HttpRequest, job_id: UUID) -> HttpResponse:
-        """The button on a job's page."""
-        if request.method != "POST":
-            return HttpResponseNotAllowed(["POST"])
-        if not self.has_retry_permission(request):
-            raise PermissionDenied
-        self._retry(request, self.get_queryset(request).filter(pk=job_id))
-        page = reverse("admin:djjp_job_change", args=[job_id], current_app=self.admin_site.name)
-        kept: dict[str, Any] = {
-            "preserved_filters": self.get_preserved_filters(request),
-            "opts": self.opts,
-        }
-        return HttpResponseRedirect(add_preserved_filters(kept, page))
-
-    @admin.action(permissions=["retry"], description="Retry selected %(verbose_name_plural)s")
-    def retry_selected(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
-        self._retry(request, queryset)
-
-    def _retry(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
-        jobs = list(queryset.defer("arguments", "result"))
-        if not jobs:
-            return
-        retried = claims.queue().retry([job.pk for job in jobs])
-        user: Any = request.user
-        ended: Any = [job for job in jobs if job.state in FINISHED]
-        if ended:
-            LogEntry.objects.log_actions(user.pk, ended, CHANGE, "Retried.")
-        if retried:
-            text = f"Retried {show.count(retried, 'job')}."
-            self.message_user(request, text, messages.SUCCESS)
-        if left := len(jobs) - retried:
-            text = f"{show.count(left, 'job')} left alone, not having ended."
-            self.message_user(request, text, messages.WARNING)
 
     # Delete
 

@@ -85,6 +85,16 @@ def duration(started: datetime | None, finished: datetime | None) -> str | None:
     return f"{hours} h {minutes} min"
 
 
+def progress(done: int | None, total: int | None) -> str | None:
+    """How far a job said that it has come."""
+    if done is None:
+        return None
+    if total is None:
+        return f"{done:,}"
+    share = f" ({100 * done // total} %)" if total > 0 else ""
+    return f"{done:,} of {total:,}{share}"
+
+
 def attempt(failed: Attempt) -> dict[str, Any]:
     """A failed attempt for the job's page; its message only where the traceback leaves it out."""
     error, first_line = failed.exception_class, failed.message.partition("\n")[0][:200]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 from uuid import UUID
 
 from djjp.claims.common import TABLE, OnDatabase
@@ -47,7 +48,7 @@ class ByPeople(OnDatabase):
         return count
 
     def _update(
-        self, changes: str, where: str, values: list[object], ids: Iterable[UUID]
+        self, changes: str, where: str, values: list[Any], ids: Iterable[UUID]
     ) -> int:
         with self.connection.cursor() as cursor:
             cursor.execute(

@@ -246,10 +246,7 @@ class SQLiteClaims(Claims):
 
     def _stamp(self, seconds: float) -> Any:
         """The text that the ORM writes and compares with."""
-        whole = int(seconds)
-        micro = round((seconds - whole) * 1_000_000)
-        if micro == 1_000_000:
-            whole, micro = whole + 1, 0
+        whole, micro = divmod(round(seconds * 1_000_000), 1_000_000)
         # The ORM leaves a zero fraction out.
         return f"{_second(self.alias, whole)}.{micro:06}" if micro else _second(self.alias, whole)
 

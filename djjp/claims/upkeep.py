@@ -73,9 +73,10 @@ class Upkeep(OnDatabase):
     def orphans(self) -> list[Peer]:
         """The consumers that running jobs name, and that have no row."""
         running = Job.objects.using(self.alias).filter(state=State.RUNNING).order_by()
-        names = set(running.values_list("consumer", flat=True).distinct())
+        named = running.filter(consumer__isnull=False).values_list("consumer", flat=True)
+        names = {str(name) for name in named.distinct()}
         known = set(Consumer.objects.using(self.alias).values_list("pk", flat=True))
-        return [Peer(name, None, True) for name in sorted(names - known) if name]
+        return [Peer(name, None, True) for name in sorted(names - known)]
 
     def held_by(self, consumer: str) -> dict[UUID, int]:
         """The attempts that a consumer runs, as the queue has it, by their jobs' ids."""
@@ -199,15 +200,13 @@ class Upkeep(OnDatabase):
         rows = Job.objects.using(self.alias).order_by("pk")
         if after is not None:
             rows = rows.filter(pk__gt=after)
-        seen = list(rows.values_list("pk", "state", "created_at", "finished_at")[:limit])
-        old = [
-            id
-            for id, its, _, finished in seen
-            if its in states and finished is not None and epoch(finished) < before
-        ]
-        count = self._delete_finished(old, before) if old else 0
-        over = len(seen) < limit or epoch(seen[-1][2]) >= before
-        return count, None if over else seen[-1][0]
+        last = rows.values_list("pk", "created_at")[limit - 1 : limit].first()
+        if last is not None:
+            rows = rows.filter(pk__lte=last[0])
+        old = rows.filter(state__in=states, finished_at__lt=moment(before))
+        ids = list(old.values_list("pk", flat=True)[:limit])
+        count = self._delete_finished(ids, before) if ids else 0
+        return count, None if last is None or epoch(last[1]) >= before else last[0]
 
     def _delete_finished(self, ids: list[UUID], before: float) -> int:
         """Delete those of these jobs that are still finished: one may have been retried just now."""

@@ -5,11 +5,17 @@ would in the end fail jobs that merely stood beside one which kills its consumer
 job that must not run twice to run at all. A statement for each start would cost more than many a job.
 So each start is a write of 16 bytes into a file that is mapped into memory: it outlives the process,
 though not the machine, and after a reboot nobody believes it.
+
+Whoever takes a consumer for dead first sets a flag in its note, then reads it. A consumer that was merely
+frozen meets the flag when it wakes, after it has noted a job and before it runs it: so a job that was in
+its line is either read as begun, or not begun there any more.
 """
 
 from __future__ import annotations
 
+import logging
 import mmap
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -17,8 +23,13 @@ from uuid import UUID
 
 from djjp.claims import Claimed
 
+logger = logging.getLogger("djjp.consumer")
+
 _HEADER, _CELL = 64, 16
 _EMPTY = bytes(_CELL)
+# The last byte of the header: whether somebody has taken the consumer for dead.
+_FLAG = _HEADER - 1
+_LOOK_EVERY = 0.01
 
 
 class Begun:
@@ -29,6 +40,7 @@ class Begun:
 
     def __init__(self, folder: Path | None, consumer: str, jobs: int) -> None:
         self._map: mmap.mmap | None = None
+        self._over = False
         self._path = None if folder is None else _path(folder, consumer)
         self._free = list(range(_HEADER, _HEADER + jobs * _CELL, _CELL))
         # By the identity of what was claimed: the hash of a UUID costs as much as all the rest.
@@ -36,21 +48,47 @@ class Begun:
         boot = _boot()
         if self._path is None or boot is None:
             return
-        with self._path.open("x+b") as file:
-            file.write(boot.ljust(_HEADER, b"\0") + bytes(jobs * _CELL))
-            file.flush()
-            self._map = mmap.mmap(file.fileno(), 0)
+        try:
+            with self._path.open("x+b") as file:
+                file.write(boot.ljust(_HEADER, b"\0") + bytes(jobs * _CELL))
+                file.flush()
+                self._map = mmap.mmap(file.fileno(), 0)
+        except OSError as error:  # a full disk keeps no consumer from its work
+            logger.warning("consumer %s notes nowhere what it begins: %s", consumer, error)
 
     def expect(self, jobs: Iterable[Claimed]) -> None:
         """Keep a cell for each job that was claimed."""
         if self._map is not None:
             self._cells.update((id(job), self._free.pop()) for job in jobs)
 
-    def mark(self, job: Claimed) -> None:
-        """Note that the job begins; called on its thread."""
+    def mark(self, job: Claimed) -> bool:
+        """Note that the job begins; called on its thread.
+
+        Returns:
+            Whether it may. When somebody has taken this consumer for dead it first waits for the
+            coordinator to find out whether the job is still its own.
+        """
+        note = self._map
+        if note is None:
+            return True
         cell = self._cells.get(id(job))
-        if cell is not None and self._map is not None:
-            self._map[cell : cell + _CELL] = job.id.bytes
+        if cell is None:
+            return False
+        note[cell : cell + _CELL] = job.id.bytes
+        while note[_FLAG]:
+            if self._over:
+                return False
+            time.sleep(_LOOK_EVERY)
+        return True
+
+    def is_doubted(self) -> bool:
+        """Whether somebody has taken this consumer for dead."""
+        return self._map is not None and self._map[_FLAG] != 0
+
+    def go_on(self) -> None:
+        """This consumer has shown that it lives, and its jobs are its own."""
+        if self._map is not None:
+            self._map[_FLAG] = 0
 
     def forget(self, jobs: Iterable[Claimed]) -> None:
         """The jobs were settled: their cells are free again."""
@@ -63,10 +101,19 @@ class Begun:
                 free.append(cell)
 
     def close(self) -> None:
-        """Remove the note."""
+        """Remove the note; what waits to begin will not."""
+        self._over = True
         self._cells.clear()
         if self._path is not None:
             self._path.unlink(missing_ok=True)
+
+
+def doubt(folder: Path | None, consumer: str) -> None:
+    """Have a consumer that was taken for dead begin no other job before it has shown that it lives."""
+    if folder is not None:
+        with suppress(OSError), _path(folder, consumer).open("r+b") as file:
+            file.seek(_FLAG)
+            file.write(b"\1")
 
 
 def begun(folder: Path | None, consumer: str) -> set[UUID] | None:
@@ -78,7 +125,7 @@ def begun(folder: Path | None, consumer: str) -> set[UUID] | None:
     except OSError:
         return None
     boot = _boot()
-    if boot is None or note[:_HEADER] != boot.ljust(_HEADER, b"\0"):
+    if boot is None or note[:_FLAG] != boot.ljust(_FLAG, b"\0"):
         return None
     cells = (note[at : at + _CELL] for at in range(_HEADER, len(note), _CELL))
     return {UUID(bytes=cell) for cell in cells if cell != _EMPTY}

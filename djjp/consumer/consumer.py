@@ -32,6 +32,8 @@ from djjp.consumer.pools import ThreadPool
 from djjp.consumer.readahead import LONGEST, ReadAhead
 from djjp.consumer.wakeups import Bell, wait
 from djjp.models import FINISHED, State
+from djjp.outbox import rows
+from djjp.outbox.sweeper import Sweeper
 
 logger = logging.getLogger("djjp.consumer")
 
@@ -77,6 +79,7 @@ class Consumer:
 
         self._bell = Bell()
         self._desk = Desk(self._bell)
+        self._sweeper = Sweeper(self._desk.call, rows.outboxes())
         self._pool = ThreadPool(
             limit,
             report=self._report,
@@ -121,6 +124,7 @@ class Consumer:
     def run(self) -> bool:
         """Work until stopped; returns whether each job that was begun ended here."""
         self._claims = queue()
+        self._sweeper.start()
         listener: Listener | None = None
         pause = _FIRST_PAUSE
         try:
@@ -132,7 +136,11 @@ class Consumer:
                         listener = self._claims.listener()
                     elif pause > _FIRST_PAUSE:
                         self._reconcile()
+                    if doubted := self._begun.is_doubted():
+                        self._maintenance.cut_off()
                     self._maintenance.beat()
+                    if doubted:
+                        self._begun.go_on()
                     self._look(listener)
                     self._turn()
                     self._maintenance.work(prune=not self._stops)
@@ -149,13 +157,14 @@ class Consumer:
                     )
                     self._desk.lay_back()
                     if not self._recover(pause):
-                        logger.error("%d jobs are left to be rescued", len(self._held))
+                        logger.error("%d jobs are left to be rescued", len(self._held))  # noqa: TRY400  (why was just said)
                         return False
                     pause = min(2 * pause, _LAST_PAUSE)
             self._begun.close()
             return not self._held
         finally:
             self._desk.close()
+            self._sweeper.stop()
             self._pool.close()
             self._bell.close()
 
@@ -212,7 +221,9 @@ class Consumer:
 
     def _turn(self) -> None:
         reported = list(self._outcomes)
-        outcomes = [o for o in reported if o.claimed not in self._taken] if self._taken else reported
+        outcomes = (
+            [o for o in reported if o.claimed not in self._taken] if self._taken else reported
+        )
         now = time.time()
         due = self._due is not None and self._due <= now and not self._stops
         room = self._room(len(outcomes))
@@ -366,7 +377,8 @@ class Consumer:
         if self._max_jobs is not None and self.executed >= self._max_jobs:
             return True
         due = self._due is not None and self._due <= time.time()
-        return self._drain and not self._may_have_ready and not due
+        quiet = not self._may_have_ready and not due and self._sweeper.looked.is_set()
+        return self._drain and quiet
 
     def _give_back(self, jobs: list[Claimed]) -> None:
         """Release jobs that have not started."""

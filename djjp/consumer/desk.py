@@ -18,7 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
 
-from django.db import transaction
+from django.db import InterfaceError, OperationalError, transaction
 
 from djjp import conf
 from djjp.claims import Claims
@@ -33,6 +33,9 @@ T = TypeVar("T")
 PATIENCE = 30.0
 # How long a waiting thread sleeps at most: only when it wakes an interruption of its job strikes.
 _NAP = 0.5
+
+# Errors that are no call's own fault: the database, or the transaction, is not there for any of them.
+_NOBODYS = (OperationalError, InterfaceError, transaction.TransactionManagementError)
 
 
 class _Call(NamedTuple):
@@ -110,7 +113,7 @@ class Desk:
         """Run the waiting verbs in the open transaction, as one group.
 
         When the group fails its verbs are run one by one, so that only the culprit does. When it is the
-        transaction that fails, all of them are left for the next one.
+        database that fails, all of them are left for the next turn.
         """
         with self._lock:
             calls = list(self._calls)
@@ -121,9 +124,9 @@ class Desk:
         try:
             with transaction.atomic(using=claims.alias):
                 self._answers = [_Answer(call.verb(claims)) for call in calls]
+        except _NOBODYS:
+            raise
         except Exception:
-            if claims.connection.needs_rollback:
-                raise
             logger.debug("a group of calls failed and is run one by one", exc_info=True)
             self._answers = [_alone(call, claims) for call in calls]
 
@@ -158,7 +161,7 @@ def _alone(call: _Call, claims: Claims) -> _Answer:
     try:
         with transaction.atomic(using=claims.alias):
             return _Answer(call.verb(claims))
-    except Exception as error:
-        if claims.connection.needs_rollback:
-            raise  # not this call: the transaction is lost
+    except _NOBODYS:
+        raise
+    except Exception as error:  # noqa: BLE001  (it is the calling job's to handle)
         return _Answer(error=error)

@@ -24,6 +24,7 @@ from djjp.consumer import connections
 from djjp.consumer.failures import describe
 from djjp.current import CurrentJob, running
 from djjp.exceptions import Discard, JobInterrupted, JobTimedOut, Retry
+from djjp.jobs import RegisteredJob
 from djjp.models import State
 
 logger = logging.getLogger("djjp.consumer")
@@ -64,6 +65,7 @@ class Execution:
         self.consumer = consumer
         self.given_up = False
         self.current = CurrentJob(claimed, report)
+        self.job: RegisteredJob[..., Any] | None
         try:
             self.job = registry.get(claimed.name, claimed.arguments)
         except LookupError:

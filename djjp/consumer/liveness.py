@@ -163,6 +163,7 @@ class Watch:
 def rescue(claims: Claims, peer: Peer) -> None:
     """Take a dead consumer's jobs, unless it has shown since that it lives."""
     folder = claims.notes()
+    begun.doubt(folder, peer.name)
     taken = claims.rescue(
         peer,
         time.time(),

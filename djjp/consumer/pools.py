@@ -53,8 +53,8 @@ class ThreadPool:
         #: Threads that were given up, with a job that could not be stopped.
         self.lost = 0
         self._report = report
-        #: Told of each job just before it runs, on its thread.
-        self.begin: Callable[[Claimed], None] = lambda job: None
+        #: Told of each job just before it runs, on its thread; when it says False the job does not run.
+        self.begin: Callable[[Claimed], object] = lambda job: True
         self._progress = progress
         self._desk = desk
         self._consumer = consumer
@@ -139,7 +139,8 @@ class ThreadPool:
                     execution.current.cancel()
                     self._report(execution.failed(JobStopped()))
                     continue
-                self.begin(job)
+                if self.begin(job) is False:
+                    continue
                 outcome = slot.run(execution)
                 if not slot.given_up:
                     self._report(outcome)

@@ -12,7 +12,7 @@ from djjp.claims import Failure, Outcome
 from djjp.models import FINISHED, Attempt, Job, State
 from tests.admin.conftest import LIST, asked, failure, make, page, text
 from tests.harness import eventually
-from tests.project.shop.jobs import echo, fail
+from tests.project.shop.jobs import echo, fail, hog
 
 ENDED, OPEN = FINISHED, [state for state in State if state not in FINISHED]
 SCRIPT = "<script>alert(1)</script>"
@@ -148,20 +148,22 @@ def test_nobody_adds_or_edits_a_job(queue, staff):
 
 
 def test_who_may_only_look_sees_no_action_and_can_forge_none(queue, staff):
-    viewer, job = staff("view"), make(State.FAILED)
+    viewer, job, waiting = staff("view"), make(State.FAILED), make(State.READY)
     assert 'name="action"' not in text(viewer.get(LIST))
     shown = text(viewer.get(page(job)))
     assert "/retry/" not in shown
     assert "/delete/" not in shown
     assert viewer.post(f"{LIST}{job.pk}/retry/").status_code == 403
+    assert "/cancel/" not in text(viewer.get(page(waiting)))
+    assert viewer.post(f"{LIST}{waiting.pk}/cancel/").status_code == 403
     assert viewer.post(f"{LIST}{job.pk}/delete/", {"post": "yes"}).status_code == 403
-    for action in ("retry_selected", "delete_selected"):
-        act(viewer, action, job, post="yes")
-    assert states(job) == ["failed"]
+    for action in ("retry_selected", "cancel_selected", "delete_selected"):
+        act(viewer, action, job, waiting, post="yes")
+    assert states(job, waiting) == ["failed", "ready"]
 
 
-def test_retry_and_delete_are_allowed_apart(queue, staff):
-    job = make(State.FAILED)
+def test_retry_and_cancel_are_allowed_apart_from_delete(queue, staff):
+    job, waiting = make(State.FAILED), make(State.READY)
     retrier, deleter = staff("change"), staff("view", "delete")
     assert "/retry/" in text(retrier.get(page(job)))
     assert "/delete/" not in text(retrier.get(page(job)))
@@ -172,6 +174,11 @@ def test_retry_and_delete_are_allowed_apart(queue, staff):
     assert deleter.post(f"{LIST}{job.pk}/retry/").status_code == 403
     act(deleter, "retry_selected", job)
     assert states(job) == ["failed"]
+    assert "/cancel/" in text(retrier.get(page(waiting)))
+    assert "/cancel/" not in text(deleter.get(page(waiting)))
+    assert deleter.post(f"{LIST}{waiting.pk}/cancel/").status_code == 403
+    act(deleter, "cancel_selected", waiting)
+    assert states(waiting) == ["ready"]
 
 
 def test_a_project_may_keep_some_jobs_from_being_deleted(queue, admin, monkeypatch):
@@ -186,22 +193,26 @@ def test_a_project_may_keep_some_jobs_from_being_deleted(queue, admin, monkeypat
 
 def test_strangers_are_sent_to_log_in(queue, staff, client):
     job = make(State.FAILED)
-    for url in (LIST, page(job), f"{LIST}{job.pk}/retry/"):
+    for url in (LIST, page(job), f"{LIST}{job.pk}/retry/", f"{LIST}{job.pk}/cancel/"):
         assert "/admin/login/" in client.post(url).headers["Location"]
     for url in (LIST, page(job)):
         assert staff().get(url).status_code == 403
     assert states(job) == ["failed"]
 
 
-def test_a_retry_needs_a_post_with_the_token(queue, staff):
-    job, strict = make(State.FAILED), staff("view", "change", strict=True)
-    assert strict.get(f"{LIST}{job.pk}/retry/").status_code == 405
-    assert strict.post(f"{LIST}{job.pk}/retry/").status_code == 403
-    assert states(job) == ["failed"]
-    form = re.search(r'action="([^"]+/retry/)".*?value="(\w+)"', text(strict.get(page(job))))
+@pytest.mark.parametrize(
+    ("button", "before", "after"),
+    [("retry", State.FAILED, "ready"), ("cancel", State.READY, "cancelled")],
+)
+def test_a_button_needs_a_post_with_the_token(queue, staff, button, before, after):
+    job, strict = make(before), staff("view", "change", strict=True)
+    assert strict.get(f"{LIST}{job.pk}/{button}/").status_code == 405
+    assert strict.post(f"{LIST}{job.pk}/{button}/").status_code == 403
+    assert states(job) == [before]
+    form = re.search(rf'action="([^"]+/{button}/)".*?value="(\w+)"', text(strict.get(page(job))))
     assert form is not None
     assert strict.post(form[1], {"csrfmiddlewaretoken": form[2]}).status_code == 302
-    assert states(job) == ["ready"]
+    assert states(job) == [after]
 
 
 # Retry
@@ -274,6 +285,99 @@ def test_the_list_does_not_offer_to_select_what_it_does_not_show(queue, admin):
     assert 'class="question' not in shown
 
 
+# Cancel
+
+
+@pytest.mark.parametrize("state", OPEN)
+def test_the_button_cancels_a_job_that_has_not_ended(queue, admin, state):
+    job = make(state)
+    filters = "?_changelist_filters=state%3Dready"
+    assert f"/cancel/{filters}" in text(admin.get(page(job) + filters))
+    response = admin.post(f"{LIST}{job.pk}/cancel/{filters}", follow=True)
+    assert response.redirect_chain == [(page(job) + filters, 302)]
+    job.refresh_from_db()
+    if state == State.RUNNING:  # its consumer is to stop it
+        assert (job.state, job.cancel_requested) == ("running", True)
+        assert said(response) == ["Cancelled 1 job. What runs is told to stop, and ends soon."]
+    else:
+        assert (job.state, job.finished_at is None) == ("cancelled", False)
+        assert said(response) == ["Cancelled 1 job."]
+    assert "cancelled on request" in text(admin.get(page(job)))
+    entry = LogEntry.objects.get()
+    assert (entry.action_flag, entry.change_message) == (CHANGE, "Cancelled.")
+
+
+@pytest.mark.parametrize("state", ENDED)
+def test_a_job_that_has_ended_has_no_button_to_cancel_it_and_is_left_alone(queue, admin, state):
+    job = make(state)
+    assert "/cancel/" not in text(admin.get(page(job)))
+    response = admin.post(f"{LIST}{job.pk}/cancel/", follow=True)
+    assert said(response) == ["1 job left alone, having ended."]
+    assert states(job) == [state]
+    assert not LogEntry.objects.exists()
+
+
+def test_the_action_cancels_what_has_not_ended_and_says_what_it_left_alone(queue, admin):
+    jobs, untouched = {state: make(state) for state in State}, make(State.READY)
+    response = act(admin, "cancel_selected", *jobs.values())
+    assert said(response) == [
+        "Cancelled 4 jobs. What runs is told to stop, and ends soon.",
+        "3 jobs left alone, having ended.",
+    ]
+    waiting = [jobs[state] for state in OPEN if state != State.RUNNING]
+    assert states(*waiting) == ["cancelled"] * 3
+    assert states(*(jobs[state] for state in ENDED), untouched) == [*ENDED, "ready"]
+    assert {entry.object_id for entry in LogEntry.objects.all()} == {
+        str(jobs[state].pk) for state in OPEN
+    }
+
+
+def test_a_running_job_that_is_cancelled_here_is_stopped(queue, admin, processes):
+    handle = hog.run_later(600.0)
+    processes.consumer()
+    eventually(lambda: Job.objects.get().state == "running")
+    admin.post(f"{LIST}{handle.id}/cancel/")
+    eventually(lambda: Job.objects.get().state == "cancelled")
+
+
+# Progress, and what else a job's page says
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "shown"),
+    [
+        (None, None, None),
+        (0, None, "0"),
+        (12_345, None, "12,345"),
+        (1, 3, "1 of 3 (33 %)"),
+        (2_000, 4_000, "2,000 of 4,000 (50 %)"),
+        (5, 4, "5 of 4 (125 %)"),
+        (5, 0, "5 of 0"),
+        (-1, -4, "-1 of -4"),
+    ],
+)
+def test_the_progress_is_shown_as_far_as_it_is_known(queue, admin, done, total, shown):
+    job = make(State.RUNNING, progress_done=done, progress_total=total)
+    row = re.search(
+        r'field-progress">.*?<div class="readonly">(.*?)</div>', text(admin.get(page(job))), re.DOTALL
+    )
+    assert row is not None
+    assert row[1] == (shown or "-")
+
+
+def test_why_a_job_was_cancelled_and_what_its_crashes_did_are_shown(queue, admin):
+    job = make(State.CANCELLED, reason=f"no <stock> {SCRIPT}", rescues=2, on_crash="fail")
+    shown = text(admin.get(page(job)))
+    assert "no &lt;stock&gt; &lt;script&gt;" in shown
+    assert "<script>alert" not in shown
+    for field, value in (("rescues", "2"), ("on_crash", "Fail")):
+        row = re.search(
+            rf'fieldBox field-{field}\b.*?<div class="readonly">(.*?)</div>', shown, re.DOTALL
+        )
+        assert row is not None
+        assert row[1] == value
+
+
 # Delete
 
 
@@ -320,7 +424,7 @@ def test_deleting_reads_neither_tracebacks_nor_payloads_of_many(queue, admin):
         assert not [sql for sql in seen.queue if f'"{word}"' in sql]
 
 
-@pytest.mark.parametrize("action", ["retry_selected", "delete_selected"])
+@pytest.mark.parametrize("action", ["retry_selected", "cancel_selected", "delete_selected"])
 @pytest.mark.parametrize("forged", ["", "1", "x" * 36, "\0", "' OR 1=1 --"], ids=ascii)
 def test_an_action_on_what_is_no_id_is_refused_and_nothing_happens(queue, admin, action, forged):
     job = make(State.FAILED)
@@ -409,13 +513,14 @@ def test_the_application_and_the_queue_are_each_asked_for_their_own_only(queue, 
         ):
             text(admin.get(url))
         admin.post(f"{LIST}{jobs[0].pk}/retry/")
+        admin.post(f"{LIST}{jobs[0].pk}/cancel/")
         text(admin.get(f"{LIST}{jobs[0].pk}/history/"))
         act(admin, "retry_selected", *jobs[1:3])
         act(admin, "delete_selected", *jobs[3:5])
         act(admin, "delete_selected", *jobs[3:5], post="yes")
         admin.post(f"{LIST}{jobs[5].pk}/delete/", {"post": "yes"})
     assert Job.objects.count() == 3
-    assert LogEntry.objects.count() == 6
+    assert LogEntry.objects.count() == 7
     assert [sql for sql in seen.application if "djjp_" in sql] == []
     tables = re.compile(r'\b(?:FROM|INTO|UPDATE|JOIN)\s+"?(\w+)', re.IGNORECASE)
     named = {table for sql in seen.queue for table in tables.findall(sql)}
@@ -425,16 +530,17 @@ def test_the_application_and_the_queue_are_each_asked_for_their_own_only(queue, 
     assert verbs <= {"BEGIN", "COMMIT", "SAVEPOINT", "RELEASE", *notify}
 
 
-def test_retry_goes_through_the_verb_of_the_queue(queue, admin, monkeypatch):
+@pytest.mark.parametrize(("name", "state"), [("retry", State.FAILED), ("cancel", State.READY)])
+def test_what_is_done_goes_through_the_verb_of_the_queue(queue, admin, monkeypatch, name, state):
     """So that what the verb will do one day (dependents, unique keys) is done here too."""
-    job, calls = make(State.FAILED), []
-    verb = type(queue).retry
+    job, calls = make(state), []
+    verb = getattr(type(queue), name)
 
-    def retry(self, ids):
+    def seen(self, ids, *more):
         calls.append(list(ids))
-        return verb(self, calls[-1])
+        return verb(self, calls[-1], *more)
 
-    monkeypatch.setattr(type(claims.queue()), "retry", retry)
-    admin.post(f"{LIST}{job.pk}/retry/")
-    act(admin, "retry_selected", job)
+    monkeypatch.setattr(type(claims.queue()), name, seen)
+    admin.post(f"{LIST}{job.pk}/{name}/")
+    act(admin, f"{name}_selected", job)
     assert calls == [[job.pk], [job.pk]]

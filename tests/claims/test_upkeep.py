@@ -6,7 +6,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -35,13 +35,6 @@ from tests.claims.verbs import (
 from tests.harness import Processes, eventually
 
 WEEK = 7 * 86_400.0
-
-
-@pytest.fixture(autouse=True)
-def _no_consumers(queue: Claims) -> Iterator[None]:
-    Consumer.objects.all().delete()
-    yield
-    Consumer.objects.all().delete()
 
 
 def at(seconds: float) -> datetime:

@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -37,13 +37,10 @@ time.sleep(600)
 
 
 @pytest.fixture
-def _short(queue: Claims, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(liveness, "PATIENCE", PATIENCE)
     monkeypatch.setattr(liveness, "MERCY", MERCY)
     monkeypatch.setattr(liveness, "ORPHANS_EVERY", 0.0)
-    Consumer.objects.all().delete()
-    yield
-    Consumer.objects.all().delete()
 
 
 def register(queue: Claims, *names: str, locked: bool = True, pid: int = 7) -> None:

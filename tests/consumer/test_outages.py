@@ -17,7 +17,7 @@ from django.core.management import call_command
 from django.db import connections
 from django.test import override_settings
 
-from djjp import claims, job, registry
+from djjp import job, registry
 from djjp.claims import Claims
 from djjp.consumer.consumer import Consumer
 from djjp.databases import queue_database

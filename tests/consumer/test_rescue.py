@@ -7,10 +7,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
-
-import pytest
 
 from djjp import run_many
 from djjp.claims import Claims
@@ -29,15 +26,6 @@ from tests.project.shop.jobs import (
     tally,
 )
 from tests.project.shop.models import Execution
-
-
-@pytest.fixture(autouse=True)
-def _no_consumers(queue: Claims, processes: Processes) -> Iterator[None]:
-    """After the processes of a test are gone too."""
-    Consumer.objects.all().delete()
-    yield
-    processes.kill()
-    Consumer.objects.all().delete()
 
 
 def start(processes: Processes, *options: str, **settings: Any) -> subprocess.Popen[str]:

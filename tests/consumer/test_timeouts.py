@@ -298,6 +298,7 @@ BLOCKED = """
 import django; django.setup()
 import asyncio, sys, time
 from djjp import job
+from djjp.consumer import pools
 from djjp.consumer.process import consume
 pools.COROUTINE_GRACE = 1.0
 

@@ -1,0 +1,419 @@
+"""Cancelling jobs that wait or run, from anywhere; and what running jobs say of their progress."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.db import connections
+from django.test.utils import CaptureQueriesContext
+
+from djjp import current_job, get_job, job, run_many
+from djjp.claims import Claimed, Claims, Outcome
+from djjp.consumer.desk import Desk
+from djjp.consumer.pools import ThreadPool
+from djjp.consumer.wakeups import Bell
+from djjp.current import CurrentJob
+from djjp.exceptions import JobCancelled
+from djjp.models import Job, State
+from tests.consumer.beside import consuming, drain
+from tests.harness import Processes, eventually
+from tests.project.shop.jobs import add, anap, hog, nap
+from tests.project.shop.models import Execution
+
+#: What jobs leave.
+SEEN: list[Any] = []
+#: Where a job waits for the test.
+GATE = threading.Event()
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    GATE.clear()
+    yield
+    GATE.set()
+    SEEN.clear()
+
+
+def me() -> CurrentJob:
+    current = current_job()
+    assert current is not None
+    return current
+
+
+@job(name="cancel.waits")
+def waits() -> str:
+    """Looks whether it is cancelled, cleans up and returns."""
+    SEEN.append("begun")
+    while not me().cancelled:
+        time.sleep(0.005)
+    SEEN.append("cleaned up")
+    return "half a result"
+
+
+@job(name="cancel.coroutine")
+async def coroutine() -> None:
+    SEEN.append("begun")
+    try:
+        await asyncio.sleep(60)
+    finally:
+        SEEN.append("cleaned up")
+
+
+@job(name="cancel.ignores")
+def ignores() -> None:
+    SEEN.append("begun")
+    try:
+        while True:
+            sum(range(50))
+    finally:
+        SEEN.append("interrupted")
+
+
+@job(name="cancel.fails_when_cancelled", max_attempts=5, backoff=0)
+def fails_when_cancelled() -> None:
+    SEEN.append("begun")
+    while not me().cancelled:
+        time.sleep(0.005)
+    raise ConnectionError("broken off")
+
+
+@job(name="cancel.fails_at_once", max_attempts=5, backoff=0)
+def fails_at_once() -> None:
+    """Is cancelled by itself and fails before its consumer can have told it so."""
+    SEEN.append("begun")
+    get_job(me().id).cancel()
+    raise ConnectionError("broken off")
+
+
+@job(name="cancel.fails_for_long", max_attempts=5, backoff=3600)
+def fails_for_long() -> None:
+    raise ConnectionError("try again later")
+
+
+@job(name="cancel.gate")
+def gate() -> None:
+    SEEN.append("begun")
+    GATE.wait(60)
+
+
+@job(name="cancel.cancels")
+def cancels(ids: list[Any]) -> None:
+    for id in ids:
+        get_job(id).cancel()
+
+
+@job(name="cancel.steps")
+def steps(count: int) -> None:
+    for number in range(1, count + 1):
+        me().progress(number, count)
+
+
+@job(name="cancel.climbs")
+def climbs() -> None:
+    me().progress(3)
+    GATE.wait(60)
+    me().progress(7, 9)
+
+
+@job(name="cancel.asteps")
+async def asteps(count: int) -> None:
+    for number in range(1, count + 1):
+        me().progress(number, count)
+        await asyncio.sleep(0)
+
+
+@job(name="cancel.oversteps", max_attempts=1)
+def oversteps(number: int) -> None:
+    me().progress(number)
+
+
+def begun() -> None:
+    eventually(lambda: "begun" in SEEN)
+
+
+# Jobs that wait
+
+
+@pytest.mark.parametrize("state", [State.READY, State.SCHEDULED, State.BLOCKED])
+def test_a_job_that_waits_is_cancelled_at_once_and_never_runs(queue: Claims, state: State) -> None:
+    handle = add.run_later(1)
+    Job.objects.update(state=state)
+
+    handle.cancel()
+
+    assert (handle.state, handle.reason, handle.attempts) == ("cancelled", "cancelled on request", 0)
+    assert Job.objects.get().finished_at is not None
+    with pytest.raises(JobCancelled, match="cancelled on request"):
+        handle.join(0)
+    assert drain().executed == 0
+
+
+def test_a_job_that_waits_for_its_next_attempt_is_cancelled_and_keeps_its_errors(
+    queue: Claims,
+) -> None:
+    handle = fails_for_long.run_later()
+    drain()
+
+    handle.cancel()
+
+    assert (handle.state, len(handle.errors)) == ("cancelled", 1)
+
+
+@pytest.mark.parametrize("state", [State.SUCCEEDED, State.FAILED, State.CANCELLED])
+def test_a_job_that_has_ended_is_left_alone(queue: Claims, state: State) -> None:
+    handle = add.run_later(1)
+    drain()
+    Job.objects.update(state=state)
+    before = Job.objects.values().get()
+
+    handle.cancel()
+
+    assert Job.objects.values().get() == before
+
+
+def test_a_cancelled_job_can_be_retried_and_then_runs(queue: Claims) -> None:
+    handle = add.run_later(1)
+    handle.cancel()
+
+    handle.retry()
+
+    assert (handle.state, handle.reason) == ("ready", None)
+    drain()
+    assert handle.join(0) == 1
+
+
+def test_acancel_does_the_same(queue: Claims) -> None:
+    handle = add.run_later(1)
+
+    asyncio.run(handle.acancel())
+
+    assert handle.state == "cancelled"
+
+
+# Jobs that run
+
+
+def test_a_running_function_sees_it_cleans_up_and_has_ended_as_cancelled(queue: Claims) -> None:
+    handle = waits.run_later()
+    with consuming():
+        begun()
+        handle.cancel()
+        with pytest.raises(JobCancelled, match="cancelled on request"):
+            handle.join(30)
+
+    assert SEEN == ["begun", "cleaned up"]
+    assert (handle.state, handle.attempts, handle.errors) == ("cancelled", 1, [])
+
+
+def test_a_running_coroutine_is_cancelled_where_it_awaits(queue: Claims) -> None:
+    handle = coroutine.run_later()
+    with consuming():
+        begun()
+        handle.cancel()
+        with pytest.raises(JobCancelled):
+            handle.join(30)
+
+    assert SEEN == ["begun", "cleaned up"]
+    assert handle.errors == []
+
+
+def test_a_function_that_does_not_look_is_interrupted(queue: Claims) -> None:
+    handle = ignores.run_later()
+    with consuming(1) as consumer:
+        begun()
+        handle.cancel()
+        with pytest.raises(JobCancelled):
+            handle.join(30)
+        assert add.run_later(1).join(30) == 1
+        assert consumer._pool.lost == 0
+
+    assert SEEN == ["begun", "interrupted"]
+
+
+def test_a_function_that_blocks_is_given_up_as_cancelled(
+    queue: Claims, caplog: pytest.LogCaptureFixture
+) -> None:
+    handle = gate.run_later()
+    with caplog.at_level(logging.ERROR, "djjp"), consuming(2) as consumer:
+        begun()
+        handle.cancel()
+        with pytest.raises(JobCancelled):
+            handle.join(30)
+        assert consumer._pool.lost == 1
+    assert "cannot be stopped" in caplog.text
+
+
+@pytest.mark.parametrize("work", [anap, hog], ids=["coroutine", "function"])
+def test_a_job_of_another_process_is_cancelled(
+    processes: Processes, queue: Claims, work: Any
+) -> None:
+    handle, other = work.run_later(600.0), nap.run_later(0.01)
+    consumer = processes.consumer("--concurrency-limit", "2")
+    assert other.join(60)
+    eventually(lambda: Job.objects.get(pk=handle.id).state == "running")
+
+    handle.cancel()
+
+    with pytest.raises(JobCancelled):
+        handle.join(60)
+    assert processes.end(consumer)[0] == 0
+
+
+@pytest.mark.parametrize("work", [fails_when_cancelled, fails_at_once], ids=["later", "at-once"])
+def test_an_attempt_that_fails_after_the_cancel_is_not_retried(queue: Claims, work: Any) -> None:
+    handle = work.run_later()
+    with consuming():
+        begun()
+        handle.cancel()
+        with pytest.raises(JobCancelled, match="cancelled on request"):
+            handle.join(30)
+        assert add.run_later(1).join(30) == 1
+
+    handle.refresh()
+    assert (handle.state, handle.attempts, SEEN) == ("cancelled", 1, ["begun"])
+
+
+def test_a_job_that_succeeds_before_it_hears_of_it_has_succeeded(queue: Claims) -> None:
+    """And what it was told does not stick to it: retried, it runs again."""
+    handle = add.run_later(1)
+    with queue.turn():
+        (claimed,) = queue.claim("here", 1, time.time())
+    handle.cancel()
+    with queue.turn():
+        assert queue.finish("here", [Outcome(claimed, State.SUCCEEDED, 1.0, 2.0, "1")])
+
+    handle.refresh()
+    assert (handle.state, handle.result, handle.reason) == ("succeeded", 1, None)
+    handle.retry()
+    drain()
+    assert (handle.join(0), handle.state) == (1, "succeeded")
+
+
+def test_a_cancelled_job_is_not_given_back_at_a_shutdown(queue: Claims) -> None:
+    handle = gate.run_later()
+    with consuming() as consumer:
+        begun()
+        Job.objects.update(cancel_requested=True, reason="not any more")
+        consumer.stop()
+        consumer.stop()
+        eventually(lambda: Job.objects.get().state != "running")
+
+    handle.refresh()
+    assert (handle.state, handle.reason) == ("cancelled", "not any more")
+
+
+# Jobs in a consumer's line
+
+
+def test_jobs_that_wait_in_a_consumers_line_are_cancelled_too(queue: Claims) -> None:
+    """It has learnt that jobs are tiny, and has claimed all of these ahead."""
+    run_many(add.bind(i) for i in range(500))
+    victims = run_many(add.using(priority=-2).bind(i) for i in range(100))
+    canceller = cancels.using(priority=-1).run_later([handle.id for handle in victims])
+
+    drain(1)
+
+    assert canceller.join(0) is None
+    rows = Job.objects.filter(pk__in=[handle.id for handle in victims])
+    assert set(rows.values_list("state", flat=True)) <= {"cancelled", "succeeded"}
+    assert rows.filter(state="cancelled").exists()
+    assert not rows.filter(state="cancelled", result__isnull=False).exists()
+
+
+def test_a_job_that_is_cancelled_in_line_does_not_begin() -> None:
+    def claimed(name: str) -> Claimed:
+        return Claimed(uuid.uuid4(), name, '{"args":[],"kwargs":{}}', 1, 0)
+
+    ended: list[Outcome] = []
+    began: list[Claimed] = []
+    bell = Bell()
+    pool = ThreadPool(1, report=ended.append, progress=SEEN.append, desk=Desk(bell))
+    pool.begin = began.append
+    first, victim, last = claimed(gate.name), claimed(waits.name), claimed("cancel.nothing")
+    pool.submit([first, victim, last])
+    begun()
+
+    pool.cancel([victim])
+    GATE.set()
+    eventually(lambda: len(ended) == 3)
+    pool.close()
+    bell.close()
+
+    assert began == [first, last]
+    assert [outcome.state for outcome in ended] == ["succeeded", "cancelled", "succeeded"]
+    assert SEEN == ["begun"]
+
+
+@job(name="cancel.nothing")
+def nothing() -> None: ...
+
+
+# Progress
+
+
+def test_progress_is_shown_while_the_job_runs_and_its_last_word_is_kept(queue: Claims) -> None:
+    handle = climbs.run_later()
+    assert handle.progress is None
+    with consuming():
+        eventually(lambda: Job.objects.get().progress_done is not None)
+        handle.refresh()
+        assert (handle.state, handle.progress) == ("running", (3, None))
+        GATE.set()
+        handle.join(30)
+
+    assert handle.progress == (7, 9)
+
+
+@pytest.mark.parametrize("work", [steps, asteps], ids=["function", "coroutine"])
+def test_progress_costs_no_statement_of_its_own(queue: Claims, work: Any) -> None:
+    """On the consumer's connection a report rides on a turn; the job's thread has none at all."""
+    handle = work.run_later(5000)
+    with CaptureQueriesContext(connections[queue.alias]) as seen:
+        drain()
+
+    handle.join(0)
+    assert handle.progress == (5000, 5000)
+    written = [query["sql"] for query in seen.captured_queries if "progress_done" in query["sql"]]
+    assert 1 <= len([sql for sql in written if sql.startswith("UPDATE")]) < 100
+
+
+def test_progress_is_forgotten_when_the_job_is_retried_by_hand(queue: Claims) -> None:
+    handle = steps.run_later(3)
+    drain()
+    handle.join(0)
+
+    handle.retry()
+
+    assert handle.progress is None
+
+
+def test_the_largest_numbers_are_kept_and_larger_ones_harm_only_the_job(queue: Claims) -> None:
+    large, too_large, other = (
+        oversteps.run_later(2**63 - 1),
+        oversteps.run_later(2**63),
+        add.run_later(1),
+    )
+
+    drain(1)
+
+    large.refresh()
+    too_large.refresh()
+    assert large.progress == (2**63 - 1, None)
+    assert (too_large.state, too_large.progress) == ("failed", None)
+    assert other.join(0) == 1
+
+
+def test_progress_in_a_table_of_the_application_is_the_jobs_own_business(queue: Claims) -> None:
+    with CaptureQueriesContext(connections["default"]) as seen:
+        steps.run_later(10)
+        drain()
+
+    assert not seen.captured_queries
+    assert not Execution.objects.exists()
