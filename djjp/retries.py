@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any
 
 Span = float | timedelta
 Backoff = Span | Sequence[Span] | Callable[[int], Span]

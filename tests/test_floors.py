@@ -32,6 +32,7 @@ FLOORS = {
         "outbox",
         "pipelines",
         "registry",
+        "overview",
         "results",
         "retries",
         "schedules",

@@ -207,6 +207,4 @@ def _attempt(consumer: str, outcome: Outcome, failure: Failure) -> Attempt:
 
 
 #: The table and columns an insert names, in the order of `NewJob`; the rest have constants.
-INSERT_COLUMNS = (
-    "id, name, queue, priority, state, run_after, created_at, arguments, on_crash, attempts, rescues"
-)
+INSERT_COLUMNS = "id, name, queue, priority, state, run_after, created_at, arguments, on_crash, attempts, rescues"

@@ -47,9 +47,7 @@ class ByPeople(OnDatabase):
             self.announce()
         return count
 
-    def _update(
-        self, changes: str, where: str, values: list[Any], ids: Iterable[UUID]
-    ) -> int:
+    def _update(self, changes: str, where: str, values: list[Any], ids: Iterable[UUID]) -> int:
         with self.connection.cursor() as cursor:
             cursor.execute(
                 f"UPDATE {TABLE} SET {changes} WHERE {self._within('id')} AND {where}",

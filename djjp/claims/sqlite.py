@@ -10,25 +10,23 @@ read still holds when its UPDATE writes.
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
 from django.db import OperationalError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from djjp.claims import lockfile
 from djjp.claims.base import INSERT_COLUMNS, Claims
 from djjp.claims.common import TABLE, moment
-from djjp.claims.data import Claimed, NewJob, Problem, Settled
-from djjp.models import State
+from djjp.claims.data import Claimed, NewJob, Settled
 from djjp.claims.relays import RELAYED
+from djjp.claims.sqlite_house import SQLiteHouse
+from djjp.models import State
 
 T = TypeVar("T")
 
@@ -85,9 +83,6 @@ reason = CASE WHEN excluded.state NOT IN ('succeeded', 'failed')
 run_after = coalesce(excluded.run_after, {TABLE}.run_after)""",
 )
 
-# Milliseconds that a consumer waits for a lock in one go.
-_PATIENCE = 2000
-
 _PLAIN_ENDS = (State.SUCCEEDED, State.FAILED)
 
 
@@ -103,7 +98,7 @@ def _retry_locked(work: Callable[[], T], timeout: float) -> T:
             time.sleep(0.05)
 
 
-class SQLiteClaims(Claims):
+class SQLiteClaims(SQLiteHouse, Claims):
     """The queue in an SQLite file."""
 
     # Each served queue is an arm of a compound SELECT, of which SQLite takes 500.
@@ -220,65 +215,17 @@ class SQLiteClaims(Claims):
     def _uuid(self, value: object) -> UUID:
         return UUID(str(value))
 
-    def hold(self, consumer: str) -> bool:
-        folder = self.notes()
-        return folder is not None and lockfile.hold(_lock(folder, consumer))
-
-    def let_go(self, consumer: str) -> None:
-        if (folder := self.notes()) is not None:
-            lockfile.let_go(_lock(folder, consumer))
-
-    def is_held(self, consumer: str) -> bool:
-        folder = self.notes()
-        return folder is not None and lockfile.is_held(_lock(folder, consumer))
-
-    def notes(self) -> Path | None:
-        """Beside the file, where all its consumers can meet: it is on one machine with them."""
-        connection: Any = self.connection
-        if connection.is_in_memory_db():
-            return None
-        folder = Path(f"{connection.settings_dict['NAME']}-consumers")
-        folder.mkdir(mode=0o700, exist_ok=True)
-        return folder
-
     def _seconds(self, value: Any) -> float:
         return super()._seconds(datetime.fromisoformat(value))
 
     def _stamp(self, seconds: float) -> Any:
         """The text that the ORM writes and compares with."""
-        whole, micro = divmod(round(seconds * 1_000_000), 1_000_000)
+        whole = int(seconds)
+        micro = round((seconds - whole) * 1_000_000)
+        if micro == 1_000_000:
+            whole, micro = whole + 1, 0
         # The ORM leaves a zero fraction out.
         return f"{_second(self.alias, whole)}.{micro:06}" if micro else _second(self.alias, whole)
-
-    def listener(self) -> DataVersion:
-        return DataVersion(self)
-
-    def configuration_problems(self) -> Iterable[Problem]:
-        name = self.connection.settings_dict["NAME"]
-        yield from super().configuration_problems()
-        # Under this name Django's test runner keeps the queue for a test run, where it belongs.
-        if self.connection.is_in_memory_db() and not str(name).startswith("file:memorydb_"):  # type: ignore[attr-defined]  # only SQLite's wrapper has it
-            yield Problem(
-                "E005",
-                f"the queue's alias {self.alias!r} is an in-memory SQLite database ({str(name)!r}), "
-                "which no other process can see",
-                "Give it a file: queue_database(BASE_DIR / 'queue.sqlite3').",
-            )
-
-    def _place(self, settings: Mapping[str, Any]) -> Any:
-        name = str(settings["NAME"])
-        # Two databases in memory are two, whatever their names.
-        in_memory = name == ":memory:" or "mode=memory" in name
-        return object() if in_memory else Path(name).resolve()
-
-    def server_problems(self) -> Iterable[Problem]:
-        self.connection.ensure_connection()
-        if sqlite3.sqlite_version_info < (3, 35):
-            yield Problem(
-                "E006",
-                f"djjp needs SQLite 3.35 or newer; this Python has {sqlite3.sqlite_version}",
-                "Use a Python built with a newer SQLite, or keep the queue in PostgreSQL.",
-            )
 
 
 def _insert(connection: Any, row: tuple[Any, ...]) -> None:
@@ -294,55 +241,6 @@ def _insert(connection: Any, row: tuple[Any, ...]) -> None:
     connection.validate_no_broken_transaction()
     with connection.wrap_database_errors:
         connection.connection.execute(_DRIVERS_INSERT, row)
-
-
-def _lock(folder: Path, consumer: str) -> Path:
-    return folder / f"{consumer.replace(':', '-')}.lock"
-
-
-class DataVersion:
-    """Makes a connection a consumer's, and notices writes of others.
-
-    It does so by `PRAGMA data_version`, a read of shared memory that takes 3 µs.
-    """
-
-    def __init__(self, claims: SQLiteClaims) -> None:
-        self._claims = claims
-        self._driver: Any = None
-        self._seen = self._read()
-
-    def fileno(self) -> int | None:
-        return None
-
-    def woken(self) -> bool:
-        now = self._read()
-        woken, self._seen = now != self._seen, now
-        return woken
-
-    def interval(self, quiet: float) -> float:
-        return 0.002 if quiet < 0.1 else 0.005
-
-    def looks(self) -> float:
-        return 1.0
-
-    def _adopt(self, connection: Any) -> None:
-        """Wait less long for a lock than others: a consumer tries again by itself.
-
-        While it waits inside SQLite it can neither heed a signal nor interrupt a job.
-        """
-        driver = connection.connection
-        (allowed,) = driver.execute("PRAGMA busy_timeout").fetchone()
-        driver.execute(f"PRAGMA busy_timeout = {min(int(allowed), _PATIENCE)}")
-        self._driver = driver
-
-    def _read(self) -> int:
-        connection: Any = self._claims.connection
-        connection.ensure_connection()
-        if connection.connection is not self._driver:
-            self._adopt(connection)
-        # Beneath Django's cursor: this runs two hundred times a second in an idle consumer.
-        (version,) = connection.connection.execute("PRAGMA data_version").fetchone()
-        return int(version)
 
 
 def _heads(queues: Sequence[str] | None, without: Sequence[str]) -> tuple[str, list[Any]]:

@@ -139,7 +139,7 @@ class Upkeep(OnDatabase):
         stamp = self._stamp(now)
         with self.connection.cursor() as cursor:
             cursor.execute(
-                _RESCUE.format(ids=self._within('id')),
+                _RESCUE.format(ids=self._within("id")),
                 [most, most, stamp, most, consumer, self._id_list(ids)],
             )
             rescued = [(self._uuid(id), *rest) for id, *rest in cursor.fetchall()]

@@ -8,7 +8,8 @@ thread that is known to have none open is not asked.
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from django.db import connections
@@ -19,6 +20,7 @@ from djjp import conf
 
 class _Thread(threading.local):
     may_have_open = True
+    kept = False
 
 
 _thread = _Thread()
@@ -30,7 +32,7 @@ def tidy() -> None:
     A job may look into the queue by the ORM, but a consumer keeps to one connection there. What is
     in a transaction, as inside a TestCase, is left alone.
     """
-    if not _thread.may_have_open:
+    if not _thread.may_have_open or _thread.kept:
         return
     queue = conf.current().db_name
     open_ones = False
@@ -41,6 +43,24 @@ def tidy() -> None:
             connection.close_if_unusable_or_obsolete()
         open_ones = open_ones or connection.connection is not None
     _thread.may_have_open = open_ones
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Jobs run on this thread's own connections: leave those as they are, and close those that they open."""
+    before = {id(connection) for connection in _open()}
+    outer, _thread.kept = _thread.kept, True
+    try:
+        yield
+    finally:
+        _thread.kept = outer
+        for connection in _open():
+            if id(connection) not in before and not connection.in_atomic_block:
+                connection.close()
+
+
+def _open() -> list[Any]:
+    return [c for c in connections.all(initialized_only=True) if c.connection is not None]
 
 
 def replace() -> None:

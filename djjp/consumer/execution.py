@@ -167,9 +167,9 @@ class Execution:
         if isinstance(error, Retry):
             if job.max_attempts is not None and number >= job.max_attempts:
                 return None
-        elif number >= (job.max_attempts or 1):
-            return None
-        elif not isinstance(error, (*options.classes(job.retry_on), JobTimedOut)):
+        elif number >= (job.max_attempts or 1) or not isinstance(
+            error, (*options.classes(job.retry_on), JobTimedOut)
+        ):
             return None
         try:
             if isinstance(error, Retry) and error.after is not None:

@@ -4,56 +4,64 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('djjp', '0001_initial'),
+        ("djjp", "0001_initial"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='Consumer',
+            name="Consumer",
             fields=[
-                ('name', models.CharField(max_length=100, primary_key=True, serialize=False)),
-                ('host', models.CharField(max_length=64)),
-                ('pid', models.PositiveIntegerField()),
-                ('queues', models.TextField(blank=True, null=True)),
-                ('concurrency', models.CharField(max_length=10)),
-                ('concurrency_limit', models.PositiveIntegerField()),
-                ('started_at', models.DateTimeField()),
-                ('heartbeat_at', models.DateTimeField()),
-                ('locked', models.BooleanField()),
+                ("name", models.CharField(max_length=100, primary_key=True, serialize=False)),
+                ("host", models.CharField(max_length=64)),
+                ("pid", models.PositiveIntegerField()),
+                ("queues", models.TextField(blank=True, null=True)),
+                ("concurrency", models.CharField(max_length=10)),
+                ("concurrency_limit", models.PositiveIntegerField()),
+                ("started_at", models.DateTimeField()),
+                ("heartbeat_at", models.DateTimeField()),
+                ("locked", models.BooleanField()),
             ],
             options={
-                'db_table': 'djjp_consumer',
+                "db_table": "djjp_consumer",
             },
         ),
         migrations.AddField(
-            model_name='job',
-            name='cancel_requested',
+            model_name="job",
+            name="cancel_requested",
             field=models.BooleanField(db_default=False, default=False),
         ),
         migrations.AddField(
-            model_name='job',
-            name='on_crash',
-            field=models.CharField(choices=[('retry', 'Retry'), ('fail', 'Fail')], db_default='retry', default='retry', max_length=5),
+            model_name="job",
+            name="on_crash",
+            field=models.CharField(
+                choices=[("retry", "Retry"), ("fail", "Fail")],
+                db_default="retry",
+                default="retry",
+                max_length=5,
+            ),
         ),
         migrations.AddField(
-            model_name='job',
-            name='progress_done',
+            model_name="job",
+            name="progress_done",
             field=models.BigIntegerField(blank=True, null=True),
         ),
         migrations.AddField(
-            model_name='job',
-            name='progress_total',
+            model_name="job",
+            name="progress_total",
             field=models.BigIntegerField(blank=True, null=True),
         ),
         migrations.AddField(
-            model_name='job',
-            name='reason',
+            model_name="job",
+            name="reason",
             field=models.TextField(blank=True, null=True),
         ),
         migrations.AddIndex(
-            model_name='job',
-            index=models.Index(condition=models.Q(('cancel_requested', True), ('state', 'running')), fields=['consumer'], name='djjp_job_cancelling'),
+            model_name="job",
+            index=models.Index(
+                condition=models.Q(("cancel_requested", True), ("state", "running")),
+                fields=["consumer"],
+                name="djjp_job_cancelling",
+            ),
         ),
     ]

@@ -2,20 +2,19 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('djjp', '0002_liveness'),
+        ("djjp", "0002_liveness"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='Relayed',
+            name="Relayed",
             fields=[
-                ('id', models.UUIDField(editable=False, primary_key=True, serialize=False)),
-                ('relayed_at', models.DateTimeField()),
+                ("id", models.UUIDField(editable=False, primary_key=True, serialize=False)),
+                ("relayed_at", models.DateTimeField()),
             ],
             options={
-                'db_table': 'djjp_relayed',
+                "db_table": "djjp_relayed",
             },
         ),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -22,6 +22,12 @@ logger = logging.getLogger("djjp.outbox")
 _SHORTEST_REST, _LONGEST_REST = 1.0, 60.0
 _rest_until = 0.0
 
+#: For users' tests, in all threads: who is told of jobs once they are enqueued, and where they went:
+#: "queue", "outbox", or "on_commit" for those that wait for it.
+observers: list[Callable[[Sequence[NewJob], str], None]] = []
+#: For users' tests, in all threads: enqueue past open transactions, and then call this.
+inline: Callable[[], None] | None = None
+
 
 def enqueue(jobs: Sequence[NewJob], database: str | None = None) -> None:
     """Enqueue jobs, all or none of them.
@@ -34,8 +40,17 @@ def enqueue(jobs: Sequence[NewJob], database: str | None = None) -> None:
     """
     if not jobs:
         return
+    place = _send_off(jobs, database)
+    for tell in tuple(observers):
+        tell(jobs, place)
+    if inline is not None:
+        inline()
+
+
+def _send_off(jobs: Sequence[NewJob], database: str | None) -> str:
+    """Send jobs where they belong; returns where that is, as `observers` are told it."""
     settings = conf.current()
-    alias = _transaction(settings, database)
+    alias = _transaction(settings, database) if inline is None else None
     if alias is None:
         claims.call(partial(_write, jobs=jobs))
     elif alias == settings.db_name:
@@ -44,8 +59,11 @@ def enqueue(jobs: Sequence[NewJob], database: str | None = None) -> None:
     elif rows.installed():
         rows.write(alias, jobs)
         _after_commit(alias, [job.id for job in jobs])
+        return "outbox"
     else:
         transaction.on_commit(partial(_send, jobs), using=alias)
+        return "on_commit"
+    return "queue"
 
 
 def _transaction(settings: conf.Settings, database: str | None) -> str | None:

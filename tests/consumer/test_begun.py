@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from djjp.claims import Claimed
 from djjp.consumer import begun
 from djjp.consumer.begun import Begun
 from djjp.ids import new_id
-from tests.harness import ROOT
+from tests.harness import ROOT, eventually
 
 NAME = "some.host:7:0af3"
 
@@ -26,18 +27,16 @@ def claimed() -> Claimed:
 def test_only_what_has_begun_and_is_not_settled_is_noted(tmp_path: Path) -> None:
     note = Begun(tmp_path, NAME, 4)
     waiting, running, ended = jobs = [claimed() for _ in range(3)]
-    for job in jobs:
-        note.expect(job)
+    note.expect(jobs)
     assert begun.begun(tmp_path, NAME) == set()
 
     note.mark(running)
     note.mark(ended)
     assert begun.begun(tmp_path, NAME) == {running.id, ended.id}
 
-    note.forget(ended)
+    note.forget([ended])
     assert begun.begun(tmp_path, NAME) == {running.id}
-    note.forget(waiting)
-    note.forget(running)
+    note.forget([waiting, running])
     assert begun.begun(tmp_path, NAME) == set()
 
 
@@ -47,11 +46,11 @@ def test_cells_are_used_again_so_that_a_consumer_may_run_for_years(tmp_path: Pat
     held: list[Claimed] = []
     for _ in range(50):
         held.append(claimed())
-        note.expect(held[-1])
+        note.expect([held[-1]])
         note.mark(held[-1])
         if len(held) == 3:
             assert begun.begun(tmp_path, NAME) == {job.id for job in held}
-            note.forget(held.pop(0))
+            note.forget([held.pop(0)])
     assert (tmp_path / "some.host-7-0af3.begun").stat().st_size == size
 
 
@@ -59,24 +58,23 @@ def test_a_job_that_comes_again_is_noted_anew(tmp_path: Path) -> None:
     note, job = Begun(tmp_path, NAME, 1), claimed()
     for attempt in range(3):
         job = job._replace(attempt=attempt)
-        note.expect(job)
+        note.expect([job])
         assert begun.begun(tmp_path, NAME) == set()
         note.mark(job)
         assert begun.begun(tmp_path, NAME) == {job.id}
-        note.forget(job)
+        note.forget([job])
 
 
-def test_what_was_never_expected_is_no_trouble(tmp_path: Path) -> None:
+def test_what_was_never_expected_does_not_begin(tmp_path: Path) -> None:
     note = Begun(tmp_path, NAME, 1)
-    note.mark(claimed())
-    note.forget(claimed())
+    assert not note.mark(claimed()), "it is not one of this consumer's"
+    note.forget([claimed()])
     assert begun.begun(tmp_path, NAME) == set()
 
 
 def test_threads_that_begin_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
     note, jobs = Begun(tmp_path, NAME, 500), [claimed() for _ in range(500)]
-    for job in jobs:
-        note.expect(job)
+    note.expect(jobs)
     threads = [
         threading.Thread(target=lambda part: [note.mark(job) for job in part], args=[jobs[i::10]])
         for i in range(10)
@@ -98,8 +96,7 @@ from djjp.consumer.begun import Begun
 
 note = Begun(Path(sys.argv[1]), sys.argv[2], 2)
 running, waiting = [Claimed(UUID(id), "test.job", "{}", 1, 0) for id in sys.argv[3:]]
-note.expect(running)
-note.expect(waiting)
+note.expect([running, waiting])
 note.mark(running)
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -119,7 +116,7 @@ def test_the_note_outlives_a_process_that_is_killed(tmp_path: Path) -> None:
 def test_a_note_from_before_a_reboot_says_nothing(tmp_path: Path) -> None:
     """What was mapped into memory may not have come to the disk."""
     note, job = Begun(tmp_path, NAME, 1), claimed()
-    note.expect(job)
+    note.expect([job])
     note.mark(job)
     path = tmp_path / "some.host-7-0af3.begun"
     path.write_bytes(b"another boot".ljust(64, b"\0") + path.read_bytes()[64:])
@@ -132,32 +129,34 @@ def test_a_machine_that_does_not_tell_its_boots_keeps_no_note(
     Begun(tmp_path, "other:7:1", 1)
     monkeypatch.setattr(begun, "_boot", lambda: None)
     note, job = Begun(tmp_path, NAME, 1), claimed()
-    note.expect(job)
-    note.mark(job)
-    note.forget(job)
+    note.expect([job])
+    assert note.mark(job)
+    note.forget([job])
     note.close()
     assert begun.begun(tmp_path, NAME) is None
     assert begun.begun(tmp_path, "other:7:1") is None
+    assert not note.is_doubted()
 
 
 def test_where_nobody_noted_anything_nobody_knows(tmp_path: Path) -> None:
     assert begun.begun(tmp_path, NAME) is None
     assert begun.begun(None, NAME) is None
     note = Begun(None, NAME, 1)
-    note.expect(job := claimed())
-    note.mark(job)
-    note.forget(job)
+    note.expect([job := claimed()])
+    assert note.mark(job)
+    note.forget([job])
     note.close()
     begun.clear(None, NAME)
+    begun.doubt(None, NAME)
 
 
 def test_an_ended_consumer_leaves_no_note(tmp_path: Path) -> None:
     note = Begun(tmp_path, NAME, 2)
-    note.expect(job := claimed())
+    note.expect([job := claimed()])
     note.mark(job)
     note.close()
     assert list(tmp_path.iterdir()) == []
-    note.mark(job)
+    assert not note.mark(job)
     note.close()
     assert list(tmp_path.iterdir()) == []
 
@@ -173,3 +172,63 @@ def test_a_dead_consumers_files_are_cleared_and_those_of_others_stay(tmp_path: P
         "some.host-7-0af4.lock",
     ]
     begun.clear(tmp_path, NAME)
+
+
+def test_a_full_disk_keeps_no_consumer_from_its_work(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor does a folder that has gone."""
+    note, job = Begun(tmp_path / "gone", NAME, 1), claimed()
+    note.expect([job])
+    assert note.mark(job)
+    note.close()
+    assert "notes nowhere what it begins" in caplog.text
+
+
+# One that was taken for dead, and lives
+
+
+def beginning(note: Begun, job: Claimed) -> tuple[threading.Thread, list[bool]]:
+    """A thread that is about to run a job."""
+    answers: list[bool] = []
+    thread = threading.Thread(target=lambda: answers.append(note.mark(job)))
+    thread.start()
+    eventually(lambda: begun.begun(note._path.parent, NAME) == {job.id})  # type: ignore[union-attr]
+    time.sleep(0.1)
+    return thread, answers
+
+
+def test_while_it_is_doubted_a_job_is_noted_and_waits(tmp_path: Path) -> None:
+    """So whoever rescues reads it as begun, or it will not begin here any more."""
+    note, job = Begun(tmp_path, NAME, 1), claimed()
+    note.expect([job])
+    assert not note.is_doubted()
+    begun.doubt(tmp_path, NAME)
+    assert note.is_doubted()
+    assert begun.begun(tmp_path, NAME) == set(), "the note is still believed"
+
+    thread, answers = beginning(note, job)
+    assert answers == []
+
+    note.go_on()
+    thread.join()
+    assert answers == [True]
+    assert not note.is_doubted()
+    note.close()
+
+
+def test_one_that_was_rescued_does_not_begin_what_waited(tmp_path: Path) -> None:
+    note, job = Begun(tmp_path, NAME, 1), claimed()
+    note.expect([job])
+    begun.doubt(tmp_path, NAME)
+    thread, answers = beginning(note, job)
+
+    note.close()
+
+    thread.join()
+    assert answers == [False]
+
+
+def test_nobody_is_doubted_who_left_no_note(tmp_path: Path) -> None:
+    begun.doubt(tmp_path, NAME)
+    assert list(tmp_path.iterdir()) == []

@@ -423,17 +423,17 @@ def test_a_beat_takes_the_lock_again_that_a_terminated_session_has_lost(queue: C
 # Rescue, and what is left in the folder
 
 
-def leave_notes(queue: Claims, name: str) -> list[str]:
+def leave_notes(queue: Claims, name: str) -> tuple[Begun, list[str]]:
     """What a dead consumer leaves in the folder: the note of its jobs, all begun, and its lock's file."""
     folder = queue.notes()
     assert folder is not None
     jobs = claim(queue, name)
     note = Begun(folder, name, 5)
+    note.expect(jobs)
     for job in jobs:
-        note.expect(job)
         note.mark(job)
     (folder / f"{name.replace(':', '-')}.lock").touch()
-    return files_of(queue, name)
+    return note, files_of(queue, name)
 
 
 def files_of(queue: Claims, name: str) -> list[str]:
@@ -448,7 +448,8 @@ def test_a_rescue_reads_what_had_begun_and_clears_up(
     name = new_name()
     register(queue, name)
     [begun_id] = enqueue(queue)
-    assert len(leave_notes(queue, name)) == 2
+    _, files = leave_notes(queue, name)
+    assert len(files) == 2
     [waiting] = enqueue(queue)
     claim(queue, name)
 
@@ -470,13 +471,14 @@ def test_one_that_turns_out_to_live_keeps_its_files_and_nothing_is_said(
     name = new_name()
     register(queue, name)
     enqueue(queue)
-    files = leave_notes(queue, name)
+    note, files = leave_notes(queue, name)
     queue.heartbeat(name, NOW + 1, locked=True)
 
     with caplog.at_level(logging.WARNING, "djjp"):
         liveness.rescue(queue, Peer(name, NOW, locked=True))
 
     assert files_of(queue, name) == files
+    assert note.is_doubted(), "it has to look, before it begins another job, whether it was in time"
     assert not caplog.records
     assert Job.objects.get().state == "running"
     begun.clear(queue.notes(), name)

@@ -444,4 +444,4 @@ def test_a_child_that_does_not_react_is_killed_and_its_jobs_released(
     assert code == 1
     assert f"child {child} was ended by SIGKILL" in err
     assert not alive(child)
-    assert set(Job.objects.values_list("state", "rescues")) == {("ready", 1)}
+    assert states() == {"ready": 1}

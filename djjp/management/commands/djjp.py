@@ -1,0 +1,145 @@
+"""`manage.py djjp …`: look at the queue from a terminal, and act on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+
+import djclick as click
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import CommandError
+from django.utils import timezone
+
+from djjp import overview
+from djjp.consumer.process import require
+from djjp.exceptions import JobDoesNotExist, QueueUnavailable
+from djjp.handles import JobHandle, get_job
+from djjp.models import FINISHED, Job, State
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """What keeps a command from its work, said in a line."""
+    try:
+        yield
+    except (ImproperlyConfigured, JobDoesNotExist, QueueUnavailable) as error:
+        raise CommandError(str(error)) from error
+
+
+@click.group()
+def command() -> None:
+    """Look at the queue, and act on it."""
+    with _in_words():
+        require(None)
+
+
+@command.command()
+def status() -> None:
+    """How many jobs are in each queue, and which consumers are there."""
+    with _in_words():
+        counts, consumers = overview.counts(), overview.consumers()
+    if counts:
+        rows = [[name, *(found.get(s, 0) for s in State)] for name, found in counts.items()]
+        _table(["queue", *(state.value for state in State)], rows)
+    else:
+        click.echo("no jobs")
+    click.echo()
+    if not consumers:
+        click.echo("no consumers")
+    for consumer in consumers:
+        served = "all queues" if consumer.queues is None else ", ".join(consumer.queues)
+        click.echo(
+            f"consumer {consumer.name}: serves {served}, up to {consumer.limit} jobs at once; "
+            f"started {_moment(consumer.started_at)}, heartbeat {_age(consumer.heartbeat_at)} ago"
+        )
+        for name, jobs, since in consumer.runs:
+            click.echo(f"    {jobs} × {name}, the longest for {_age(since)}")
+
+
+@command.command()
+@click.option("--state", type=click.Choice([state.value for state in State]), help="In this state.")
+@click.option("--queue", help="In this queue.")
+@click.option("--name", help="Of this name.")
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="How many.")
+def jobs(state: str | None, queue: str | None, name: str | None, limit: int) -> None:
+    """List jobs, newest first."""
+    with _in_words():
+        found = overview.newest(state=state, queue=queue, name=name, limit=limit)
+    if found:
+        head = ["id", "state", "queue", "name", "attempts", "created", "finished"]
+        _table(head, [_row(job) for job in found])
+    else:
+        click.echo("no jobs")
+
+
+@command.command()
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+def retry(ids: Sequence[str]) -> None:
+    """Make jobs that have ended ready again, with fresh attempts."""
+    with _in_words():
+        for handle in _found(ids):
+            if handle.state not in FINISHED:
+                click.echo(f"{handle.id} is {handle.state}: left alone")
+                continue
+            handle.retry()
+            click.echo(f"{handle.id} is {handle.state}")
+
+
+@command.command()
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+def cancel(ids: Sequence[str]) -> None:
+    """Stop jobs that have not ended."""
+    with _in_words():
+        for handle in _found(ids):
+            if handle.state in FINISHED:
+                click.echo(f"{handle.id} is {handle.state}: left alone")
+                continue
+            handle.cancel()
+            told = ", and told to stop" if handle.state == State.RUNNING else ""
+            click.echo(f"{handle.id} is {handle.state}{told}")
+
+
+@command.command()
+@click.option("--keep-succeeded", type=click.FloatRange(0), metavar="SECONDS")
+@click.option("--keep-failed", type=click.FloatRange(0), metavar="SECONDS")
+def prune(keep_succeeded: float | None, keep_failed: float | None) -> None:
+    """Delete jobs that ended long ago: as long as the settings say, or these seconds."""
+    with _in_words():
+        count = overview.prune(keep_succeeded, keep_failed)
+    click.echo(f"{count} {'job' if count == 1 else 'jobs'} pruned")
+
+
+def _found(ids: Iterable[str]) -> list[JobHandle]:
+    """The handles of all, before anything is done to one."""
+    return [get_job(id) for id in dict.fromkeys(ids)]
+
+
+def _row(job: Job) -> list[object]:
+    made, ended = _moment(job.created_at), _moment(job.finished_at)
+    return [job.pk, job.state, job.queue, job.name, job.attempts, made, ended]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Columns as wide as they need to be; numbers to the right."""
+    widths = [max(len(str(row[i])) for row in [head, *rows]) for i in range(len(head))]
+    right = [all(isinstance(row[i], int) for row in rows) for i in range(len(head))]
+    for row in [head, *rows]:
+        cells = [
+            str(cell).rjust(width) if number else str(cell).ljust(width)
+            for cell, width, number in zip(row, widths, right, strict=True)
+        ]
+        click.echo("  ".join(cells).rstrip())
+
+
+def _moment(value: datetime | None) -> str:
+    if value is None:
+        return "-"
+    local = timezone.localtime(value) if timezone.is_aware(value) else value
+    return f"{local:%Y-%m-%d %H:%M:%S}"
+
+
+def _age(value: datetime) -> str:
+    now = timezone.now()
+    # Two machines, two clocks.
+    return f"{max(0.0, (now - value).total_seconds()):.1f} s"

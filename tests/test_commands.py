@@ -1,0 +1,327 @@
+"""`manage.py djjp …`, as people and scripts use it."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from django.core.management import call_command
+from django.test import override_settings
+from django.utils import timezone
+
+from djjp import overview, run_many
+from djjp.claims import Claims, Outcome
+from djjp.consumer.maintenance import Walk
+from djjp.models import Attempt, Job, State
+from tests.claims.rows import new_job
+from tests.consumer.beside import drain
+from tests.harness import Processes, eventually
+from tests.project.shop.jobs import add, fail, hog, mail, nap
+
+
+@pytest.fixture
+def djjp(queue: Claims, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs the command in this process; returns what it printed."""
+
+    def run(*arguments: str) -> str:
+        call_command("djjp", *arguments)
+        return capsys.readouterr().out
+
+    return run
+
+
+def ended(state: State = State.SUCCEEDED, *, ago: float, **fields: Any) -> Job:
+    """A job that ended so many seconds ago."""
+    then = timezone.now() - timedelta(seconds=ago)
+    return Job.objects.create(
+        id=overview_id(then.timestamp()),
+        name="shop.gone",
+        state=state,
+        arguments="{}",
+        created_at=then,
+        finished_at=then,
+        **fields,
+    )
+
+
+def overview_id(seconds: float) -> uuid.UUID:
+    """An id as it was made then: ids grow with time."""
+    text = f"{int(seconds * 1000):012x}7{uuid.uuid4().hex[13:]}"
+    return uuid.UUID(text)
+
+
+# status
+
+
+def test_status_counts_the_jobs_of_each_queue_by_state(queue: Claims, djjp: Any) -> None:
+    run_many(add.bind(n) for n in range(12))
+    drain()
+    run_many([mail.bind("a"), mail.bind("b"), fail.bind("no")])
+    mail.using(run_after=timedelta(hours=1)).run_later("c")
+
+    head, *rows = (line.split() for line in djjp("status").splitlines()[:3])
+
+    assert head == ["queue", *(state.value for state in State)]
+    counted = {name: dict(zip(head[1:], numbers, strict=True)) for name, *numbers in rows}
+    assert {q: {s: n for s, n in by.items() if n != "0"} for q, by in counted.items()} == {
+        "default": {"ready": "1", "succeeded": "12"},
+        "mail": {"scheduled": "1", "ready": "2"},
+    }
+
+
+def test_status_shows_the_consumers_that_live_and_what_they_run(
+    processes: Processes, queue: Claims, djjp: Any
+) -> None:
+    run_many([hog.bind(600.0), nap.bind(600.0), nap.bind(600.0)])
+    consumer = processes.consumer("--queues", "mail,default", "--concurrency-limit", "7")
+    eventually(lambda: Job.objects.filter(state="running").count() == 3)
+
+    shown = djjp("status")
+
+    assert re.search(
+        rf"consumer \S+:{consumer.pid}:\w+: serves mail, default, up to 7 jobs at once; "
+        r"started \d{4}-\d\d-\d\d [\d:]{8}, heartbeat \d+\.\d s ago\n",
+        shown,
+    )
+    assert re.search(rf"^    1 × {hog.name}, the longest for \d+\.\d s$", shown, re.MULTILINE)
+    assert re.search(rf"^    2 × {nap.name}, the longest for \d+\.\d s$", shown, re.MULTILINE)
+
+
+def test_status_of_an_empty_queue_says_so(queue: Claims, djjp: Any) -> None:
+    assert djjp("status") == "no jobs\n\nno consumers\n"
+
+
+# jobs
+
+
+def test_jobs_lists_the_newest_first(queue: Claims, djjp: Any) -> None:
+    handles = run_many(add.bind(n) for n in range(25))
+
+    head, *rows = djjp("jobs").splitlines()
+
+    assert head.split() == ["id", "state", "queue", "name", "attempts", "created", "finished"]
+    assert [row.split()[0] for row in rows] == [str(handle.id) for handle in handles[:4:-1]]
+
+
+def test_jobs_can_be_narrowed_down(queue: Claims, djjp: Any) -> None:
+    done, failed = add.run_later(1), fail.run_later("no")
+    drain()
+    mailed, waiting = mail.run_later("x"), add.run_later(2)
+
+    def ids(*options: str) -> list[str]:
+        return [line.split()[0] for line in djjp("jobs", *options).splitlines()[1:]]
+
+    assert ids("--state", "failed") == [str(failed.id)]
+    assert ids("--queue", "mail") == [str(mailed.id)]
+    assert ids("--name", add.name) == [str(waiting.id), str(done.id)]
+    assert ids("--name", add.name, "--state", "ready") == [str(waiting.id)]
+    assert ids("--limit", "2") == [str(waiting.id), str(mailed.id)]
+    assert djjp("jobs", "--queue", "nowhere") == "no jobs\n"
+
+
+def test_a_state_that_does_not_exist_is_refused_with_those_that_do(
+    processes: Processes, queue: Claims
+) -> None:
+    done = processes.run("djjp", "jobs", "--state", "lost")
+
+    assert done.returncode == 2
+    assert "succeeded" in done.stderr
+
+
+# retry and cancel
+
+
+def test_retry_makes_what_has_ended_ready_and_leaves_the_rest_alone(
+    queue: Claims, djjp: Any
+) -> None:
+    failed, done = fail.run_later("no"), add.run_later(1)
+    drain()
+    waiting = add.run_later(2)
+
+    shown = djjp("retry", str(failed.id), str(waiting.id), str(done.id))
+
+    assert shown.splitlines() == [
+        f"{failed.id} is ready",
+        f"{waiting.id} is ready: left alone",
+        f"{done.id} is ready",
+    ]
+    assert set(Job.objects.values_list("state", "attempts")) == {("ready", 0)}
+
+
+def test_cancel_stops_what_waits_and_leaves_what_has_ended_alone(queue: Claims, djjp: Any) -> None:
+    done = add.run_later(1)
+    drain()
+    waiting, later = add.run_later(2), add.using(run_after=timedelta(hours=1)).run_later(3)
+
+    shown = djjp("cancel", str(waiting.id), later.id.hex, str(done.id), str(waiting.id))
+
+    assert shown.splitlines() == [
+        f"{waiting.id} is cancelled",
+        f"{later.id} is cancelled",
+        f"{done.id} is succeeded: left alone",
+    ]
+
+
+def test_cancel_from_one_process_stops_a_job_of_another(
+    processes: Processes, queue: Claims
+) -> None:
+    handle = hog.run_later(600.0)
+    processes.consumer()
+    eventually(lambda: Job.objects.get().state == "running")
+
+    done = processes.run("djjp", "cancel", str(handle.id))
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout in (
+        f"{handle.id} is running, and told to stop\n",
+        f"{handle.id} is cancelled\n",
+    )
+    eventually(lambda: Job.objects.get().state == "cancelled")
+
+
+@pytest.mark.parametrize("verb", ["retry", "cancel"])
+def test_an_id_of_no_job_is_an_error_in_a_line_and_nothing_is_done(
+    processes: Processes, queue: Claims, verb: str
+) -> None:
+    handle = add.run_later(1)
+    if verb == "retry":
+        drain()
+    before = Job.objects.values().get()
+
+    done = processes.run("djjp", verb, str(handle.id), "nonsense")
+
+    assert done.returncode == 1
+    assert done.stderr == "CommandError: there is no job nonsense in the queue\n"
+    assert done.stdout == ""
+    assert Job.objects.values().get() == before
+
+
+def test_called_from_python_an_error_is_an_exit_too(
+    queue: Claims, djjp: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(click.exceptions.Exit) as caught:
+        djjp("cancel", str(uuid.uuid4()))
+
+    assert caught.value.exit_code == 1
+    assert "there is no job" in capsys.readouterr().err
+
+
+# prune
+
+
+def test_prune_keeps_what_just_ended_and_what_has_not(queue: Claims, djjp: Any) -> None:
+    day = 24 * 3600
+    gone = [
+        ended(ago=8 * day),
+        ended(State.FAILED, ago=31 * day),
+        ended(State.CANCELLED, ago=31 * day),
+    ]
+    Attempt.objects.create(
+        job=gone[1], number=1, started_at=timezone.now(), finished_at=timezone.now()
+    )
+    kept = [ended(ago=6 * day), ended(State.FAILED, ago=8 * day), ended(ago=0)]
+    waiting = new_job(id=overview_id(time.time() - 400 * day), created_at=time.time() - 400 * day)
+    queue.enqueue(waiting)
+
+    assert djjp("prune") == "3 jobs pruned\n"
+
+    left = set(Job.objects.values_list("pk", flat=True))
+    assert left == {waiting.id, *(job.pk for job in kept)}
+    assert not Attempt.objects.exists()
+    assert djjp("prune") == "0 jobs pruned\n"
+
+
+def test_prune_follows_the_settings(queue: Claims, djjp: Any) -> None:
+    ended(ago=100)
+    ended(State.FAILED, ago=100)
+    keep = {"keep_succeeded": timedelta(seconds=50), "keep_failed": None}
+    with override_settings(DJJP={"db_name": queue.alias, **keep}):
+        assert djjp("prune") == "1 job pruned\n"
+
+    assert Job.objects.get().state == "failed"
+
+
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        (["--keep-succeeded", "0"], ["cancelled", "failed"]),
+        (["--keep-failed", "50.5"], ["succeeded"]),
+        (["--keep-succeeded", "1000", "--keep-failed", "1000"], ["cancelled", "failed", "succeeded"]),
+        (["--keep-succeeded", "0", "--keep-failed", "0"], []),
+    ],
+)
+def test_prune_takes_other_spans(
+    queue: Claims, djjp: Any, options: list[str], left: list[str]
+) -> None:
+    for state in (State.SUCCEEDED, State.FAILED, State.CANCELLED):
+        ended(state, ago=100)
+
+    assert djjp("prune", *options) == f"{3 - len(left)} job{'s' * (len(left) != 2)} pruned\n"
+
+    assert sorted(Job.objects.values_list("state", flat=True)) == left
+
+
+def test_prune_walks_over_all_rows_in_steps(
+    queue: Claims, djjp: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overview, "PRUNE_ROWS", 7)
+    for state in (State.SUCCEEDED, State.FAILED):
+        for _ in range(15):
+            ended(state, ago=100)
+            ended(state, ago=10)
+    young = ended(ago=1)
+
+    assert djjp("prune", "--keep-succeeded", "50", "--keep-failed", "50") == "30 jobs pruned\n"
+    assert Job.objects.count() == 31
+    assert Job.objects.filter(pk=young.pk).exists()
+
+
+def test_prune_does_what_consumers_do_in_their_turns(queue: Claims, djjp: Any) -> None:
+    old = [ended(ago=40 * 24 * 3600), ended(State.FAILED, ago=40 * 24 * 3600), ended(ago=60)]
+    walk = Walk()
+    while walk.step(queue):
+        pass
+    by_consumers = set(Job.objects.values_list("pk", flat=True))
+    Job.objects.all().delete()
+    Job.objects.bulk_create(old)
+
+    djjp("prune")
+
+    assert set(Job.objects.values_list("pk", flat=True)) == by_consumers == {old[2].pk}
+
+
+def test_a_job_that_is_retried_while_it_is_pruned_stays(queue: Claims) -> None:
+    job = ended(ago=100)
+    queue.retry([job.pk])
+
+    assert queue._delete_finished([job.pk], time.time()) == 0
+    with queue.turn():
+        (claimed,) = queue.claim("here", 1, time.time())
+        assert queue.finish("here", [Outcome(claimed, State.SUCCEEDED, 1.0, 2.0, "1")])
+
+
+# When there is no queue
+
+
+def test_a_queue_without_tables_is_refused_with_the_command_that_makes_them(
+    processes: Processes, tmp_path: Path
+) -> None:
+    done = processes.run("djjp", "status", DJJP_TEST_HOME=str(tmp_path), DJJP_TEST_ALIAS="sqlite")
+
+    assert done.returncode == 1
+    assert "python manage.py migrate --database=sqlite" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_says_what_each_command_does(processes: Processes, queue: Claims) -> None:
+    done = processes.run("djjp", "--help")
+
+    assert done.returncode == 0
+    for name in ("status", "jobs", "retry", "cancel", "prune"):
+        assert re.search(rf"^  {name}  +\S", done.stdout, re.MULTILINE), name
