@@ -7,6 +7,8 @@ VENV ?= .venv
 PEERS_VENV ?= .venv-peers
 PYTHON ?=
 ARGS ?=
+# How the tests are shared out: whole files, to three processes.
+TOGETHER ?= -n 3 --dist loadfile
 
 # Tried in this order, unless PYTHON says which. A suitable one is new enough and complete: some
 # systems ship Python without venv's parts or without sqlite3.
@@ -37,7 +39,7 @@ demo-site: $(VENV)/.installed-postgres ## the same, then serve its admin
 	$(BIN)/python example_multidb/demo.py --site $(ARGS)
 
 test: $(VENV)/.installed-test ## the tests, on SQLite and PostgreSQL
-	$(BIN)/python -X dev -m pytest $(ARGS)
+	PYTHONDEVMODE=1 PYTHONHASHSEED=0 $(BIN)/python -m pytest $(TOGETHER) $(ARGS)
 
 lint: $(VENV)/.installed-dev ## ruff: rules and format
 	$(BIN)/ruff check .

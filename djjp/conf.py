@@ -60,7 +60,8 @@ class Settings:
 
     Attributes:
         db_name: alias of the database that holds the queue. "default" keeps it with the application.
-        concurrency: how a consumer runs jobs at the same time.
+        concurrency: how a consumer runs jobs at the same time: each on a thread, or coroutines on one
+            event loop and functions on threads beside it.
         concurrency_limit: how many jobs one consumer process runs at the same time.
         shutdown_timeout: seconds that running jobs get to end after SIGTERM or SIGINT, before the
             consumer gives them back.
@@ -79,7 +80,9 @@ class Settings:
     db_name: str = _key(
         _DEFAULT_DB_NAME, "an alias in DATABASES", lambda v: isinstance(v, str) and v != ""
     )
-    concurrency: str = _key("threads", "'threads'", lambda v: v == "threads")
+    concurrency: str = _key(
+        "threads", "'threads' or 'asyncio'", lambda v: v in ("threads", "asyncio")
+    )
     concurrency_limit: int = _key(
         10, "a whole number from 1 to 10,000", lambda v: _is_whole(v) and 1 <= v <= 10_000
     )

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from functools import cached_property, partial, update_wrapper
 from itertools import islice
 from types import FunctionType
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, overload
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
@@ -26,7 +26,7 @@ from djjp.current import current_job
 from djjp.handles import JobHandle, aget_job, get_job
 from djjp.ids import new_id
 from djjp.models import OnCrash, State
-from djjp.outbox.enqueue import enqueue
+from djjp.outbox.enqueue import aenqueue, enqueue
 from djjp.retries import Backoff, exponential, span
 
 __all__ = [
@@ -114,16 +114,37 @@ class RegisteredJob(Generic[P, R]):
         given = {"queue": queue, "priority": priority, "run_after": run_after, "database": database}
         return replace(self, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]  # each under its own name
 
-    def bind(self, *args: P.args, **kwargs: P.kwargs) -> BoundJob:
-        """A call that is not made yet, its arguments checked and encoded: for `run_many`.
+    def bind(self, *args: Any, **kwargs: Any) -> BoundJob:
+        """A call that is not made yet, its arguments checked and encoded: for `run_many` and pipelines.
+
+        Behind another job of a pipeline the first argument is that one's result, and is left out here.
 
         Raises:
-            TypeError: the arguments do not fit the function.
+            TypeError: the arguments do not fit the function, with a first one before them or without.
             EncodeError: an argument that the codec cannot carry; the message names it.
         """
-        self.signature.bind(*args, **kwargs)
+        try:
+            self.signature.bind(*args, **kwargs)
+        except TypeError:
+            if not self._fits((None, *args), kwargs):
+                raise
+            names = lambda: self._positional_names(len(args) + 1)[1:]  # noqa: E731
+            return BoundRest(self, codec.encode_arguments(args, kwargs, names))
         arguments = codec.encode_arguments(args, kwargs, partial(self._positional_names, len(args)))
         return BoundJob(self, arguments)
+
+    def bind_alone(self, *args: P.args, **kwargs: P.kwargs) -> BoundJob:
+        """`bind` for a step of a pipeline that does not receive the results of those before it."""
+        bound = self.bind(*args, **kwargs)
+        bound.check()
+        return BoundAlone(self, bound.arguments)
+
+    def _fits(self, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+        try:
+            self.signature.bind(*args, **kwargs)
+        except TypeError:
+            return False
+        return True
 
     def run_later(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
         """Enqueue a call and return its handle; raises as `bind` does, and then nothing is written."""
@@ -167,6 +188,19 @@ class BoundJob:
     job: RegisteredJob[..., Any]
     arguments: str
 
+    #: Whether it gets the results of those before it in a pipeline, ahead of its arguments.
+    receives: ClassVar[bool] = True
+
+    def check(self, *, behind: bool = False) -> None:
+        """Raise TypeError if the call does not fit the function, alone or behind another job of a pipeline."""
+        args, kwargs = codec.decode_arguments(self.arguments)
+        first = [None] if behind and self.receives else []
+        try:
+            self.job.signature.bind(*first, *args, **kwargs)
+        except TypeError as error:
+            where = " behind what it receives" if first else ""
+            raise TypeError(f"{self.job.name}{where}: {error}") from None
+
     def run_later(self) -> JobHandle:
         """Enqueue the call and return its handle."""
         row = self.row()
@@ -175,10 +209,20 @@ class BoundJob:
 
     async def arun_later(self) -> JobHandle:
         """`run_later` for coroutines."""
-        return await sync_to_async(self.run_later)()
+        row = self.row()
+        await aenqueue([row], self.job.database)
+        return JobHandle(row.id, row.state)
 
     def row(self) -> NewJob:
         """The row to enqueue, with an id and a time of its own."""
+        self._must_stand_alone()
+        return self.step()
+
+    def _must_stand_alone(self) -> None:
+        """Raise TypeError for a call that waits for its first argument."""
+
+    def step(self) -> NewJob:
+        """`row()` for a place in a pipeline, where the call was checked."""
         job, now = self.job, time.time()
         due = _due(job.run_after, now)
         state = State.READY if due is None or due <= now else State.SCHEDULED
@@ -186,6 +230,20 @@ class BoundJob:
         return NewJob(
             new_id(), job.name, job.queue, job.priority, state, due, now, self.arguments, on_crash
         )
+
+
+class BoundRest(BoundJob):
+    """A call that lacks its first argument, which another job of a pipeline is to give."""
+
+    def _must_stand_alone(self) -> None:
+        args, kwargs = codec.decode_arguments(self.arguments)
+        self.job.signature.bind(*args, **kwargs)
+
+
+class BoundAlone(BoundJob):
+    """A call that takes nothing from other jobs of a pipeline."""
+
+    receives = False
 
 
 def run_many(bound: Iterable[BoundJob]) -> list[JobHandle]:

@@ -1,7 +1,7 @@
 """The queue's tables: jobs and their failed attempts.
 
 The rows are read through the ORM (admin, handles) and written by the statements in `djjp.claims`.
-Every index is partial and covers live states only: what has finished costs an insert nothing.
+Every index of jobs is partial, on live states or on pipelines: what has finished costs an insert nothing.
 """
 
 from __future__ import annotations
@@ -34,6 +34,18 @@ class OnCrash(models.TextChoices):
     FAIL = "fail"
 
 
+class Trait:
+    """What a claimed row needs beyond being run, bit by bit; a plain job's `traits` are 0 and cost nothing.
+
+    Plain integers, for they are looked at for each job of a turn.
+    """
+
+    AWAITED = 1  # others wait for it: its end is followed up
+    RECEIVES = 2  # what it is handed comes before its own arguments
+    SWEPT = 64  # it was cancelled because a job that it waited for did not succeed
+    ON_FAILURE = 128  # it runs only when one of those that it waits for does not succeed
+
+
 class Job(models.Model):
     """One call of a registered job function, from enqueue to its end.
 
@@ -48,6 +60,11 @@ class Job(models.Model):
         reason: why it was cancelled, in words.
         progress_done: how far it has come, by its own count, …
         progress_total: … and of how much.
+        traits: what it needs beyond being run: see `Trait`.
+        pipeline: what it has in common with the other jobs of its pipeline; null for a job by itself.
+        waits_for: how many jobs have yet to succeed before it may run, while it is blocked.
+        received: why an `on_failure` job runs, as the codec's JSON text. What a step receives is not
+            copied: it stands in its parents' rows.
     """
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
@@ -71,6 +88,10 @@ class Job(models.Model):
     reason = models.TextField(null=True, blank=True)
     progress_done = models.BigIntegerField(null=True, blank=True)
     progress_total = models.BigIntegerField(null=True, blank=True)
+    traits = models.SmallIntegerField(default=0, db_default=0)
+    pipeline = models.UUIDField(null=True, blank=True)
+    waits_for = models.IntegerField(default=0, db_default=0)
+    received = models.TextField(null=True, blank=True)
 
     class Meta:
         db_table = "djjp_job"
@@ -95,6 +116,10 @@ class Job(models.Model):
                 fields=["consumer"],
                 condition=Q(state="running", cancel_requested=True),
                 name="djjp_job_cancelling",
+            ),
+            # Of every state, but of the steps of pipelines only.
+            models.Index(
+                fields=["pipeline"], condition=Q(pipeline__isnull=False), name="djjp_job_pipeline"
             ),
         ]
 
@@ -149,6 +174,32 @@ class Consumer(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class Dependency(models.Model):
+    """An edge of a pipeline: a job that waits for another one.
+
+    The edges from the last members of a group that nothing follows lead to the pipeline's own id, so that
+    its handle finds their results in order.
+
+    Attributes:
+        parent: the job that is waited for.
+        child: the job that waits.
+        place: where the parent's result goes: "" alone, "2" or "0/3" into a list, nested as the groups
+            are; "!" for an edge to an `on_failure` job, which no result goes along.
+    """
+
+    pk = models.CompositePrimaryKey("parent", "child")
+    parent = models.UUIDField(editable=False)
+    child = models.UUIDField(editable=False)
+    place = models.TextField(blank=True)
+
+    class Meta:
+        db_table = "djjp_dependency"
+        indexes = [models.Index(fields=["child"], name="djjp_dependency_child")]
+
+    def __str__(self) -> str:
+        return f"{self.child} waits for {self.parent}"
 
 
 class Relayed(models.Model):

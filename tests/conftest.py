@@ -23,7 +23,7 @@ from django.test import override_settings
 from djjp import claims
 from djjp.claims import Claims
 from djjp.databases import queue_database
-from djjp.models import Attempt, Consumer, Job, Relayed
+from djjp.models import Attempt, Consumer, Dependency, Job, Relayed
 from djjp.outbox.models import OutboxJob
 from tests.harness import Processes
 from tests.project.shop.models import Execution
@@ -44,8 +44,19 @@ def application_database(django_db_blocker: pytest.FixtureDef[None]) -> Iterator
         call_command("migrate", database="default", verbosity=0)
         yield
         close_connections()
-    if settings.HOME.name.startswith("djjp-test-"):  # made by the settings, not given
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the home that the settings have made; of several processes the one that shares the tests out does."""
+    if not hasattr(config, "workerinput") and settings.HOME.name.startswith("djjp-test-"):
         shutil.rmtree(settings.HOME, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that start processes, which take longest and depend least on versions."""
+    for item in items:
+        if {"processes", "scratch", "project"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("processes")
 
 
 @pytest.fixture(scope="session")
@@ -99,6 +110,7 @@ def queue(request: pytest.FixtureRequest, migrated_queues: set[str]) -> Iterator
         yield claims.queue()
         Attempt.objects.all().delete()
         Job.objects.all()._raw_delete(alias)
+        Dependency.objects.all()._raw_delete(alias)
         Consumer.objects.all().delete()  # of those that were killed
         Relayed.objects.all().delete()
         OutboxJob.objects.all().delete()

@@ -41,7 +41,7 @@ def test_without_any_setting_there_are_defaults() -> None:
         ("db_name", "", "an alias in DATABASES"),
         ("db_name", None, "an alias in DATABASES"),
         ("db_name", 7, "an alias in DATABASES"),
-        ("concurrency", "processes", "'threads'"),
+        ("concurrency", "processes", "'threads' or 'asyncio'"),
         ("concurrency", None, "'threads'"),
         ("concurrency", ["threads"], "'threads'"),
         ("concurrency_limit", 0, "a whole number from 1 to 10,000"),

@@ -44,8 +44,8 @@ FLOORS = {
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 HEIGHT = {floor: height for height, floor in enumerate(FLOORS)}
 
-# The app's configuration wires the house up: it stands outside, and reaches in at these doors.
-WIRING = {"apps": {"backend", "checks", "exceptions", "registry"}}
+# What wires the house up, for Django and for pytest, stands outside, and reaches in at these doors.
+WIRING = {"apps": {"backend", "checks", "exceptions", "registry"}, "pytest": {"testing"}}
 
 LONGEST = 300
 

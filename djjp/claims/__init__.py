@@ -12,30 +12,45 @@ from functools import cache
 from importlib import import_module
 from typing import Protocol, TypeVar
 
+from asgiref.sync import sync_to_async
 from django.core.exceptions import ImproperlyConfigured
 from django.db import InterfaceError, OperationalError, connections
 
 from djjp import conf
 from djjp.claims.base import Claims, Listener
 from djjp.claims.common import moment
-from djjp.claims.data import Claimed, Failure, NewJob, Outcome, Peer, Problem, Progress
+from djjp.claims.data import (
+    Claimed,
+    Edge,
+    Failure,
+    NewGraph,
+    NewJob,
+    Outcome,
+    Peer,
+    Problem,
+    Progress,
+)
 from djjp.exceptions import QueueUnavailable
 
 __all__ = [
     "Claimed",
     "Claims",
     "Coordinator",
+    "Edge",
     "Failure",
     "Listener",
+    "NewGraph",
     "NewJob",
     "Outcome",
     "Peer",
     "Problem",
     "Progress",
+    "acall",
     "call",
     "coordinator",
     "moment",
     "queue",
+    "unattended",
 ]
 
 T = TypeVar("T")
@@ -51,9 +66,13 @@ class Coordinator(Protocol):
 
     def call(self, verb: Callable[[Claims], T]) -> T: ...
 
+    async def acall(self, verb: Callable[[Claims], T]) -> T: ...
+
 
 #: Set around each job that a consumer runs.
 coordinator: ContextVar[Coordinator | None] = ContextVar("djjp_coordinator", default=None)
+#: Set in a coroutine job: whether it has used no thread for databases so far, and therefore no transaction.
+unattended: ContextVar[Callable[[], bool]] = ContextVar("djjp_unattended", default=lambda: False)
 
 
 def queue() -> Claims:
@@ -92,6 +111,12 @@ def call(verb: Callable[[Claims], T]) -> T:
     """
     desk = coordinator.get()
     return _here(verb) if desk is None else desk.call(verb)
+
+
+async def acall(verb: Callable[[Claims], T]) -> T:
+    """`call` for coroutines: inside a consumer's job it takes no thread."""
+    desk = coordinator.get()
+    return await (sync_to_async(_here)(verb) if desk is None else desk.acall(verb))
 
 
 def _here(verb: Callable[[Claims], T]) -> T:

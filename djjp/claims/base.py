@@ -19,12 +19,12 @@ from typing import Protocol
 from uuid import UUID
 
 from djjp.claims.common import TABLE, moment
-from djjp.claims.data import Claimed, Failure, NewJob, Outcome, Settled
+from djjp.claims.data import Claimed, Failure, NewGraph, NewJob, Outcome, Settled
 from djjp.claims.fitness import Fitness
 from djjp.claims.people import ByPeople
 from djjp.claims.relays import Relays
 from djjp.claims.upkeep import Upkeep
-from djjp.models import FINISHED, Attempt, State
+from djjp.models import FINISHED, Attempt, State, Trait
 
 
 class Listener(Protocol):
@@ -62,8 +62,8 @@ class Claims(ByPeople, Relays, Upkeep, Fitness):
     def enqueue_many(self, jobs: Sequence[NewJob]) -> None:
         """Write many jobs, all or none of them."""
 
-    def relay(self, jobs: Sequence[NewJob], fresh: Callable[[], None]) -> None:
-        """Write jobs that were read in an outbox, all or none of them, but for those that came before.
+    def relay(self, jobs: Sequence[NewJob | NewGraph], fresh: Callable[[], None]) -> None:
+        """Write jobs and pipelines that were read in an outbox, all or none, but for those that came before.
 
         Args:
             fresh: raises when what was read is too old to be written. It is asked once no other relay
@@ -73,7 +73,10 @@ class Claims(ByPeople, Relays, Upkeep, Fitness):
             # In one order, so that two relays do not wait for each other.
             new = self._note_relayed(sorted(job.id for job in jobs), time.time())
             fresh()
-            arrived = [job for job in jobs if job.id in new]
+            for graph in jobs:
+                if isinstance(graph, NewGraph) and graph.id in new:
+                    self.enqueue_graph(graph)
+            arrived = [job for job in jobs if isinstance(job, NewJob) and job.id in new]
             if len(arrived) == 1:
                 self.enqueue(arrived[0])
             elif arrived:
@@ -107,7 +110,7 @@ class Claims(ByPeople, Relays, Upkeep, Fitness):
         A failed attempt is kept as an `Attempt` row.
         """
         accepted = self._settle(consumer, [_settled(consumer, outcome) for outcome in outcomes])
-        if any(o.state == State.READY and o.claimed.id in accepted for o in outcomes):
+        if State.READY in {outcome.state for outcome in outcomes}:
             self.announce()
         failures = [
             _attempt(consumer, outcome, outcome.failure)
@@ -116,11 +119,12 @@ class Claims(ByPeople, Relays, Upkeep, Fitness):
         ]
         if failures:
             Attempt.objects.using(self.alias).bulk_create(failures)
+        self._follow((outcome.claimed for outcome in outcomes), accepted)
         return accepted
 
     def release(self, consumer: str, jobs: Iterable[Claimed]) -> set[UUID]:
         """Give claimed jobs back to ready, as if they had never been claimed."""
-        now = time.time()
+        now, jobs = time.time(), list(jobs)
         rows = [
             Settled(job.id, job.attempt, State.READY, None, None, now, None, job.attempt - 1)
             for job in jobs
@@ -128,7 +132,14 @@ class Claims(ByPeople, Relays, Upkeep, Fitness):
         accepted = self._settle(consumer, rows)
         if accepted:
             self.announce()
+        # One that someone wants to stop has ended by it.
+        self._follow(jobs, accepted)
         return accepted
+
+    def _follow(self, jobs: Iterable[Claimed], accepted: set[UUID]) -> None:
+        awaited = [job.id for job in jobs if job.traits & Trait.AWAITED]
+        if awaited:
+            self.follow([id for id in awaited if id in accepted])
 
     @abstractmethod
     def _settle(self, consumer: str, rows: Sequence[Settled]) -> set[UUID]:
@@ -207,4 +218,7 @@ def _attempt(consumer: str, outcome: Outcome, failure: Failure) -> Attempt:
 
 
 #: The table and columns an insert names, in the order of `NewJob`; the rest have constants.
-INSERT_COLUMNS = "id, name, queue, priority, state, run_after, created_at, arguments, on_crash, attempts, rescues"
+INSERT_COLUMNS = (
+    "id, name, queue, priority, state, run_after, created_at, arguments, on_crash, traits,"
+    " attempts, rescues"
+)

@@ -21,6 +21,36 @@ class NewJob(NamedTuple):
     created_at: float
     arguments: str
     on_crash: OnCrash = OnCrash.RETRY
+    traits: int = 0
+    pipeline: UUID | None = None
+    waits_for: int = 0
+
+
+#: The place of an edge to an `on_failure` job.
+ON_FAILURE = "!"
+
+
+class Edge(NamedTuple):
+    """That a job waits for another one, and where the other one's result goes: see `Dependency`."""
+
+    parent: UUID
+    child: UUID
+    place: str
+
+
+class NewGraph(NamedTuple):
+    """A pipeline to enqueue, as one: its jobs, parents before children, and its edges.
+
+    Its id is that of its last job, if there is one last job.
+    """
+
+    id: UUID
+    jobs: list[NewJob]
+    edges: list[Edge]
+
+    @property
+    def created_at(self) -> float:
+        return self.jobs[0].created_at
 
 
 class Claimed(NamedTuple):
@@ -31,6 +61,10 @@ class Claimed(NamedTuple):
     arguments: str
     attempt: int
     rescues: int
+    traits: int = 0
+    received: str | None = (
+        None  # what comes before its arguments, for a job that receives something
+    )
 
 
 @dataclass(frozen=True, slots=True)

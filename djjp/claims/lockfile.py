@@ -53,7 +53,8 @@ def is_held(path: Path) -> bool:
     except OSError:
         return False
     try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Shared, so that those who ask at the same moment do not take each other for the holder.
+        fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         return True
     else:

@@ -6,36 +6,89 @@ from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
-from djjp.claims.common import TABLE, OnDatabase
+from djjp.claims.common import TABLE
+from djjp.claims.data import ON_FAILURE
+from djjp.claims.graph import EDGES
+from djjp.claims.takeup import FRESH, TakeUp
+from djjp.models import Trait
 
 
-class ByPeople(OnDatabase):
+class ByPeople(TakeUp):
     """Verbs on jobs that others may be running at the same moment."""
 
     def retry(self, ids: Iterable[UUID]) -> int:
         """Make finished jobs ready again with fresh attempts; returns how many were.
 
-        The errors of earlier attempts are kept.
+        The errors of earlier attempts are kept. In a pipeline this takes the rest up again; and what a
+        job waits for and what has not succeeded is retried with it.
         """
-        count = self._update(
-            "state = 'ready', attempts = 0, rescues = 0, run_after = NULL, started_at = NULL,"
-            " finished_at = NULL, consumer = NULL, result = NULL, reason = NULL,"
-            " progress_done = NULL, progress_total = NULL, cancel_requested = false",
-            "state IN ('succeeded', 'failed', 'cancelled')",
-            [],
-            ids,
-        )
-        if count:
-            self.announce()
+        with self.turn():
+            ids = list(ids)
+            steps, below = self._around(ids)
+            count = self._update(
+                f"state = 'ready', run_after = NULL, traits = traits & ~{Trait.SWEPT}, {FRESH}",
+                # An on_failure job that nothing has called has nothing to be told.
+                "state IN ('succeeded', 'failed', 'cancelled')"
+                f" AND (traits & {Trait.ON_FAILURE} = 0 OR received IS NOT NULL)",
+                [],
+                {*ids, *steps},
+            )
+            if steps:
+                self._wait_again(steps, below)
+            if count:
+                self.announce()
         return count
 
     def cancel(self, ids: Iterable[UUID], now: float, reason: str = "cancelled on request") -> int:
         """Stop jobs that have not ended; returns how many that were.
 
-        One that waits is cancelled here and now. One that runs is marked, for its consumer to stop it.
+        One that waits is cancelled here and now, with what waits for it. One that runs is marked, for its
+        consumer to stop it.
         """
+        with self.turn():
+            ids = list(ids)
+            if self._locks and len(ids) > 1:
+                self._held("id", "true", ids)  # in order
+            count = self._cancel(ids, now, reason)
+            if count:
+                self.follow(ids)
+                self.announce()
+        return count
+
+    def cancel_pipeline(self, pipeline: UUID, now: float) -> int:
+        """Stop all jobs of a pipeline that have not ended; returns how many that were."""
+        return self.cancel(self._members(pipeline), now, "its pipeline was cancelled on request")
+
+    def retry_pipeline(self, pipeline: UUID) -> int:
+        """Take up all jobs of a pipeline that have not succeeded; returns how many were made ready, or to wait.
+
+        One that has succeeded runs its last jobs again.
+        """
+        steps = f"FROM {TABLE} WHERE {{ids}} AND traits & {Trait.ON_FAILURE} = 0"
+        lost = self._rows(
+            "id", f"{steps} AND state IN ('failed', 'cancelled')", [pipeline], "pipeline"
+        )
+        ids = [self._uuid(id) for (id,) in lost]
+        if ids:
+            return self.retry(ids)
+        live = self._rows("id", f"{steps} AND state <> 'succeeded'", [pipeline], "pipeline")
+        return 0 if live else self.retry(self.tails(pipeline))
+
+    def tails(self, pipeline: UUID) -> list[UUID]:
+        """The last jobs of a pipeline: the one that has its id, or the members of its last group."""
+        rows = self._rows(
+            "parent", f"FROM {EDGES} WHERE {{ids}} AND place <> '{ON_FAILURE}'", [pipeline], "child"
+        )
+        found = self._rows("id", f"FROM {TABLE} WHERE {{ids}}", [pipeline])
+        return [self._uuid(id) for (id,) in found or rows]
+
+    def _members(self, pipeline: UUID) -> list[UUID]:
+        rows = self._rows("id", f"FROM {TABLE} WHERE {{ids}}", [pipeline], "pipeline")
+        return [self._uuid(id) for (id,) in rows]
+
+    def _cancel(self, ids: Iterable[UUID], now: float, reason: str) -> int:
         # One statement, for a job that is claimed or given back meanwhile to be met in its new state.
-        count = self._update(
+        return self._update(
             "cancel_requested = (state = 'running'), reason = %s,"
             " finished_at = CASE WHEN state <> 'running' THEN %s ELSE finished_at END,"
             " state = CASE WHEN state <> 'running' THEN 'cancelled' ELSE state END",
@@ -43,9 +96,6 @@ class ByPeople(OnDatabase):
             [reason, self._stamp(now)],
             ids,
         )
-        if count:
-            self.announce()
-        return count
 
     def _update(self, changes: str, where: str, values: list[Any], ids: Iterable[UUID]) -> int:
         with self.connection.cursor() as cursor:

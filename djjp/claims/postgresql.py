@@ -14,11 +14,12 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from djjp.claims.base import INSERT_COLUMNS, Claims
 from djjp.claims.common import TABLE
 from djjp.claims.data import Claimed, NewJob, Settled
+from djjp.claims.postgresql_graph import PostgreSQLGraph
 from djjp.claims.postgresql_house import CHANNEL, QUIET, PostgreSQLHouse
 from djjp.claims.relays import RELAYED
 
 # A call that is repeated after its connection was lost may find its row there.
-_INSERT = f"""INSERT INTO {TABLE} ({INSERT_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, 0, 0)
+_INSERT = f"""INSERT INTO {TABLE} ({INSERT_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, 0, 0)
 ON CONFLICT (id) DO NOTHING"""
 _INSERT_AND_NOTIFY = f"WITH enqueued AS ({_INSERT}) SELECT pg_notify('{CHANNEL}', '')"
 _NOTE_RELAYED = f"""INSERT INTO {RELAYED} (id, relayed_at) SELECT unnest(%s::uuid[]), %s::timestamptz
@@ -29,7 +30,7 @@ _COPY = f"COPY {TABLE} ({INSERT_COLUMNS}) FROM STDIN"
 _CLAIM = f"""WITH picked AS MATERIALIZED ({{heads}})
 UPDATE {TABLE} AS job SET state = 'running', consumer = %s, started_at = %s, attempts = job.attempts + 1
 FROM picked WHERE job.id = picked.id
-RETURNING job.id, job.name, job.arguments, job.attempts, job.rescues, job.priority"""
+RETURNING job.id, job.name, job.arguments, job.attempts, job.rescues, job.traits, job.priority"""
 
 # The fence is written so that no index of consumers or states fits it: each row of the batch is looked
 # up by its id, also where the planner takes the batch for longer than what runs. A job that someone
@@ -52,7 +53,7 @@ RETURNING job.id"""
 _last_notify = 0.0
 
 
-class PostgreSQLClaims(PostgreSQLHouse, Claims):
+class PostgreSQLClaims(PostgreSQLGraph, PostgreSQLHouse, Claims):
     """The queue in a PostgreSQL database."""
 
     max_queues = 10_000
@@ -103,6 +104,7 @@ class PostgreSQLClaims(PostgreSQLHouse, Claims):
             self._stamp(job.created_at),
             job.arguments,
             job.on_crash.value,
+            job.traits,
         )
 
     def claim(
@@ -119,8 +121,8 @@ class PostgreSQLClaims(PostgreSQLHouse, Claims):
             cursor.execute(_CLAIM.format(heads=heads), [*params, consumer, self._stamp(now)])
             rows = cursor.fetchall()
         # RETURNING keeps no order.
-        rows.sort(key=lambda row: (-row[5], row[0]))
-        return [Claimed(*row[:5]) for row in rows]
+        rows.sort(key=lambda row: (-row[6], row[0]))
+        return self.handed([Claimed(*row[:6]) for row in rows])
 
     def has_ready(self, queues: Sequence[str] | None, without: Sequence[str]) -> bool:
         heads, params = _heads(queues, without, 1, lock=False)

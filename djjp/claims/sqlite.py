@@ -25,13 +25,15 @@ from djjp.claims.base import INSERT_COLUMNS, Claims
 from djjp.claims.common import TABLE, moment
 from djjp.claims.data import Claimed, NewJob, Settled
 from djjp.claims.relays import RELAYED
+from djjp.claims.sqlite_graph import SQLiteGraph
 from djjp.claims.sqlite_house import SQLiteHouse
+from djjp.ids import from_hex
 from djjp.models import State
 
 T = TypeVar("T")
 
 # A call that is repeated, in another turn, may find its row there.
-_INSERT = f"""INSERT INTO {TABLE} ({INSERT_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, 0, 0)
+_INSERT = f"""INSERT INTO {TABLE} ({INSERT_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, 0, 0)
 ON CONFLICT (id) DO NOTHING"""
 
 _NOTE_RELAYED = f"""INSERT INTO {RELAYED} (id, relayed_at) SELECT value, %s FROM json_each(%s) WHERE true
@@ -98,7 +100,7 @@ def _retry_locked(work: Callable[[], T], timeout: float) -> T:
             time.sleep(0.05)
 
 
-class SQLiteClaims(SQLiteHouse, Claims):
+class SQLiteClaims(SQLiteGraph, SQLiteHouse, Claims):
     """The queue in an SQLite file."""
 
     # Each served queue is an arm of a compound SELECT, of which SQLite takes 500.
@@ -120,6 +122,9 @@ class SQLiteClaims(SQLiteHouse, Claims):
                 cursor.executemany(_INSERT, rows)
 
         self._write(self.connection, insert)
+
+    def _patiently(self, work: Callable[[], Any]) -> None:
+        self._write(self.connection, work)
 
     def _note_relayed(self, ids: Sequence[UUID], now: float) -> set[UUID]:
         with self.connection.cursor() as cursor:
@@ -145,6 +150,7 @@ class SQLiteClaims(SQLiteHouse, Claims):
             self._stamp(job.created_at),
             job.arguments,
             job.on_crash.value,
+            job.traits,
         )
 
     @contextmanager
@@ -170,8 +176,9 @@ class SQLiteClaims(SQLiteHouse, Claims):
     ) -> list[Claimed]:
         with self.connection.cursor() as cursor:
             heads, params = _heads(queues, without)
+            columns = "id, name, arguments, attempts, rescues, traits"
             cursor.execute(
-                f"SELECT json_group_array(json_array(id, name, arguments, attempts, rescues)) FROM ({heads})",
+                f"SELECT json_group_array(json_array({columns})) FROM ({heads})",
                 [*params, limit],
             )
             rows = json.loads(cursor.fetchone()[0])
@@ -179,7 +186,8 @@ class SQLiteClaims(SQLiteHouse, Claims):
                 cursor.execute(
                     _TAKE, [consumer, self._stamp(now), json.dumps([r[0] for r in rows])]
                 )
-        return [Claimed(UUID(row[0]), row[1], row[2], row[3] + 1, row[4]) for row in rows]
+        jobs = [Claimed(from_hex(row[0]), row[1], row[2], row[3] + 1, *row[4:]) for row in rows]
+        return self.handed(jobs)
 
     def has_ready(self, queues: Sequence[str] | None, without: Sequence[str]) -> bool:
         with self.connection.cursor() as cursor:
@@ -233,7 +241,8 @@ def _insert(connection: Any, row: tuple[Any, ...]) -> None:
 
     The cursor and its translation of the placeholders take half as long again as the insert.
     """
-    if connection.queries_logged or connection.execute_wrappers:
+    # "cursor": a TestCase has put its own in the way, because it does not name this database.
+    if connection.queries_logged or connection.execute_wrappers or "cursor" in vars(connection):
         with connection.cursor() as cursor:
             cursor.execute(_INSERT, row)
         return
@@ -249,7 +258,7 @@ def _heads(queues: Sequence[str] | None, without: Sequence[str]) -> tuple[str, l
     For some queues it is a merge of their orders, each from its own place in the index; so a million
     jobs in a queue that is not served are never met.
     """
-    columns = "id, name, arguments, attempts, rescues, priority"
+    columns = "id, name, arguments, attempts, rescues, traits, priority"
     order = "ORDER BY priority DESC, id LIMIT %s"
     passed, names = "", list(without)
     if names:

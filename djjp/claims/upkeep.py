@@ -10,14 +10,16 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from uuid import UUID
 
-from djjp.claims.common import TABLE, OnDatabase, epoch, moment
-from djjp.claims.data import Peer, Progress
-from djjp.models import Attempt, Consumer, Job, State
+from djjp.claims.common import TABLE, epoch, moment
+from djjp.claims.data import ON_FAILURE, Peer, Progress
+from djjp.claims.graph import EDGES, Graph
+from djjp.models import Attempt, Consumer, Job, State, Trait
 
 _RESCUE = f"""UPDATE {TABLE} SET
 state = CASE WHEN cancel_requested THEN 'cancelled'
              WHEN on_crash = 'fail' OR rescues >= %s THEN 'failed' ELSE 'ready' END,
 finished_at = CASE WHEN cancel_requested OR on_crash = 'fail' OR rescues >= %s THEN %s END,
+consumer = CASE WHEN cancel_requested OR on_crash = 'fail' OR rescues >= %s THEN consumer END,
 rescues = rescues + CASE WHEN cancel_requested OR on_crash = 'fail' OR rescues >= %s THEN 0 ELSE 1 END
 WHERE state = 'running' AND consumer = %s AND {{ids}} RETURNING id, state, attempts, rescues"""
 
@@ -28,7 +30,13 @@ attempts = attempts - 1, started_at = NULL, consumer = NULL
 WHERE state = 'running' AND consumer = %s AND {{ids}}"""
 
 
-class Upkeep(OnDatabase):
+# What waits for a job reads its result there: it stays for as long as they do.
+_STILL_READ = f"""traits & {Trait.AWAITED} <> 0 AND EXISTS (SELECT 1 FROM {EDGES} AS edge
+JOIN {TABLE} AS child ON child.id = edge.child WHERE edge.parent = {TABLE}.id
+AND edge.place <> '{ON_FAILURE}' AND NOT ({{gone}}))"""
+
+
+class Upkeep(Graph):
     """Verbs of liveness, rescue and pruning."""
 
     # Consumers
@@ -108,6 +116,7 @@ class Upkeep(OnDatabase):
             # One that lives after all may report of some at this very moment: those are not taken.
             returned = self._give_back(peer.name, unbegun, now)
             rescued, failed = self._rescue(peer.name, ids - unbegun, now, max_rescues)
+            self.follow(ids)
             if ids:
                 self.announce()
         return returned + rescued, failed
@@ -140,7 +149,7 @@ class Upkeep(OnDatabase):
         with self.connection.cursor() as cursor:
             cursor.execute(
                 _RESCUE.format(ids=self._within("id")),
-                [most, most, stamp, most, consumer, self._id_list(ids)],
+                [most, most, stamp, most, most, consumer, self._id_list(ids)],
             )
             rescued = [(self._uuid(id), *rest) for id, *rest in cursor.fetchall()]
         failed = [row for row in rescued if row[1] == State.FAILED]
@@ -159,10 +168,6 @@ class Upkeep(OnDatabase):
             for id, _, attempts, rescues in failed
         )
         return len(rescued), len(failed)
-
-    @abstractmethod
-    def _uuid(self, value: object) -> UUID:
-        """An id as a cursor gives it."""
 
     # What running jobs say and are told
 
@@ -205,18 +210,25 @@ class Upkeep(OnDatabase):
             rows = rows.filter(pk__lte=last[0])
         old = rows.filter(state__in=states, finished_at__lt=moment(before))
         ids = list(old.values_list("pk", flat=True)[:limit])
-        count = self._delete_finished(ids, before) if ids else 0
+        count = self._delete_finished(ids, states, before) if ids else 0
         return count, None if last is None or epoch(last[1]) >= before else last[0]
 
-    def _delete_finished(self, ids: list[UUID], before: float) -> int:
+    def _delete_finished(self, ids: list[UUID], states: Sequence[State], before: float) -> int:
         """Delete those of these jobs that are still finished: one may have been retried just now."""
+        marks = ", ".join(["%s"] * len(states))
+        still_read = _STILL_READ.format(gone=f"child.state IN ({marks}) AND child.finished_at < %s")
+        ended, stamp = [state.value for state in states], self._stamp(before)
         with self.turn(), self.connection.cursor() as cursor:
             cursor.execute(
                 f"DELETE FROM {TABLE} WHERE {self._within('id')} AND finished_at < %s"
-                " AND state IN ('succeeded', 'failed', 'cancelled') RETURNING id",
-                [self._id_list(ids), self._stamp(before)],
+                " AND state IN ('succeeded', 'failed', 'cancelled')"
+                f" AND NOT ({still_read}) RETURNING id, pipeline",
+                [self._id_list(ids), stamp, *ended, stamp],
             )
-            gone = [self._uuid(id) for (id,) in cursor.fetchall()]
+            rows = cursor.fetchall()
+            gone = [self._uuid(id) for id, _ in rows]
+            if steps := [self._uuid(id) for id, pipeline in rows if pipeline is not None]:
+                self._delete_edges(steps)
             cursor.execute(
                 f"DELETE FROM {Attempt._meta.db_table} WHERE {self._within('job_id')}",
                 [self._id_list(gone)],

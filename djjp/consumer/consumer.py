@@ -22,8 +22,9 @@ from uuid import UUID
 
 from django.db import Error as DatabaseError
 
-from djjp import registry
+from djjp import conf, registry
 from djjp.claims import Claimed, Claims, Listener, Outcome, Progress, queue
+from djjp.consumer.async_pool import AsyncPool
 from djjp.consumer.begun import Begun
 from djjp.consumer.desk import Desk
 from djjp.consumer.liveness import Presence, new_name
@@ -31,7 +32,7 @@ from djjp.consumer.maintenance import Maintenance
 from djjp.consumer.pools import ThreadPool
 from djjp.consumer.readahead import LONGEST, ReadAhead
 from djjp.consumer.wakeups import Bell, wait
-from djjp.models import FINISHED, State
+from djjp.models import FINISHED, State, Trait
 from djjp.outbox import rows
 from djjp.outbox.sweeper import Sweeper
 
@@ -54,6 +55,7 @@ class Consumer:
         drain: stop when no job is left to run.
         max_jobs: stop after this many executions.
         shutdown_timeout: seconds that running jobs get to end once the consumer was told to stop.
+        concurrency: "threads" or "asyncio"; None for `DJJP["concurrency"]`.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Consumer:
         drain: bool = False,
         max_jobs: int | None = None,
         shutdown_timeout: float = 25.0,
+        concurrency: str | None = None,
     ) -> None:
         self.name = new_name()
         self.executed = 0
@@ -80,7 +83,8 @@ class Consumer:
         self._bell = Bell()
         self._desk = Desk(self._bell)
         self._sweeper = Sweeper(self._desk.call, rows.outboxes())
-        self._pool = ThreadPool(
+        self._concurrency = concurrency or conf.current().concurrency
+        self._pool = (AsyncPool if self._concurrency == "asyncio" else ThreadPool)(
             limit,
             report=self._report,
             progress=self._note_progress,
@@ -111,6 +115,16 @@ class Consumer:
         self._stops += 1
         self._stop_by = 0.0 if self._stops > 1 else time.monotonic() + self._shutdown_timeout
         self._bell.ring()
+
+    def retire(self) -> None:
+        """Claim no more and end once the running jobs have, however long they take."""
+        self._max_jobs = 0
+        self._bell.ring()
+
+    @property
+    def lost(self) -> int:
+        """How many threads were given up, with jobs that cannot be stopped."""
+        return self._pool.lost
 
     def _report(self, outcome: Outcome) -> None:
         self._outcomes.append(outcome)
@@ -170,7 +184,9 @@ class Consumer:
 
     def _appear(self) -> None:
         """Show the others that this consumer lives, under its present name."""
-        self._presence = Presence(self._claims, self.name, self._queues, self._limit)
+        self._presence = Presence(
+            self._claims, self.name, self._queues, self._limit, self._concurrency
+        )
         self._presence.begin()
         self._begun = Begun(self._claims.notes(), self.name, self._limit + LONGEST)
         self._pool.begin = self._begun.mark
@@ -187,6 +203,9 @@ class Consumer:
         self._pool.cancel(self._held.values())
         self._taken.update(set(self._held.values()).difference(waiting))
         self._held.clear()
+        if waiting:
+            # Some may still be under its name: a turn that was frozen before its commit comes after the rescue.
+            self._release(waiting)
         self._claims.let_go(self.name)
         self._begun.close()
         self.name = new_name()
@@ -200,7 +219,7 @@ class Consumer:
         """
         running = self._claims.held_by(self.name)
         strange = [
-            Claimed(id, "", "", attempt, 0)
+            Claimed(id, "", "", attempt, 0, Trait.AWAITED)  # for all that is known here
             for id, attempt in running.items()
             if id not in self._held
         ]
@@ -248,11 +267,14 @@ class Consumer:
         self._settle(reported, accepted)
         self._desk.answer()
         self._begin(claimed)
-        if due:
+        freed = any(outcome.claimed.traits & Trait.AWAITED for outcome in outcomes)
+        if due or freed:
             self._due = self._claims.next_due()
         if room:
             # Less than the room may mean that others have locked more than they took.
             self._may_have_ready = bool(claimed)
+        elif freed:
+            self._may_have_ready = True
         self._worked_at = time.monotonic()
         self._forget_statements()
 
@@ -295,6 +317,7 @@ class Consumer:
         self.executed += len(jobs)
         self._read_ahead.learn(outcome.finished_at - outcome.started_at for outcome in reported)
         self._pool.forget(jobs)
+        some_refused = len(accepted) < len(jobs)
         for outcome in reported:
             self._outcomes.popleft()
             job = outcome.claimed
@@ -302,7 +325,7 @@ class Consumer:
                 self._taken.discard(job)
             else:
                 del self._held[job.id]
-            if job.id not in accepted:
+            if some_refused and job.id not in accepted:
                 logger.warning("%s %s is no longer ours; its outcome is dropped", job.name, job.id)
             elif outcome.state != State.SUCCEEDED:
                 self._ended_otherwise(outcome)
@@ -360,9 +383,9 @@ class Consumer:
 
     def _over(self) -> bool:
         """Whether to end, after giving back what this consumer will not run."""
-        if self._pool.lost >= self._limit and not self._stops:
+        if self._pool.lost >= self._limit and self._max_jobs != 0:
             logger.error("%d threads are lost to jobs that cannot be stopped; ending", self._limit)
-            self.stop()
+            self.retire()
         if self._outcomes or self._desk:
             return False
         if self._stops or self._pool.stuck(self._read_ahead.overdue()) == self._limit:

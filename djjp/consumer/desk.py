@@ -10,6 +10,7 @@ it is taken back only when it is in no turn, so that nothing is refused and writ
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -49,7 +50,7 @@ class _Answer(NamedTuple):
 
 
 class Desk:
-    """Collects calls from any thread; all but `call` belongs to the coordinator.
+    """Collects calls from any thread; all but `call` and `acall` belongs to the coordinator.
 
     Args:
         patience: seconds that a call waits for a turn.
@@ -74,17 +75,36 @@ class Desk:
         Raises:
             QueueUnavailable: the queue's database did not take it in time.
         """
-        call = _Call(verb, Future())
-        self._calls.append(call)
-        if self._closed:
-            self.close()
-        self._bell.ring()
+        call = self._lay(verb)
         try:
             answer: T = self._answer(call)
         except BaseException:
             self._take_back(call)  # interrupted: nobody waits for it any more
             raise
         return answer
+
+    async def acall(self, verb: Callable[[Claims], T]) -> T:
+        """`call` for coroutines, whose loop goes on meanwhile."""
+        call = self._lay(verb)
+        answer: asyncio.Future[T] = asyncio.wrap_future(call.answer)
+        try:
+            # Not awaited itself: to cancel that would cancel what the coordinator is about to set.
+            while not (await asyncio.wait([answer], timeout=self._patience))[0]:
+                if self._take_back(call):
+                    raise self._unavailable()
+        except BaseException:
+            self._take_back(call)
+            answer.add_done_callback(lambda answer: answer.cancelled() or answer.exception())
+            raise
+        return answer.result()
+
+    def _lay(self, verb: Callable[[Claims], T]) -> _Call:
+        call = _Call(verb, Future())
+        self._calls.append(call)
+        if self._closed:
+            self.close()
+        self._bell.ring()
+        return call
 
     def _answer(self, call: _Call) -> Any:
         until = time.monotonic() + self._patience
@@ -95,10 +115,13 @@ class Desk:
                 if call.answer.done():  # its own
                     return call.answer.result()
             if time.monotonic() >= until and self._take_back(call):
-                raise QueueUnavailable(
-                    f"the queue's database {conf.current().db_name!r} did not take the call "
-                    f"within {self._patience:g} s"
-                )
+                raise self._unavailable()
+
+    def _unavailable(self) -> QueueUnavailable:
+        return QueueUnavailable(
+            f"the queue's database {conf.current().db_name!r} did not take the call "
+            f"within {self._patience:g} s"
+        )
 
     def _take_back(self, call: _Call) -> bool:
         """Remove a call that is in no turn; whether it was there."""

@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
-from typing import Any
+from typing import Any, Protocol
 
-from asgiref.sync import async_to_sync
+from asgiref.sync import async_to_sync, sync_to_async
 
 from djjp import codec, options, registry, retries
 from djjp.claims import Claimed, Outcome, Progress
@@ -25,12 +25,19 @@ from djjp.consumer.failures import describe
 from djjp.current import CurrentJob, running
 from djjp.exceptions import Discard, JobInterrupted, JobTimedOut, Retry
 from djjp.jobs import RegisteredJob
-from djjp.models import State
+from djjp.models import State, Trait
 
 logger = logging.getLogger("djjp.consumer")
 
 # The last moment that a retry can be put off to: the year 9999, in any time zone.
 _LATEST = 253_370_000_000.0
+
+
+class Aside(Protocol):
+    """A thread for what a coroutine job does with databases."""
+
+    def enter(self) -> None:
+        """Have the present context, and what descends from it, use this thread."""
 
 
 class Execution:
@@ -84,18 +91,58 @@ class Execution:
         """Whether it runs as a task of an event loop by now."""
         return self._task is not None
 
-    def run(self) -> Outcome:
-        """Run the job here and now, on this thread, and say how it ended."""
+    @property
+    def interruption(self) -> type[JobInterrupted] | None:
+        """What it was interrupted by, if it was."""
+        return self._interrupted
+
+    def run(self, run_coroutine: Callable[[Execution], Outcome] | None = None) -> Outcome:
+        """Run the job here and now, on this thread, and say how it ended.
+
+        Args:
+            run_coroutine: does `arun` of an execution whose job is a coroutine function. By default that
+                is done on a loop of its own, with what it does with databases on this thread.
+        """
         connections.tidy()
         try:
+            if self.job is not None and self.job.is_coroutine:
+                return (run_coroutine or _run_coroutine)(self)
             result = copy_context().run(self._call)
         except BaseException as error:  # noqa: BLE001  (the job's own, whatever it is, is its outcome)
             return self._told(self.failed(error))
         else:
-            state = State.CANCELLED if self.current.cancelled else State.SUCCEEDED
-            return self._told(Outcome(self.claimed, state, self.started, time.time(), result))
+            return self._told(self._returned(result))
         finally:
             connections.tidy()
+
+    async def arun(self, aside: Aside | None = None) -> Outcome:
+        """Run the job, of a coroutine function, in the task that awaits this, and say how it ended.
+
+        Args:
+            aside: the thread for what the job does with databases; None for whichever asgiref has.
+        """
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  (a coroutine runs in one)
+        self._task = asyncio.get_running_loop(), task
+        try:
+            if self._interrupted is not None:  # before there was a task to cancel
+                raise self._interrupted
+            if aside is not None:
+                aside.enter()
+            function, args, kwargs = self._prepared()
+            result = codec.encode_value(await function(*args, **kwargs), "return value")
+        except BaseException as error:  # noqa: BLE001  (the job's own, whatever it is, is its outcome)
+            outcome = self.failed(error)
+        else:
+            outcome = self._returned(result)
+        if self.job is not None and self.job.tells:
+            with suppress(BaseException):  # cancelled while it is told
+                await sync_to_async(self._told)(outcome)
+        return outcome
+
+    def _returned(self, result: str) -> Outcome:
+        state = State.CANCELLED if self.current.cancelled else State.SUCCEEDED
+        return Outcome(self.claimed, state, self.started, time.time(), result)
 
     def failed(self, error: BaseException) -> Outcome:
         """The outcome of an attempt that ended with an exception."""
@@ -142,21 +189,19 @@ class Execution:
                 loop.call_soon_threadsafe(task.cancel)
 
     def _call(self) -> str:
+        function, args, kwargs = self._prepared()
+        return codec.encode_value(function(*args, **kwargs), "return value")
+
+    def _prepared(self) -> tuple[Any, list[Any], dict[str, Any]]:
+        """What to call, and with which arguments."""
         running.set(self.current)
         job = self.job or registry.get(self.claimed.name, self.claimed.arguments)
         args, kwargs = codec.decode_arguments(self.claimed.arguments)
-        function: Any = job.function_for(self.claimed, self.consumer)
-        if job.is_coroutine:
-            value = async_to_sync(self._await)(function, args, kwargs)
-        else:
-            value = function(*args, **kwargs)
-        return codec.encode_value(value, "return value")
-
-    async def _await(self, function: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101  (a coroutine runs in one)
-        self._task = asyncio.get_running_loop(), task
-        return await function(*args, **kwargs)
+        if self.claimed.traits & Trait.RECEIVES:
+            if self.claimed.received is None:
+                raise LookupError("what this step of a pipeline waits for has no result any more")
+            args.insert(0, codec.decode_value(self.claimed.received))
+        return job.function_for(self.claimed, self.consumer), args, kwargs
 
     def _pause(self, error: BaseException) -> float | None:
         """Seconds until the next attempt; None when there is none."""
@@ -181,6 +226,10 @@ class Execution:
 
     def _ended(self, state: State, **more: Any) -> Outcome:
         return Outcome(self.claimed, state, self.started, time.time(), **more)
+
+
+def _run_coroutine(execution: Execution) -> Outcome:
+    return async_to_sync(execution.arun)()
 
 
 def raise_in(thread: int, kind: type[BaseException] | None) -> None:

@@ -49,8 +49,16 @@ def new_name() -> str:
 class Presence:
     """One consumer's row, lock and heartbeat."""
 
-    def __init__(self, claims: Claims, name: str, queues: Sequence[str] | None, limit: int) -> None:
+    def __init__(
+        self,
+        claims: Claims,
+        name: str,
+        queues: Sequence[str] | None,
+        limit: int,
+        concurrency: str = "threads",
+    ) -> None:
         self.name = name
+        self._concurrency = concurrency
         self._claims = claims
         self._queues = queues
         self._limit = limit
@@ -68,7 +76,7 @@ class Presence:
                 host=host,
                 pid=int(pid),
                 queues=None if self._queues is None else json.dumps(list(self._queues)),
-                concurrency=conf.current().concurrency,
+                concurrency=self._concurrency,
                 concurrency_limit=self._limit,
                 started_at=now,
                 heartbeat_at=now,

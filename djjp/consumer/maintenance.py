@@ -103,7 +103,7 @@ class Walk:
         for states, keep in kept:
             if keep is None or (self._after and states not in self._after):
                 continue
-            before = time.time() - conf.seconds(keep)
+            before = max(0.0, time.time() - conf.seconds(keep))  # which is far enough for any span
             count, after = claims.prune(states, before, self._after.get(states), PRUNE_ROWS)
             if count:
                 logger.debug("%d jobs pruned that ended before %s", count, before)

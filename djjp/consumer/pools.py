@@ -13,8 +13,10 @@ from queue import Empty, SimpleQueue
 from django.db import connections
 
 from djjp.claims import Claimed, Coordinator, Outcome, Progress, coordinator
+from djjp.consumer.aside import Threads
 from djjp.consumer.connections import replace as replace_connections
 from djjp.consumer.execution import Execution, raise_in
+from djjp.consumer.loops import LastingLoop
 from djjp.exceptions import JobInterrupted, JobStopped, JobTimedOut
 
 logger = logging.getLogger("djjp.consumer")
@@ -61,6 +63,7 @@ class ThreadPool:
         self._line: SimpleQueue[Claimed | None] = SimpleQueue()
         self._slots: list[_Slot] = []
         self._unwanted: set[Claimed] = set()
+        self._asides = Threads()
 
     def submit(self, jobs: Iterable[Claimed]) -> None:
         """Put claimed jobs in line."""
@@ -118,11 +121,12 @@ class ThreadPool:
         """Let the threads end once their present jobs have."""
         for _ in self._slots:
             self._line.put(None)
+        self._asides.close()
 
     def _staff(self) -> None:
         """Start as many threads as there is work for."""
         while len(self._slots) < self.limit and self._line.qsize() > self._idle():
-            slot = _Slot()
+            slot = _Slot(LastingLoop(self._asides))
             self._slots.append(slot)
             threading.Thread(target=self._work, args=[slot], name="djjp-job", daemon=True).start()
 
@@ -145,13 +149,15 @@ class ThreadPool:
                 if not slot.given_up:
                     self._report(outcome)
         finally:
+            slot.loop.close()
             connections.close_all()
 
 
 class _Slot:
     """What one thread of the pool runs, since when, and until when."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: LastingLoop) -> None:
+        self.loop = loop
         self.thread = 0
         self.execution: Execution | None = None
         self.since = 0.0
@@ -170,7 +176,7 @@ class _Slot:
         self.since, self.execution = now, execution
         try:
             try:
-                outcome = execution.run()
+                outcome = execution.run(self.loop.run)
             finally:
                 with self._lock:
                     self.execution = None

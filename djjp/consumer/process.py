@@ -32,6 +32,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 def consume(
     *,
     queues: Sequence[str] | None = None,
+    concurrency: str | None = None,
     concurrency_limit: int | None = None,
     drain: bool = False,
     max_jobs: int | None = None,
@@ -60,6 +61,7 @@ def consume(
         queues=queues,
         drain=drain,
         max_jobs=max_jobs,
+        concurrency=concurrency,
         shutdown_timeout=settings.shutdown_timeout,
     )
     ending = _Ending(consumer, supervised=supervisor is not None)
@@ -75,7 +77,7 @@ def consume(
         logger.info("consumer %s serves %s", consumer.name, where)
         ended = consumer.run()
         logger.info("consumer %s ends after %d jobs", consumer.name, consumer.executed)
-        lost = consumer._pool.lost  # noqa: SLF001
+        lost = consumer.lost
         full = max_jobs is not None and consumer.executed >= max_jobs
         again = supervisor is not None and (full or lost or ending.retired)
         code = GAVE_BACK if not ended else RECYCLE if again else GRACEFUL
@@ -132,7 +134,7 @@ class _Ending:
     def retire(self) -> None:
         """Claim no more and end when the running jobs have, however long they take."""
         self.retired = True
-        self._consumer._max_jobs = 0  # noqa: SLF001
+        self._consumer.retire()
 
     @contextmanager
     def by_signals(self) -> Iterator[None]:

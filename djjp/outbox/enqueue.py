@@ -9,10 +9,11 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
+from asgiref.sync import sync_to_async
 from django.db import connections, transaction
 
 from djjp import claims, conf
-from djjp.claims import Claims, NewJob
+from djjp.claims import Claims, NewGraph, NewJob
 from djjp.outbox import nesting, relay, rows
 
 logger = logging.getLogger("djjp.outbox")
@@ -29,8 +30,8 @@ observers: list[Callable[[Sequence[NewJob], str], None]] = []
 inline: Callable[[], None] | None = None
 
 
-def enqueue(jobs: Sequence[NewJob], database: str | None = None) -> None:
-    """Enqueue jobs, all or none of them.
+def enqueue(jobs: Sequence[NewJob] | NewGraph, database: str | None = None) -> None:
+    """Enqueue jobs, or a pipeline, all or none of them.
 
     Inside `atomic()` of a database in `DJJP["outbox"]` they commit or vanish with its transaction; of
     several open ones, with the innermost.
@@ -42,12 +43,12 @@ def enqueue(jobs: Sequence[NewJob], database: str | None = None) -> None:
         return
     place = _send_off(jobs, database)
     for tell in tuple(observers):
-        tell(jobs, place)
+        tell(jobs.jobs if isinstance(jobs, NewGraph) else jobs, place)
     if inline is not None:
         inline()
 
 
-def _send_off(jobs: Sequence[NewJob], database: str | None) -> str:
+def _send_off(jobs: Sequence[NewJob] | NewGraph, database: str | None) -> str:
     """Send jobs where they belong; returns where that is, as `observers` are told it."""
     settings = conf.current()
     alias = _transaction(settings, database) if inline is None else None
@@ -57,13 +58,22 @@ def _send_off(jobs: Sequence[NewJob], database: str | None) -> str:
         # Here and not by a consumer's coordinator, for the transaction is here.
         _write(claims.queue(), jobs)
     elif rows.installed():
-        rows.write(alias, jobs)
-        _after_commit(alias, [job.id for job in jobs])
+        units = [jobs] if isinstance(jobs, NewGraph) else jobs
+        rows.write(alias, units)
+        _after_commit(alias, [unit.id for unit in units])
         return "outbox"
     else:
         transaction.on_commit(partial(_send, jobs), using=alias)
         return "on_commit"
     return "queue"
+
+
+async def aenqueue(jobs: Sequence[NewJob] | NewGraph, database: str | None = None) -> None:
+    """`enqueue` for coroutines: a job that has used no thread needs none for this either."""
+    if jobs and claims.unattended.get()():
+        await claims.acall(partial(_write, jobs=jobs))
+    else:
+        await sync_to_async(enqueue)(jobs, database)
 
 
 def _transaction(settings: conf.Settings, database: str | None) -> str | None:
@@ -81,14 +91,16 @@ def _transaction(settings: conf.Settings, database: str | None) -> str | None:
     return None if nesting.is_of_testcase(alias) else alias
 
 
-def _write(queue: Claims, jobs: Sequence[NewJob]) -> None:
-    if len(jobs) == 1:
+def _write(queue: Claims, jobs: Sequence[NewJob] | NewGraph) -> None:
+    if isinstance(jobs, NewGraph):
+        queue.enqueue_graph(jobs)
+    elif len(jobs) == 1:
         queue.enqueue(jobs[0])
     else:
         queue.enqueue_many(jobs)
 
 
-def _send(jobs: Sequence[NewJob]) -> None:
+def _send(jobs: Sequence[NewJob] | NewGraph) -> None:
     claims.call(partial(_write, jobs=jobs))
 
 

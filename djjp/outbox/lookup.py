@@ -8,7 +8,7 @@ from uuid import UUID
 from django.db import connections
 
 from djjp import conf
-from djjp.claims import coordinator, moment
+from djjp.claims import NewGraph, coordinator, moment
 from djjp.models import Job
 from djjp.outbox import payload, rows
 
@@ -17,7 +17,7 @@ def find(id: UUID) -> Job | None:
     """The job as the queue will have it, in an outbox or in this thread's own transaction on the queue."""
     for alias in rows.outboxes():
         for row in rows.read(alias, [id]):
-            return _as_row(row.text)
+            return _as_row(row.text, id)
     queue = conf.current().db_name
     if coordinator.get() is not None and connections[queue].in_atomic_block:
         # A consumer's coordinator looks from outside of the transaction in which this job enqueued.
@@ -25,12 +25,13 @@ def find(id: UUID) -> Job | None:
     return None
 
 
-def _as_row(text: str) -> Job:
-    """A row that is not saved anywhere."""
+def _as_row(text: str, id: UUID) -> Job:
+    """A row that is not saved anywhere: of a pipeline, that of its last job; of a group, of its first."""
     known = {field.name for field in Job._meta.concrete_fields}
-    values: dict[str, Any] = {
-        name: value for name, value in payload.from_text(text)._asdict().items() if name in known
-    }
+    job = payload.from_text(text)
+    if isinstance(job, NewGraph):
+        job = next((each for each in reversed(job.jobs) if each.id == id), job.jobs[0])
+    values: dict[str, Any] = {name: value for name, value in job._asdict().items() if name in known}
     for name in ("run_after", "created_at"):
         if values[name] is not None:
             values[name] = moment(values[name])

@@ -6,11 +6,11 @@ from django.db import models
 
 
 class OutboxJob(models.Model):
-    """One job on its way to the queue.
+    """One job, or one pipeline, on its way to the queue.
 
     Attributes:
-        id: the id that the job has in the queue.
-        job: the job as text: see `payload`.
+        id: the id that it has in the queue.
+        job: the job, or all jobs of the pipeline, as text: see `payload`.
     """
 
     id = models.UUIDField(primary_key=True, editable=False)

@@ -1,4 +1,4 @@
-"""A new job as text, field by field.
+"""A new job, or a new pipeline with all its jobs, as text, field by field.
 
 Rows outlive a deployment: what the text has and this code does not know is left out, and what it lacks
 has the field's default.
@@ -14,25 +14,35 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
 
-from djjp.claims import NewJob
+from djjp.claims import Edge, NewGraph, NewJob
 
 
-def to_text(job: NewJob) -> str:
-    """The text of a job."""
-    return json.dumps(job._asdict(), default=_plain, separators=(",", ":"))
+def to_text(job: NewJob | NewGraph) -> str:
+    """The text of a job or a pipeline."""
+    given = job._asdict()
+    if isinstance(job, NewGraph):
+        given["jobs"] = [each._asdict() for each in job.jobs]
+    return json.dumps(given, default=_plain, separators=(",", ":"))
 
 
-def from_text(text: str) -> NewJob:
-    """The job of a text.
+def from_text(text: str) -> NewJob | NewGraph:
+    """The job or the pipeline of a text.
 
     Raises:
-        ValueError: the text is none of a job.
+        ValueError: the text is none of either.
     """
     try:
         given = json.loads(text)
-        return NewJob(**{n: read(given[n]) for n, read in _readers().items() if n in given})
-    except (TypeError, AttributeError) as error:
+        if "edges" not in given:
+            return _job(given)
+        edges = [Edge(UUID(parent), UUID(child), place) for parent, child, place in given["edges"]]
+        return NewGraph(UUID(given["id"]), [_job(each) for each in given["jobs"]], edges)
+    except (TypeError, AttributeError, KeyError) as error:
         raise ValueError(f"this is no job: {error}") from error
+
+
+def _job(given: Any) -> NewJob:
+    return NewJob(**{n: read(given[n]) for n, read in _readers().items() if n in given})
 
 
 def _plain(value: object) -> str:

@@ -31,7 +31,7 @@ from django.db import DataError, IntegrityError, connections
 from django.db.transaction import TransactionManagementError
 
 from djjp import claims
-from djjp.claims import Claims, NewJob
+from djjp.claims import Claims, NewGraph, NewJob
 from djjp.outbox import nesting, payload, rows
 from djjp.outbox.rows import Row
 
@@ -134,8 +134,8 @@ def _carry(alias: str, read: Sequence[Row], watch: Watch, call: Call) -> int:
     return len(arrived)
 
 
-def _jobs(alias: str, read: Sequence[Row]) -> list[NewJob]:
-    jobs = []
+def _jobs(alias: str, read: Sequence[Row]) -> list[NewJob | NewGraph]:
+    jobs: list[NewJob | NewGraph] = []
     for row in read:
         try:
             jobs.append(payload.from_text(row.text))
@@ -144,7 +144,7 @@ def _jobs(alias: str, read: Sequence[Row]) -> list[NewJob]:
     return jobs
 
 
-def _into_queue(jobs: Sequence[NewJob], watch: Watch, call: Call) -> list[UUID]:
+def _into_queue(jobs: Sequence[NewJob | NewGraph], watch: Watch, call: Call) -> list[UUID]:
     """Step 2; one job that the queue refuses does not hold up the others."""
     if not jobs:
         return []

@@ -14,7 +14,7 @@ from django.apps import apps
 from django.db import OperationalError, ProgrammingError, connections
 
 from djjp import conf
-from djjp.claims import NewJob, moment
+from djjp.claims import NewGraph, NewJob, moment
 from djjp.claims.common import epoch
 from djjp.outbox import payload
 
@@ -45,8 +45,8 @@ def outboxes() -> list[str]:
     return [a for a in settings.outbox if a != settings.db_name] if installed() else []
 
 
-def write(alias: str, jobs: Sequence[NewJob]) -> None:
-    """Write jobs, in the transaction that is open there."""
+def write(alias: str, jobs: Sequence[NewJob | NewGraph]) -> None:
+    """Write jobs and pipelines, a row for each, in the transaction that is open there."""
     model = _model()
     with _explained(alias):
         model._base_manager.using(alias).bulk_create(

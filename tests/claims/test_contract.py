@@ -73,6 +73,10 @@ def test_an_enqueued_job_is_a_row_with_all_that_was_given(queue: Claims) -> None
         "reason": None,
         "progress_done": None,
         "progress_total": None,
+        "traits": 0,
+        "pipeline": None,
+        "waits_for": 0,
+        "received": None,
     }
 
 

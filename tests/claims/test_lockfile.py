@@ -19,6 +19,7 @@ fcntl.lockf(os.open(sys.argv[1], os.O_RDWR | os.O_CREAT), fcntl.LOCK_EX)
 print("held", flush=True)
 time.sleep(600)
 """
+WATCH = HOLD.replace("fcntl.LOCK_EX", "fcntl.LOCK_SH")
 ASK = """
 import fcntl, os, sys
 try:
@@ -103,8 +104,10 @@ def test_who_is_refused_leaves_the_lock_to_its_holder(
 def test_asking_about_ones_own_lock_or_taking_it_again_does_not_end_it(path: Path) -> None:
     """As closing a second descriptor of the file would."""
     assert lockfile.hold(path)
+    before = descriptors()
     assert lockfile.is_held(path)
     assert lockfile.hold(path)
+    assert descriptors() == before
     assert others_see(path) == "held"
 
 
@@ -114,6 +117,20 @@ def test_asking_about_a_free_lock_does_not_take_it(path: Path) -> None:
     assert not lockfile.is_held(path)
     assert others_see(path) == "free"
     assert descriptors() == before
+
+
+def test_those_who_ask_at_the_same_moment_do_not_take_each_other_for_the_holder(
+    path: Path,
+) -> None:
+    path.touch()
+    asking = subprocess.Popen(
+        [sys.executable, "-c", WATCH, path], stdout=subprocess.PIPE, text=True
+    )
+    assert asking.stdout is not None
+    assert asking.stdout.readline() == "held\n"
+    assert not lockfile.is_held(path)
+    asking.kill()
+    asking.communicate()
 
 
 def test_a_file_that_is_not_there_is_held_by_nobody_and_not_made_by_asking(path: Path) -> None:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 from uuid import UUID
 
 import pytest
-from django.db import transaction
+from django.db import connections, transaction
 
 from djjp.claims import Claimed, Claims, Outcome, Peer, Progress
+from djjp.claims.postgresql import PostgreSQLClaims
 from djjp.ids import new_id
 from djjp.models import Attempt, Consumer, Job, OnCrash, State
 from tests.claims.rows import new_job
@@ -33,6 +36,7 @@ from tests.claims.verbs import (
     row,
 )
 from tests.harness import Processes, eventually
+from tests.scratch import alias_for
 
 WEEK = 7 * 86_400.0
 
@@ -155,9 +159,15 @@ def test_a_lock_is_seen_by_other_processes_until_it_is_let_go_or_its_process_die
 
 
 def test_a_lock_that_is_not_ours_is_not_let_go(queue: Claims) -> None:
-    """The server would write a warning for each such call into its log."""
+    """A server would warn of each such call in its log, and tell the caller."""
+    said: list[object] = []
+    queue.connection.ensure_connection()
+    driver: Any = queue.connection.connection
+    if queue.alias == "postgresql":
+        driver.add_notice_handler(said.append)
     queue.let_go("nobody's")
     assert not queue.is_held("nobody's")
+    assert said == []
 
 
 def test_those_who_ask_at_the_same_moment_do_not_take_each_other_for_the_holder(
@@ -184,6 +194,62 @@ def test_a_terminated_session_frees_the_lock_and_the_next_one_takes_it_again(que
     assert queue.hold("mine")
     assert at_once(lambda own: own.is_held("mine")) == [True]
     queue.let_go("mine")
+
+
+class Pooler(threading.Thread):
+    """Hands the bytes of one client on to a server; like a pooler, it gives the session a number of its own."""
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(daemon=True)
+        self._server = host, port
+        self._door = socket.create_server(("127.0.0.1", 0))
+        self.port = self._door.getsockname()[1]
+
+    def run(self) -> None:
+        with self._door:
+            client, _ = self._door.accept()
+        host, port = self._server
+        if host.startswith("/"):
+            server = socket.socket(socket.AF_UNIX)
+            server.connect(f"{host}/.s.PGSQL.{port}")
+        else:
+            server = socket.create_connection((host, port))
+        with client, server, server.makefile("rb") as answers:
+            threading.Thread(target=self._hand_on, args=[client, server], daemon=True).start()
+            self._renumber(client, answers)
+            self._hand_on(server, client)
+
+    def _renumber(self, client: socket.socket, answers: Any) -> None:
+        """Hand on what the server says until it names the process of the session, and name another."""
+        kind = b""
+        while kind != b"K":
+            kind, length = answers.read(1), answers.read(4)
+            body = answers.read(int.from_bytes(length, "big") - 4)
+            client.sendall(kind + length + (bytes(4) + body[4:] if kind == b"K" else body))
+        client.sendall(answers.read1())
+
+    def _hand_on(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.parametrize("queue", ["postgresql"], indirect=True)
+def test_behind_a_pooler_no_lock_tells(queue: Claims) -> None:
+    """The session that would hold it is not this process's, and goes on when the process is dead."""
+    queue.connection.ensure_connection()
+    server: Any = queue.connection.connection
+    pooler = Pooler(server.info.host, server.info.port)
+    pooler.start()
+    options = dict(queue.connection.settings_dict["OPTIONS"])
+    options |= {"host": "127.0.0.1", "sslmode": "disable", "gssencmode": "disable"}
+    there = {"HOST": "127.0.0.1", "PORT": pooler.port, "OPTIONS": options}
+    with alias_for(connections.settings[queue.alias] | there) as alias:
+        assert not PostgreSQLClaims(alias).hold("mine")
+        assert not PostgreSQLClaims(alias).is_held("mine")
+    assert not queue.is_held("mine")
+    pooler.join(10)
 
 
 # Rescue
@@ -449,6 +515,23 @@ def test_a_finish_that_waits_for_the_rescue_is_refused_and_the_other_way_round(
     assert [error.message for error in Attempt.objects.all()] == ["it broke"]
 
 
+@pytest.mark.parametrize("begun", [None, set()], ids=["begun", "in line"])
+def test_a_job_that_goes_to_another_while_it_is_being_rescued_stays_with_that_one(
+    queue: Claims, begun: set[UUID] | None
+) -> None:
+    """The rescue has read that the dead one runs it, and waits to write."""
+    job, peer = one(queue, "one"), register(queue, "one")
+    results: list[Any] = []
+    with queue.turn():
+        assert queue.release("one", [job]) == {job.id}
+        assert [taken.id for taken in queue.claim("two", 1, NOW)] == [job.id]
+        late = meanwhile(queue, lambda own: results.append(rescue(own, peer, begun=begun)))
+    late.join()
+    assert results == [(0, 0)]
+    assert (row(job.id)["state"], row(job.id)["consumer"]) == ("running", "two")
+    assert (row(job.id)["attempts"], row(job.id)["rescues"]) == (1, 0)
+
+
 @pytest.mark.parametrize("word", ["finish as failed", "release"])
 def test_of_a_rescue_and_a_report_at_once_exactly_one_takes_the_job(
     queue: Claims, word: str
@@ -492,10 +575,9 @@ def test_a_consumer_is_told_which_of_its_running_jobs_to_stop(queue: Claims) -> 
     enqueue(queue, 6)
     mine, theirs = claim(queue, "one", 3), claim(queue, "two", 2)
     assert queue.to_cancel("one") == []
-    finish(queue, "one", done(mine[2]))
-
     ids = [job.id for job in [*mine[1:], *theirs]]
     queue.cancel([*ids, *Job.objects.filter(state="ready").values_list("pk", flat=True)], NOW)
+    finish(queue, "one", done(mine[2]))
 
     assert queue.to_cancel("one") == [mine[1].id]
     assert set(queue.to_cancel("two")) == {job.id for job in theirs}

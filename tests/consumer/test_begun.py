@@ -136,6 +136,7 @@ def test_a_machine_that_does_not_tell_its_boots_keeps_no_note(
     assert begun.begun(tmp_path, NAME) is None
     assert begun.begun(tmp_path, "other:7:1") is None
     assert not note.is_doubted()
+    assert [path.name for path in tmp_path.iterdir()] == ["other-7-1.begun"]
 
 
 def test_where_nobody_noted_anything_nobody_knows(tmp_path: Path) -> None:
@@ -191,7 +192,7 @@ def test_a_full_disk_keeps_no_consumer_from_its_work(
 def beginning(note: Begun, job: Claimed) -> tuple[threading.Thread, list[bool]]:
     """A thread that is about to run a job."""
     answers: list[bool] = []
-    thread = threading.Thread(target=lambda: answers.append(note.mark(job)))
+    thread = threading.Thread(target=lambda: answers.append(note.mark(job)), daemon=True)
     thread.start()
     eventually(lambda: begun.begun(note._path.parent, NAME) == {job.id})  # type: ignore[union-attr]
     time.sleep(0.1)
@@ -211,7 +212,7 @@ def test_while_it_is_doubted_a_job_is_noted_and_waits(tmp_path: Path) -> None:
     assert answers == []
 
     note.go_on()
-    thread.join()
+    thread.join(10)
     assert answers == [True]
     assert not note.is_doubted()
     note.close()
@@ -225,7 +226,7 @@ def test_one_that_was_rescued_does_not_begin_what_waited(tmp_path: Path) -> None
 
     note.close()
 
-    thread.join()
+    thread.join(10)
     assert answers == [False]
 
 

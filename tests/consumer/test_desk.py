@@ -8,21 +8,29 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from django.db import IntegrityError
+from django.db import IntegrityError, OperationalError, transaction
 
 from djjp.claims import Claims
 from djjp.consumer.desk import Desk
 from djjp.consumer.wakeups import Bell
+from djjp.exceptions import QueueUnavailable
 from djjp.models import Job
 from tests.claims.rows import new_job
 from tests.harness import eventually
 
+Lay = Callable[..., Any]
+
 
 @pytest.fixture
-def desk() -> Iterator[Desk]:
+def bell() -> Iterator[Bell]:
     bell = Bell()
-    yield Desk(bell)
+    yield bell
     bell.close()
+
+
+@pytest.fixture
+def desk(bell: Bell) -> Desk:
+    return Desk(bell)
 
 
 @pytest.fixture
@@ -104,3 +112,83 @@ def test_a_desk_that_is_closed_refuses_at_once(desk: Desk, lay: Callable[..., An
     with pytest.raises(RuntimeError, match="has ended"):
         desk.call(lambda claims: None)
     assert threading.active_count() >= 1
+
+
+def test_a_call_that_no_turn_takes_is_taken_back_and_refused(queue: Claims, bell: Bell) -> None:
+    desk = Desk(bell, patience=0.1)
+    job = new_job()
+
+    with pytest.raises(QueueUnavailable, match=f"database '{queue.alias}' did not take the call"):
+        desk.call(lambda claims: claims.enqueue(job))
+    with queue.turn():
+        desk.serve(queue)
+    desk.answer()
+
+    assert len(desk) == 0
+    assert not Job.objects.exists()
+
+
+def test_a_call_that_is_in_a_turn_is_waited_for(queue: Claims, bell: Bell) -> None:
+    desk = Desk(bell, patience=0.1)
+    with ThreadPoolExecutor(1) as threads:
+        answer = threads.submit(desk.call, lambda claims: "done")
+        eventually(lambda: len(desk))
+        with queue.turn():
+            desk.serve(queue)
+            threading.Event().wait(1.0)
+            assert not answer.done()
+        desk.answer()
+
+        assert answer.result(10) == "done"
+
+
+def test_a_call_whose_turn_has_failed_may_be_taken_back_again(queue: Claims, bell: Bell) -> None:
+    desk = Desk(bell, patience=0.1)
+    with ThreadPoolExecutor(1) as threads:
+        answer = threads.submit(desk.call, lambda claims: "done")
+        eventually(lambda: len(desk))
+        with queue.turn():
+            desk.serve(queue)
+            transaction.set_rollback(True, using=queue.alias)
+        desk.lay_back()
+
+        assert isinstance(answer.exception(10), QueueUnavailable)
+
+
+def test_a_timeout_that_a_verb_raises_is_its_own(desk: Desk, queue: Claims, lay: Lay) -> None:
+    def late(claims: Claims) -> None:
+        raise TimeoutError("mine")
+
+    answer = lay(late)
+    with queue.turn():
+        desk.serve(queue)
+    desk.answer()
+
+    with pytest.raises(TimeoutError, match="mine"):
+        answer.result(10)
+
+
+@pytest.mark.parametrize("queue", ["postgresql"], indirect=True)
+def test_a_session_that_is_lost_in_a_call_fails_the_turn_and_not_the_call(
+    desk: Desk, queue: Claims, lay: Lay
+) -> None:
+    """Else the turn would end as if it had committed, and what it had written would be forgotten."""
+    lost: list[bool] = []
+
+    def lose(claims: Claims) -> str:
+        if not lost:
+            lost.append(True)
+            with claims.connection.cursor() as cursor:
+                cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        return "done"
+
+    answer = lay(lose)
+    with pytest.raises(OperationalError), queue.turn():
+        desk.serve(queue)
+    desk.lay_back()
+    queue.connection.close_if_unusable_or_obsolete()
+    with queue.turn():
+        desk.serve(queue)
+    desk.answer()
+
+    assert answer.result(10) == "done"

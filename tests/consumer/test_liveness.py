@@ -209,6 +209,16 @@ def test_times_are_ones_own_so_that_no_clock_of_another_matters(queue: Claims) -
     assert min(observer.dead.values()) >= HEARTBEAT
 
 
+def test_nothing_is_remembered_of_those_who_have_gone(queue: Claims) -> None:
+    watch = Watch(600, None)
+    for number in range(3):
+        register(queue, f"other {number}")
+        watch.dead(queue, "me")
+        queue.unregister(f"other {number}")
+    watch.dead(queue, "me")
+    assert (watch._seen, watch._free_since) == ({}, {})
+
+
 # After an outage
 
 

@@ -12,11 +12,9 @@ import pytest
 
 from djjp.claims import Claims
 from djjp.management.commands.start_consumer import command as start_consumer
-from djjp.models import Job, State
 from tests.docs.markdown import PAGES, Block, blocks
 from tests.docs.project import SETTINGS, Project, settings_of_the_readme
-from tests.harness import ROOT, Processes, eventually
-from tests.project.shop.jobs import nap
+from tests.harness import ROOT
 
 #: The blocks that no test runs, by the first line of each: installation, targets of the Makefile (which are
 #: too long for a test, and have tests of their own), pictures and a unit of systemd.
@@ -139,19 +137,3 @@ def test_the_unit_of_systemd_starts_a_consumer_that_exists() -> None:
     assert words[1:3] == ["manage.py", "start_consumer"]
     known = {option for parameter in start_consumer.params for option in parameter.opts}
     assert {word for word in words if word.startswith("--")} <= known
-
-
-def test_what_a_killed_consumer_left_is_taken_up_as_trouble_says(processes: Processes) -> None:
-    (block,) = [b for b in blocks("docs/trouble.md") if "dead = " in b.text]
-    job = nap.run_later(60.0)
-    consumer = processes.consumer()
-    eventually(lambda: Job.objects.get().state == State.RUNNING)
-    consumer.kill()
-    consumer.communicate()
-    assert Job.objects.get().state == State.RUNNING
-    name = Job.objects.get().consumer
-    exec(re.sub(r'dead = "[^"]+"', f"dead = {name!r}", block.text), {})  # noqa: S102
-    job.refresh()
-    assert job.state == State.READY
-    processes.consumer()
-    eventually(lambda: Job.objects.get().state == State.RUNNING)

@@ -15,6 +15,10 @@ from tests.project import plain
 
 os.environ.pop("DJJP_DATABASE_URL", None)  # of whoever runs the tests
 HOME = Path(os.environ.get("DJJP_TEST_HOME") or tempfile.mkdtemp(prefix="djjp-test-"))
+if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and HOME.name != worker:
+    # One of several processes that share the tests out among them: each has its own databases.
+    HOME = HOME / worker
+    HOME.mkdir(exist_ok=True)
 os.environ["DJJP_TEST_HOME"] = str(HOME)
 
 SECRET_KEY = plain.SECRET_KEY

@@ -173,7 +173,7 @@ def test_a_task_sees_and_returns_what_it_does_at_once(kind: str, task: Any) -> N
         iter([1]),
         1j,
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 @pytest.mark.parametrize("wrap", [lambda v: v, lambda v: [{"deep": [v]}]], ids=["bare", "deep"])
 def test_what_the_framework_refuses_is_refused_here_by_name(

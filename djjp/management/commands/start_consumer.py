@@ -28,6 +28,11 @@ def _names(
 @click.command()
 @click.option("--queues", callback=_names, metavar="NAME,…", help="Serve these queues only.")
 @click.option(
+    "--concurrency",
+    type=click.Choice(["threads", "asyncio"]),
+    help="How jobs run at the same time.",
+)
+@click.option(
     "--concurrency-limit",
     type=click.IntRange(1, 10_000),
     help="How many jobs run at the same time.",
@@ -50,6 +55,7 @@ def _names(
 def command(
     context: click.Context,
     queues: list[str] | None,
+    concurrency: str | None,
     concurrency_limit: int | None,
     processes: int | None,
     drain: bool,
@@ -71,6 +77,7 @@ def command(
         else:
             code = consume(
                 queues=queues,
+                concurrency=concurrency,
                 concurrency_limit=concurrency_limit,
                 drain=drain,
                 max_jobs=max_jobs,

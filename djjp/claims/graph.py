@@ -1,0 +1,300 @@
+"""Pipelines: what becomes of the jobs that wait for others, once those have ended.
+
+The graph is rows: each job of a pipeline is there from the start, `blocked`, with the number of those it
+waits for (`waits_for`), and each edge is a `Dependency`. What holds:
+
+* The end of a job and what follows from it are one transaction, behind one fence. A late outcome, which
+  the fence refuses, lets nothing go; an end that is written lets go once.
+* A job runs when all that it waits for have succeeded. When one of them has not, it is cancelled at once,
+  with what waits for it in turn; so nothing waits for what will never come.
+* An `on_failure` job is the other way round: it runs when one of those that it waits for does not
+  succeed, and is cancelled when all have.
+* What a job receives is not copied: it is read in its parents' rows when it is claimed.
+
+Rows are locked in the order of their ids, in which a pipeline's parents come before its children.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from abc import abstractmethod
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from djjp.claims.common import TABLE, OnDatabase
+from djjp.claims.data import ON_FAILURE, Claimed, Edge, NewGraph, NewJob
+from djjp.models import Attempt, Dependency, State, Trait
+
+EDGES = Dependency._meta.db_table
+
+#: Why an `on_failure` job was cancelled.
+NOT_NEEDED = "nothing failed"
+
+# What is quoted of an error's message.
+_LONGEST = 1000
+
+_ENDED = f"""FROM {TABLE} WHERE {{ids}} AND traits & {Trait.AWAITED} <> 0
+AND state IN ('succeeded', 'failed', 'cancelled')"""
+
+# A union: a job that is reached along many ways is followed once.
+_BELOW = f"""WITH RECURSIVE below(id) AS (
+SELECT edge.child FROM {EDGES} AS edge {{join}} {TABLE} AS job ON job.id = edge.child
+WHERE {{ids}} AND job.state = 'blocked'
+UNION SELECT edge.child FROM below {{join}} {EDGES} AS edge ON edge.parent = below.id
+{{join}} {TABLE} AS job ON job.id = edge.child WHERE job.state = 'blocked')"""
+
+_OPEN = """state = CASE WHEN run_after > %s THEN 'scheduled' ELSE 'ready' END, waits_for = 0"""
+
+_Children = defaultdict[UUID, list[tuple[UUID, str]]]
+_ByText = defaultdict[str | None, list[UUID]]
+
+
+class Graph(OnDatabase):
+    """Verbs of pipelines."""
+
+    #: How two tables are joined so that the first is read first.
+    _join = "JOIN"
+    #: Whether others may write at the same time, so that rows have to be locked.
+    _locks = False
+
+    # Enqueue
+
+    def enqueue_graph(self, graph: NewGraph) -> None:
+        """Write the jobs of a pipeline and their edges, all or none of them."""
+
+        def write() -> None:
+            with self.turn():
+                self._insert_steps(graph.jobs)
+                self._insert_edges(graph.edges)
+                self.announce()
+
+        self._patiently(write)
+
+    @abstractmethod
+    def _row(self, job: NewJob) -> tuple[Any, ...]:
+        """A job's values in the order of `INSERT_COLUMNS`, without the constants."""
+
+    @abstractmethod
+    def _insert_steps(self, jobs: Sequence[NewJob]) -> None: ...
+
+    @abstractmethod
+    def _insert_edges(self, edges: Sequence[Edge]) -> None: ...
+
+    def _patiently(self, work: Any) -> None:
+        work()
+
+    # What an end lets go
+
+    def follow(self, ids: Collection[UUID]) -> None:
+        """Let go what waits for these jobs, as far as they have ended.
+
+        It belongs in the transaction of their end: whoever writes one calls it, and this is the one place
+        where it is seen to.
+        """
+        ended = self._rows("id, name, state, reason", _ENDED, ids) if ids else []
+        if ended:
+            good = {self._uuid(id) for id, _, state, _ in ended if state == State.SUCCEEDED}
+            bad = {self._uuid(row[0]): row[1:] for row in ended if row[2] != State.SUCCEEDED}
+            self._let_go(good, bad)
+
+    def cut_off(self, ids: Collection[UUID]) -> None:
+        """Cancel what waits for these jobs, for they are about to be deleted, and delete their edges."""
+        rest = f"FROM {TABLE} WHERE {{ids}} AND pipeline IS NOT NULL"
+        steps = self._rows("id, name", rest, ids) if ids else []
+        if steps:
+            gone = {self._uuid(id): (name, "deleted", None) for id, name in steps}
+            self._let_go(set(), gone)
+            self._delete_edges(gone)
+
+    def _delete_edges(self, ids: Collection[UUID]) -> None:
+        with self.connection.cursor() as cursor:
+            for end in ("parent", "child"):
+                statement = f"DELETE FROM {EDGES} WHERE {self._within(end)}"
+                cursor.execute(statement, [self._id_list(ids)])
+
+    def _let_go(self, good: set[UUID], bad: Mapping[UUID, Any]) -> None:
+        children = self._children(good, bad)
+        waiting = self._waiting({child for pairs in children.values() for child, _ in pairs})
+        if not waiting:
+            return
+        opened: _ByText = defaultdict(list)  # by what they are handed
+        cancelled: _ByText = defaultdict(list)  # by the reason
+        met: set[UUID] = set()
+        for root, reason in self._reasons(bad).items():
+            ways = [root]
+            while ways:
+                for child, place in children[ways.pop()]:
+                    if child not in waiting or child in met:
+                        continue
+                    met.add(child)
+                    if place == ON_FAILURE:
+                        opened[reason].append(child)
+                    else:
+                        cancelled[reason].append(child)
+                        ways.append(child)
+        arrived: dict[int, list[UUID]] = defaultdict(list)  # by how many of theirs have succeeded
+        counts = Counter(child for id in good for child, _ in children[id])
+        for child in (waiting.keys() - met) & counts.keys():
+            waits_for, traits = waiting[child]
+            if counts[child] < waits_for:
+                arrived[counts[child]].append(child)
+            elif traits & Trait.ON_FAILURE:
+                cancelled[NOT_NEEDED].append(child)
+            else:
+                opened[None].append(child)
+        self._record(opened, cancelled, arrived)
+
+    def _children(self, good: set[UUID], bad: Mapping[UUID, Any]) -> _Children:
+        """The edges from these jobs, and from all that is blocked below the bad ones, by parent."""
+        below = self._rows("id", "FROM below", bad, "edge.parent", _BELOW) if bad else []
+        ends = [*good, *bad, *(self._uuid(id) for (id,) in below)]
+        children: _Children = defaultdict(list)
+        for parent, child, place in self._rows(
+            "parent, child, place", f"FROM {EDGES} WHERE {{ids}}", ends, "parent"
+        ):
+            children[self._uuid(parent)].append((self._uuid(child), place))
+        return children
+
+    def _record(
+        self,
+        opened: _ByText,
+        cancelled: _ByText,
+        arrived: Mapping[int, list[UUID]],
+    ) -> None:
+        now = self._stamp(time.time())
+        for count, ids in arrived.items():
+            self._change("waits_for = waits_for - %s", [count], ids)
+        for reason, ids in cancelled.items():
+            changes = f"state = 'cancelled', finished_at = %s, reason = %s, traits = traits | {Trait.SWEPT}"
+            self._change(changes, [now, reason], ids)
+        for handed, ids in opened.items():
+            text = None if handed is None else json.dumps(handed)
+            self._change(f"{_OPEN}, received = %s", [now, text], ids)
+        if opened:
+            self.announce()
+
+    def _change(self, changes: str, values: list[Any], ids: Collection[UUID]) -> None:
+        with self.connection.cursor() as cursor:
+            cursor.execute(
+                f"UPDATE {TABLE} SET {changes} WHERE {self._within('id')}",
+                [*values, self._id_list(ids)],
+            )
+
+    def _waiting(self, ids: Collection[UUID]) -> dict[UUID, tuple[int, int]]:
+        """Those of these jobs that are blocked, locked, with `waits_for` and `traits`."""
+        rows = self._held("id, waits_for, traits", "state = 'blocked'", ids) if ids else []
+        return {self._uuid(id): (waits_for, traits) for id, waits_for, traits in rows}
+
+    def _reasons(self, bad: Mapping[UUID, Any]) -> dict[UUID, str]:
+        """Why what waits for each of these jobs cannot run."""
+        failed = [id for id, (_, state, _) in bad.items() if state == State.FAILED]
+        errors: dict[UUID, str] = {}
+        for start in range(0, len(failed), 500):
+            attempts = Attempt.objects.using(self.alias).filter(
+                job_id__in=failed[start : start + 500]
+            )
+            for id, kind, message in attempts.order_by("pk").values_list(
+                "job_id", "exception_class", "message"
+            ):
+                errors[id] = f"{kind}: {message[:_LONGEST]}"
+        reasons = {}
+        for id, (name, state, reason) in bad.items():
+            said = errors.get(id) if state == State.FAILED else reason
+            done = state if state == State.FAILED else f"was {state}"
+            reasons[id] = f"{name} {id} {done}" + (f": {said}" if said else "")
+        return reasons
+
+    # What a claimed job is handed
+
+    def handed(self, jobs: list[Claimed]) -> list[Claimed]:
+        """Claimed jobs, those that receive something with it."""
+        receiving = [job for job in jobs if job.traits & Trait.RECEIVES]
+        if not receiving:
+            return jobs
+        told = [job.id for job in receiving if job.traits & Trait.ON_FAILURE]
+        texts = self._results([job.id for job in receiving if job.id not in set(told)])
+        if told:
+            rows = self._rows("id, received", f"FROM {TABLE} WHERE {{ids}}", told)
+            texts.update((self._uuid(id), text) for id, text in rows)
+        return [
+            job._replace(received=texts.get(job.id)) if job.traits & Trait.RECEIVES else job
+            for job in jobs
+        ]
+
+    def results(self, id: UUID) -> str | None:
+        """What comes together at a job, or at a pipeline's own id; None when a part of it is not there."""
+        return self._results([id]).get(id)
+
+    def _results(self, ids: Collection[UUID]) -> dict[UUID, str]:
+        """By child, the results of its parents; a child is left out when one of them is not there."""
+        if not ids:
+            return {}
+        edges = [
+            (self._uuid(child), self._uuid(parent), place)
+            for child, parent, place in self._rows(
+                "child, parent, place",
+                f"FROM {EDGES} WHERE {{ids}} AND place <> '{ON_FAILURE}'",
+                ids,
+                "child",
+            )
+        ]
+        results = self._rows(
+            "id, result",
+            f"FROM {TABLE} WHERE {{ids}} AND state = 'succeeded'",
+            {parent for _, parent, _ in edges},
+        )
+        texts = {self._uuid(id): text for id, text in results}
+        pieces: dict[UUID, list[tuple[str, str | None]]] = defaultdict(list)
+        for child, parent, place in edges:
+            pieces[child].append((place, texts.get(parent)))
+        return {
+            child: composed(got)  # type: ignore[arg-type]  # none of them is None
+            for child, got in pieces.items()
+            if all(text is not None for _, text in got)
+        }
+
+    # How rows are read
+
+    def _rows(
+        self,
+        columns: str,
+        rest: str,
+        ids: Iterable[UUID],
+        column: str = "id",
+        before: str = "",
+    ) -> Sequence[Sequence[Any]]:
+        """The rows of `{before} SELECT {columns} {rest}`, in which `{ids}` means that a column is among some."""
+        statement = f"{before} {self._selected(columns)} {rest}"
+        statement = statement.format(ids=self._within(column), join=self._join)
+        with self.connection.cursor() as cursor:
+            cursor.execute(statement, [self._id_list(ids)])
+            return self._fetched(cursor)
+
+    def _held(self, columns: str, condition: str, ids: Iterable[UUID]) -> Sequence[Sequence[Any]]:
+        """Those of these jobs that meet a condition, locked."""
+        return self._rows(columns, f"FROM {TABLE} WHERE {{ids}} AND {condition}", ids)
+
+    def _selected(self, columns: str) -> str:
+        return f"SELECT {columns}"
+
+    def _fetched(self, cursor: Any) -> Sequence[Sequence[Any]]:
+        rows: Sequence[Sequence[Any]] = cursor.fetchall()
+        return rows
+
+    @abstractmethod
+    def _uuid(self, value: object) -> UUID:
+        """An id as a cursor gives it."""
+
+
+def composed(pieces: Iterable[tuple[str, str]]) -> str:
+    """JSON texts as one: that of the place "" as it is, others in lists that are nested as their places say."""
+    lists: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    for place, text in pieces:
+        if not place:
+            return text
+        head, _, rest = place.partition("/")
+        lists[int(head)].append((rest, text))
+    return f"[{','.join(composed(lists[index]) for index in sorted(lists))}]"

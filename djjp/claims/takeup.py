@@ -1,0 +1,120 @@
+"""Taking up again: what a retried job means for the jobs above and below it in its pipeline.
+
+Above: what it waits for has to succeed first, so those of them that have not are retried too. Below:
+what was cancelled because of it waits again, unless another job that it waits for has failed as well;
+and what had been let go by it and has not begun waits for it anew.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection
+from uuid import UUID
+
+from djjp.claims.common import TABLE
+from djjp.claims.data import ON_FAILURE
+from djjp.claims.graph import EDGES, Graph
+from djjp.models import FINISHED, State, Trait
+
+#: What makes of a row one that never ran.
+FRESH = (
+    "attempts = 0, rescues = 0, started_at = NULL, finished_at = NULL, consumer = NULL, result = NULL,"
+    " reason = NULL, progress_done = NULL, progress_total = NULL, cancel_requested = false"
+)
+
+_ABOVE = f"""WITH RECURSIVE above(id) AS (
+SELECT edge.parent FROM {EDGES} AS edge {{join}} {TABLE} AS job ON job.id = edge.parent
+WHERE {{ids}} AND edge.place <> '{ON_FAILURE}' AND job.state IN ('failed', 'cancelled')
+UNION SELECT edge.parent FROM above {{join}} {EDGES} AS edge ON edge.child = above.id
+{{join}} {TABLE} AS job ON job.id = edge.parent
+WHERE edge.place <> '{ON_FAILURE}' AND job.state IN ('failed', 'cancelled'))"""
+
+# Jobs that have yet to begin, that were cancelled because of others, and on_failure jobs that have run.
+_MAY_WAIT = f"""(job.state = 'blocked'
+OR (job.state IN ('ready', 'scheduled') AND job.traits & {Trait.ON_FAILURE} = 0)
+OR (job.state = 'cancelled' AND job.traits & {Trait.SWEPT} <> 0)
+OR (job.state IN ('succeeded', 'failed') AND job.traits & {Trait.ON_FAILURE} <> 0))"""
+
+_BELOW = f"""WITH RECURSIVE below(id) AS (
+SELECT edge.child FROM {EDGES} AS edge {{join}} {TABLE} AS job ON job.id = edge.child
+WHERE {{ids}} AND {_MAY_WAIT}
+UNION SELECT edge.child FROM below {{join}} {TABLE} AS upper ON upper.id = below.id
+{{join}} {EDGES} AS edge ON edge.parent = upper.id {{join}} {TABLE} AS job ON job.id = edge.child
+WHERE upper.state = 'cancelled' AND {_MAY_WAIT})"""
+
+_PARENTS = f"""FROM {EDGES} AS edge {{join}} {TABLE} AS job ON job.id = edge.parent WHERE {{ids}}"""
+
+_LOST = (State.FAILED, State.CANCELLED)
+
+
+class TakeUp(Graph):
+    """What `retry` needs of a pipeline."""
+
+    def _steps(self, ids: Collection[UUID]) -> set[UUID]:
+        """Those of these jobs that have ended and are part of a pipeline."""
+        rest = (
+            f"FROM {TABLE} WHERE {{ids}} AND pipeline IS NOT NULL"
+            " AND state IN ('succeeded', 'failed', 'cancelled')"
+        )
+        return {self._uuid(id) for (id,) in self._rows("id", rest, ids)} if ids else set()
+
+    def _above(self, steps: Collection[UUID]) -> set[UUID]:
+        """What these wait for, directly or not, and what has not succeeded."""
+        return {
+            self._uuid(id) for (id,) in self._rows("id", "FROM above", steps, "edge.child", _ABOVE)
+        }
+
+    def _below(self, steps: Collection[UUID]) -> set[UUID]:
+        """What may have to wait for these anew."""
+        return {
+            self._uuid(id) for (id,) in self._rows("id", "FROM below", steps, "edge.parent", _BELOW)
+        }
+
+    def _around(self, ids: Collection[UUID]) -> tuple[set[UUID], set[UUID]]:
+        """The steps to retry for the sake of these jobs, and what is below; all of it locked."""
+        steps, below = self._seen(ids)
+        if steps and self._locks:
+            # Before it is judged: one that runs may be about to fail.
+            parents = {parent for parent, *_ in self._parents(steps | below)}
+            self._held("id", "true", steps | below | parents)
+            steps, below = self._seen(ids)
+        return steps, below
+
+    def _seen(self, ids: Collection[UUID]) -> tuple[set[UUID], set[UUID]]:
+        steps = self._steps(ids)
+        if not steps:
+            return set(), set()
+        steps |= self._above(steps)
+        return steps, self._below(steps) - steps
+
+    def _parents(self, ids: Collection[UUID]) -> list[tuple[UUID, UUID, str, str]]:
+        columns = "edge.parent, edge.child, edge.place, job.state"
+        return [
+            (self._uuid(parent), self._uuid(child), place, state)
+            for parent, child, place, state in self._rows(columns, _PARENTS, ids, "edge.child")
+        ]
+
+    def _wait_again(self, steps: set[UUID], below: set[UUID]) -> None:
+        """Block what has to wait, now that the steps were made ready."""
+        states: dict[UUID, str] = {}
+        parents: dict[UUID, list[UUID]] = defaultdict(list)
+        for parent, child, place, state in self._parents(steps | below):
+            states[parent] = state
+            # An on_failure job that is retried itself waits for nothing.
+            if place != ON_FAILURE or child not in steps:
+                parents[child].append(parent)
+        rows = self._rows("id, state", f"FROM {TABLE} WHERE {{ids}}", below) if below else []
+        ended = {self._uuid(id) for id, state in rows if state in FINISHED}
+        again = steps | below
+        waits: dict[int, list[UUID]] = defaultdict(list)
+        for id in sorted(again):  # parents first
+            lost = any(p not in again and states[p] in _LOST for p in parents[id])
+            if lost and id in ended:
+                again.discard(id)
+                continue
+            count = sum(p in again or states[p] != State.SUCCEEDED for p in parents[id])
+            if count:
+                waits[count].append(id)
+        for count, ids in waits.items():
+            changes = f"state = 'blocked', waits_for = %s, received = NULL, traits = traits & ~{Trait.SWEPT}"
+            self._change(f"{changes}, {FRESH}", [count], ids)

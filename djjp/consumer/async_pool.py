@@ -1,0 +1,313 @@
+"""The asyncio pool: coroutine jobs on one event loop, functions on threads beside it.
+
+The loop has a thread of its own in the consumer, so that neither the coordinator nor a function holds
+it up. Of both kinds together no more than `limit` jobs run at a time: a job takes a place when it
+leaves the line, and frees it when it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from contextvars import Context
+from math import inf
+
+from djjp import registry
+from djjp.claims import Claimed, Coordinator, Outcome, Progress, coordinator
+from djjp.consumer import pools
+from djjp.consumer.aside import Aside, Threads
+from djjp.consumer.blocked import Watchdog
+from djjp.consumer.execution import Execution
+from djjp.consumer.loops import wind_up
+from djjp.exceptions import JobInterrupted, JobStopped, JobTimedOut
+
+logger = logging.getLogger("djjp.consumer")
+
+# Seconds between two looks for coroutines that do not heed their cancellation.
+_LOOK_EVERY = 0.5
+
+
+class AsyncPool:
+    """Runs up to `limit` jobs at the same time, with the interface of `ThreadPool`."""
+
+    def __init__(
+        self,
+        limit: int,
+        *,
+        report: Callable[[Outcome], None],
+        progress: Callable[[Progress], None],
+        desk: Coordinator,
+        consumer: str = "",
+    ) -> None:
+        self.limit = limit
+        #: Told of each job just before it runs; when it says False the job does not run.
+        self.begin: Callable[[Claimed], object] = lambda job: True
+        self._report = report
+        self._progress = progress
+        self._consumer = consumer
+        self._functions = pools.ThreadPool(
+            limit, report=self._function_ended, progress=progress, desk=desk, consumer=consumer
+        )
+        self._functions.begin = self._function_begins
+        self._asides = Threads()
+        self._context = Context()
+        self._context.run(coordinator.set, desk)
+
+        # Held wherever a job takes a place or frees it.
+        self._lock = threading.Lock()
+        self._line: deque[Claimed] = deque()
+        self._called: deque[Claimed] = deque()  # coroutines with a place, on their way to the loop
+        self._taken = 0
+        self._runs: set[_Run] = set()
+        self._limited: set[_Run] = set()  # those that have to end by some time
+        self._unwanted: set[Claimed] = set()
+        self._given_up = 0
+        self._loop_lost = False
+        self._look_at = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._watchdog: Watchdog
+        self._closed = False
+
+    # What the coordinator calls
+
+    @property
+    def lost(self) -> int:
+        """Places that were given up, with a job that could not be stopped."""
+        if self._loop_lost:
+            return self.limit
+        return self._functions.lost + self._given_up + self._asides.lost
+
+    def submit(self, jobs: Iterable[Claimed]) -> None:
+        """Put claimed jobs in line."""
+        self._line.extend(jobs)
+        self._dispatch()
+
+    def waiting(self) -> int:
+        """How many jobs are in line."""
+        return len(self._line) + len(self._called) + self._functions.waiting()
+
+    def stuck(self, longer: float) -> int:
+        """How many places have been busy with one job for longer than this many seconds."""
+        before = time.monotonic() - longer
+        coroutines = sum(1 for run in self._runs.copy() if run.since < before)
+        return coroutines + self._functions.stuck(longer)
+
+    def take_back(self) -> list[Claimed]:
+        """Empty the line; returns the jobs that have not started."""
+        jobs = self._functions.take_back()
+        with self._lock, suppress(IndexError):
+            while True:
+                jobs.append(self._called.popleft())
+        with self._lock:
+            self._taken -= len(jobs)
+            jobs += self._line
+            self._line.clear()
+        return jobs
+
+    def cancel(self, jobs: Iterable[Claimed]) -> None:
+        """Tell these jobs to stop; each is reported as cancelled once it has."""
+        self._unwanted.update(jobs)
+        self._functions.cancel(self._unwanted)
+        for run in self._runs.copy():
+            if run.execution.claimed in self._unwanted and not run.execution.current.cancelled:
+                run.execution.current.cancel()
+                run.until = time.monotonic()
+                self._limited.add(run)
+                self._call(run.interrupt, JobStopped)
+
+    def enforce(self) -> float:
+        """Give up jobs that ran for too long, were interrupted and do not heed it.
+
+        Returns:
+            Seconds until there may be something to enforce again.
+        """
+        left, now = self._functions.enforce(), time.monotonic()
+        if self._limited and now >= self._look_at:
+            self._look_at = now + _LOOK_EVERY
+            for run in self._limited.copy():
+                if run.until + pools.COROUTINE_GRACE <= now:
+                    self._give_up(run)
+        return min(left, self._look_at - now) if self._limited else left
+
+    def forget(self, jobs: Iterable[Claimed]) -> None:
+        """The jobs have ended, whatever was wanted of them."""
+        if self._unwanted:
+            jobs = list(jobs)
+            self._unwanted.difference_update(jobs)
+            self._functions.forget(jobs)
+
+    def close(self) -> None:
+        """Let the threads end once their present jobs have; coroutines that still run are cancelled."""
+        self._closed = True
+        self._functions.close()
+        self._asides.close()
+        if (loop := self._loop) is not None:
+            with suppress(RuntimeError):  # it has ended by itself
+                loop.call_soon_threadsafe(loop.stop)
+            self._watchdog.close()
+            if not self._runs:
+                self._thread.join(1.0)
+
+    # Places
+
+    def _dispatch(self) -> None:
+        """Give free places to the first in line; on any thread."""
+        functions, coroutines = [], False
+        with self._lock:
+            while self._line and self._taken < self.limit:
+                job = self._line.popleft()
+                self._taken += 1
+                if _is_coroutine(job):
+                    self._called.append(job)
+                    coroutines = True
+                else:
+                    functions.append(job)
+        if functions:
+            self._functions.submit(functions)
+        if coroutines:
+            self._call(self._begin_called)
+
+    def _free_place(self) -> None:
+        with self._lock:
+            self._taken -= 1
+        if self._line:
+            self._dispatch()
+
+    def _function_begins(self, job: Claimed) -> bool:
+        if self.begin(job) is not False:
+            return True
+        self._free_place()
+        return False
+
+    def _function_ended(self, outcome: Outcome) -> None:
+        self._report(outcome)
+        self._free_place()
+
+    def _give_up(self, run: _Run) -> None:
+        """Report a coroutine as failed although it goes on."""
+        job, kind = run.execution.claimed, run.execution.interruption
+        if kind is None and self._watchdog.at_work() is not run.execution.current:
+            return  # another one blocks the loop, so that this one was not even cancelled
+        with self._lock:
+            if run not in self._runs:
+                return
+            self._runs.discard(run)
+            self._limited.discard(run)
+            self._given_up += 1
+            run.execution.given_up = True
+        if kind is None:
+            logger.error("%s %s blocks the event loop for good", job.name, job.id)
+            self._loop_lost = True
+        else:
+            logger.error("%s %s cannot be stopped; it is given up", job.name, job.id)
+        self._report(run.execution.failed((kind or run.kind)()))
+        self._free_place()
+
+    # The loop
+
+    def _call(self, function: Callable[..., object], *args: object) -> None:
+        """Have the loop call a function soon; on any thread."""
+        loop = self._loop or self._start()
+        if threading.get_ident() == self._thread.ident:
+            loop.call_soon(function, *args, context=self._context)
+        else:
+            with suppress(RuntimeError):  # it was closed: the consumer has ended
+                loop.call_soon_threadsafe(function, *args, context=self._context)
+
+    def _start(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(
+                    target=self._work, args=[loop], name="djjp-loop", daemon=True
+                )
+                self._thread.start()
+                self._watchdog = Watchdog(self._thread, self._runs)
+                self._loop = loop
+            return self._loop
+
+    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        while not self._closed:
+            try:
+                loop.run_forever()
+            except BaseException:
+                # As when a task that a job has started raises SystemExit. The job hears of it too.
+                logger.exception("the event loop was to end; it goes on")
+        wind_up(loop)
+
+    def _begin_called(self) -> None:
+        while self._called:
+            with suppress(IndexError):  # taken back
+                self._begin(self._called.popleft())
+
+    def _begin(self, job: Claimed) -> None:
+        execution = Execution(job, self._progress, self._consumer)
+        if self._unwanted and job in self._unwanted:
+            execution.current.cancel()
+            self._report(execution.failed(JobStopped()))
+            self._free_place()
+        elif self.begin(job) is False:
+            self._free_place()
+        else:
+            run = _Run(execution, Aside(self._asides))
+            self._runs.add(run)
+            self._watchdog.wake()
+            assert self._loop is not None  # noqa: S101  (this is called by it)
+            run.task = self._loop.create_task(self._run(run), context=self._context.copy())
+            if execution.timeout is not None:
+                run.until = run.since + execution.timeout
+                run.timer = self._loop.call_later(
+                    execution.timeout, run.interrupt, JobTimedOut, context=self._context
+                )
+                self._limited.add(run)
+
+    async def _run(self, run: _Run) -> None:
+        execution = run.execution
+        outcome = await execution.arun(run.aside)
+        run.aside.end(execution.interruption)
+        if run.timer is not None:
+            run.timer.cancel()
+        with self._lock:
+            self._runs.discard(run)
+            self._limited.discard(run)
+            if execution.given_up:
+                self._given_up -= 1  # it has come to its end after all
+                return
+        self._report(outcome)
+        self._free_place()
+
+
+class _Run:
+    """A coroutine job on the loop; all but `until` is changed by the loop only."""
+
+    __slots__ = ("aside", "execution", "since", "task", "timer", "until")
+
+    def __init__(self, execution: Execution, aside: Aside) -> None:
+        self.execution = execution
+        self.aside = aside
+        self.since = time.monotonic()
+        #: When it should have heard that it is to end.
+        self.until = inf
+        self.timer: asyncio.TimerHandle | None = None
+        self.task: asyncio.Task[None]
+
+    @property
+    def kind(self) -> type[JobInterrupted]:
+        return JobStopped if self.execution.current.cancelled else JobTimedOut
+
+    def interrupt(self, kind: type[JobInterrupted]) -> None:
+        """Cancel it, where it awaits. On its loop."""
+        self.execution.interrupt(kind, 0)
+
+
+def _is_coroutine(job: Claimed) -> bool:
+    try:
+        return registry.get(job.name, job.arguments).is_coroutine
+    except LookupError:
+        return False

@@ -1,0 +1,125 @@
+"""Inline: runs due jobs here and now, one by one, in the calling thread and on its own connections.
+
+It is for users' tests, which wrap what they do in transactions that never commit: a consumer beside them
+would see nothing of it. No lock, no heartbeat and no note tells that this thread works on jobs, so
+nobody is to share the queue with it; what others have left running is not rescued. A job that takes too
+long is not stopped, for the thread that could do so is the one that runs it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from django.db import DatabaseError, connections
+
+from djjp import registry
+from djjp.claims import Claimed, Claims, Outcome, Progress, queue
+from djjp.consumer import connections as tidying
+from djjp.consumer.execution import Execution
+from djjp.consumer.liveness import new_name
+from djjp.models import FINISHED
+from djjp.outbox.relay import sweep
+
+logger = logging.getLogger("djjp.consumer")
+
+
+def run_due(
+    queues: Sequence[str] | None = None, max_jobs: int | None = None, *, relay: bool = True
+) -> int:
+    """Run what is due, and what comes of it, until nothing is left; returns how many executions there were.
+
+    Args:
+        queues: the queues to serve; None for all.
+        max_jobs: stop after this many executions.
+        relay: first, and after each job, relay what waits in the outboxes.
+    """
+    claims, name, executed = queue(), new_name(), 0
+    unknown: list[str] = []
+    with tidying.kept():
+        while max_jobs is None or executed < max_jobs:
+            if relay:
+                sweep()
+            claimed = _claim(claims, name, queues, unknown)
+            if claimed is None:
+                break
+            _run(claims, name, claimed)
+            executed += 1
+    return executed
+
+
+def _claim(
+    claims: Claims, name: str, queues: Sequence[str] | None, unknown: list[str]
+) -> Claimed | None:
+    """The next job that this process knows; None when there is none."""
+    now = time.time()
+    with claims.turn():
+        due = claims.next_due()
+        if due is not None and due <= now:
+            claims.promote(now)
+        while claimed := claims.claim(name, 1, now, queues=queues, without=unknown):
+            (job,) = claimed
+            if registry.knows(job.name, job.arguments):
+                return job
+            claims.release(name, claimed)
+            unknown.append(job.name)
+            logger.warning("left in the queue: no job named %r is registered here", job.name)
+    return None
+
+
+def _run(claims: Claims, name: str, claimed: Claimed) -> None:
+    reports: list[Progress] = []
+    with _savepoints():
+        outcome = Execution(claimed, reports.append, name).run()
+    failure = outcome.failure
+    if failure is not None and failure.exception_class == "builtins.KeyboardInterrupt":
+        # The job did not ask for it: somebody wants the tests to stop.
+        with claims.turn():
+            claims.release(name, [claimed])
+        raise KeyboardInterrupt
+    with claims.turn():
+        if reports:
+            claims.progress(name, reports[-1:])
+        accepted = claims.finish(name, [outcome])
+    _log(outcome, claimed.id in accepted)
+
+
+def _log(outcome: Outcome, accepted: bool) -> None:
+    """What a consumer would log."""
+    job, failure = outcome.claimed, outcome.failure
+    if not accepted:
+        logger.warning("%s %s was taken away while it ran", job.name, job.id)
+    elif failure is not None:
+        logger.warning(
+            "%s %s failed%s: %s: %s",
+            job.name,
+            job.id,
+            "" if outcome.state in FINISHED else " and will run again",
+            failure.exception_class,
+            failure.message,
+        )
+
+
+@contextmanager
+def _savepoints() -> Iterator[None]:
+    """Keep a failure inside the job from breaking the transactions that are open around it.
+
+    On PostgreSQL an error of one statement makes its whole transaction useless. A consumer's job has
+    none around it; here, what the job did on such a connection is undone, and the rest is saved.
+    """
+    points: list[tuple[Any, Any]] = [
+        (connection, connection.savepoint())
+        for connection in connections.all(initialized_only=True)
+        if connection.in_atomic_block
+    ]
+    yield
+    for connection, point in reversed(points):
+        try:
+            connection.savepoint_commit(point)
+        except DatabaseError:
+            connection.set_rollback(False)
+            connection.savepoint_rollback(point)
+            connection.savepoint_commit(point)

@@ -1,0 +1,283 @@
+"""Tools for the tests of projects that use djjp: run jobs, and see what was enqueued.
+
+They work where Django's tests do: inside the transactions of a `TestCase`, on its connections. A test
+that uses them names the queue's alias: `databases = {"default", "queue"}`, or in pytest
+`@pytest.mark.django_db(databases=["default", "queue"])`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from asgiref.sync import sync_to_async
+from django.test.testcases import DatabaseOperationForbidden  # type: ignore[attr-defined]  # not in the stubs
+
+from djjp import codec, conf
+from djjp.claims import NewJob, moment
+from djjp.consumer.inline import run_due
+from djjp.jobs import JobHandle, RegisteredJob
+from djjp.models import Job
+from djjp.outbox import enqueue, payload, rows
+
+__all__ = [
+    "EnqueuedJob",
+    "adrain",
+    "assert_enqueued",
+    "assert_not_enqueued",
+    "captured_jobs",
+    "drain",
+    "inline",
+]
+
+_PAGE = 500
+# How many jobs a failed assertion lists.
+_LISTED = 20
+
+
+@dataclass(frozen=True)
+class EnqueuedJob:
+    """A job as it was enqueued.
+
+    Attributes:
+        args, kwargs: as the job will get them, decoded.
+        run_after: when it may start, if not at once.
+        place: where it went, or is: "queue", "outbox", or "on_commit" while it only waits for that.
+    """
+
+    id: UUID
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    queue: str
+    priority: int
+    run_after: datetime | None
+    place: str
+
+    @property
+    def handle(self) -> JobHandle:
+        """Its handle."""
+        return JobHandle(self.id)
+
+    def __str__(self) -> str:
+        call = [*map(repr, self.args), *(f"{k}={v!r}" for k, v in self.kwargs.items())]
+        text = f"{self.name}({', '.join(call)}) in queue {self.queue!r}"
+        text += f", priority {self.priority}" if self.priority else ""
+        text += f", not before {self.run_after}" if self.run_after else ""
+        return f"{text} ({self.place})"
+
+
+# Run
+
+
+def drain(queues: str | Sequence[str] | None = None, max_jobs: int | None = None) -> int:
+    """Run all due work here and now, in this thread; returns how many executions there were.
+
+    What waits in an outbox is relayed first. Jobs that jobs enqueue, steps that they release and retries
+    that are due run too; what is not due yet is left. A job that fails is recorded as failed, as by a
+    consumer. A timeout is not enforced.
+
+    Args:
+        queues: the queues to serve; None for all.
+        max_jobs: stop after this many executions; None for no limit.
+
+    Raises:
+        TransactionManagementError: it is called inside `atomic()` of a database that has an outbox.
+    """
+    if max_jobs is not None and (type(max_jobs) is not int or max_jobs < 0):
+        raise ValueError(f"max_jobs is {max_jobs!r}; it must be a whole number, 0 or more, or None")
+    with _explained():
+        return run_due([queues] if isinstance(queues, str) else queues, max_jobs)
+
+
+async def adrain(queues: str | Sequence[str] | None = None, max_jobs: int | None = None) -> int:
+    """`drain` for coroutines."""
+    return await sync_to_async(drain)(queues, max_jobs)
+
+
+@contextmanager
+def inline() -> Iterator[None]:
+    """Run each job at once where it is enqueued, in any thread, also inside `atomic()`.
+
+    Its arguments and its result go through the codec, and its row through the queue. A job that fails is
+    recorded as failed; its handle says so. What is to run later waits.
+    """
+    before, enqueue.inline = enqueue.inline, _run_inline
+    try:
+        with _explained():
+            yield
+    finally:
+        enqueue.inline = before
+
+
+def _run_inline() -> None:
+    run_due(relay=False)
+
+
+# See
+
+
+@contextmanager
+def captured_jobs() -> Iterator[list[EnqueuedJob]]:
+    """Collect what is enqueued inside the block, in any thread, wherever it goes.
+
+    A job is listed once it was enqueued, also when a transaction is rolled back later.
+    """
+    jobs: list[EnqueuedJob] = []
+
+    def note(new: Sequence[NewJob], place: str) -> None:
+        jobs.extend(_from_new(each, place) for each in new)
+
+    enqueue.observers.append(note)
+    try:
+        yield jobs
+    finally:
+        enqueue.observers.remove(note)
+
+
+def assert_enqueued(
+    job: Any,
+    args: Sequence[Any] | None = None,
+    kwargs: dict[str, Any] | None = None,
+    *,
+    count: int | None = None,
+    queue: str | None = None,
+    priority: int | None = None,
+) -> list[EnqueuedJob]:
+    """Assert that a job was enqueued: that the queue or an outbox has its row, whatever its state.
+
+    Args:
+        job: a `@job` function, a task of Django's framework, or the name of either.
+        args: its positional arguments; None for any.
+        kwargs: its keyword arguments; None for any.
+        count: how many such jobs there are; None for one or more.
+        queue: where it waits; None for any.
+        priority: its priority; None for any.
+
+    Returns:
+        What was found, in the order in which it was enqueued.
+    """
+    __tracebackhide__ = True
+    wanted = _Wanted(job, args, kwargs, queue, priority)
+    everything = _enqueued()
+    found = [each for each in everything if wanted.fits(each)]
+    if (not found) if count is None else (len(found) != count):
+        expected = "at least 1" if count is None else str(count)
+        raise AssertionError(
+            f"{wanted}: {len(found)} enqueued, expected {expected}.\n{_listed(everything)}"
+        )
+    return found
+
+
+def assert_not_enqueued(
+    job: Any,
+    args: Sequence[Any] | None = None,
+    kwargs: dict[str, Any] | None = None,
+    *,
+    queue: str | None = None,
+    priority: int | None = None,
+) -> None:
+    """Assert that no such job was enqueued; takes what `assert_enqueued` takes."""
+    __tracebackhide__ = True
+    assert_enqueued(job, args, kwargs, count=0, queue=queue, priority=priority)
+
+
+class _Wanted:
+    """What an assertion looks for."""
+
+    def __init__(
+        self,
+        job: Any,
+        args: Sequence[Any] | None,
+        kwargs: dict[str, Any] | None,
+        queue: str | None,
+        priority: int | None,
+    ) -> None:
+        name, arrives = _named(job)
+        values: dict[str, Any] = {"name": name, "queue": queue, "priority": priority}
+        if args is not None:
+            values["args"] = tuple(arrives(each) for each in args)
+        if kwargs is not None:
+            values["kwargs"] = {key: arrives(value) for key, value in kwargs.items()}
+        self._values = {key: value for key, value in values.items() if value is not None}
+
+    def fits(self, job: EnqueuedJob) -> bool:
+        return all(getattr(job, key) == value for key, value in self._values.items())
+
+    def __str__(self) -> str:
+        name, *others = (f"{k}={v!r}" if k != "name" else v for k, v in self._values.items())
+        return f"{name} with {', '.join(others)}" if others else str(name)
+
+
+def _named(job: Any) -> tuple[str, Callable[[Any], Any]]:
+    """The name under which a job is enqueued, and what makes of an argument what it will get."""
+    if isinstance(job, str):
+        return job, _through_codec
+    task = getattr(job, "task", job)
+    if hasattr(task, "module_path"):
+        from djjp.framework import normalize_json
+
+        return task.module_path, normalize_json
+    if isinstance(job, RegisteredJob):
+        return job.name, _through_codec
+    raise TypeError(f"{job!r} is neither a job, nor a task, nor the name of one")
+
+
+def _through_codec(value: Any) -> Any:
+    return codec.decode_value(codec.encode_value(value, "an argument to look for"))
+
+
+def _enqueued() -> list[EnqueuedJob]:
+    """What the outboxes and the queue have, in the order in which it was enqueued."""
+    found: dict[UUID, EnqueuedJob] = {}
+    with _explained():
+        for alias in rows.outboxes():
+            last = None
+            while page := rows.page(alias, last, _PAGE):
+                found |= {row.id: _from_new(payload.from_text(row.text), "outbox") for row in page}
+                last = page[-1].id
+        for row in Job.objects.using(conf.current().db_name).order_by("pk"):
+            found[row.pk] = _from_row(row)
+    return [found[id] for id in sorted(found)]
+
+
+def _from_new(job: NewJob, place: str) -> EnqueuedJob:
+    args, kwargs = codec.decode_arguments(job.arguments)
+    due = None if job.run_after is None else moment(job.run_after)
+    return EnqueuedJob(job.id, job.name, tuple(args), kwargs, job.queue, job.priority, due, place)
+
+
+def _from_row(job: Job) -> EnqueuedJob:
+    args, kwargs = codec.decode_arguments(job.arguments)
+    return EnqueuedJob(
+        job.pk, job.name, tuple(args), kwargs, job.queue, job.priority, job.run_after, "queue"
+    )
+
+
+def _listed(jobs: list[EnqueuedJob]) -> str:
+    if not jobs:
+        return "Nothing was enqueued."
+    lines = [f"  {job}" for job in jobs[:_LISTED]]
+    if len(jobs) > _LISTED:
+        lines.append(f"  … and {len(jobs) - _LISTED} more")
+    return "\n".join(["Enqueued:", *lines])
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Say what a test has to name, where Django refuses it a database."""
+    try:
+        yield
+    except DatabaseOperationForbidden as error:
+        aliases = sorted({*rows.outboxes(), conf.current().db_name})
+        if not any(repr(alias) in str(error) for alias in aliases):
+            raise  # a database that is not djjp's business
+        raise DatabaseOperationForbidden(
+            f"{error} djjp's tools need databases = {{{json.dumps(aliases)[1:-1]}}} in the test class; "
+            f"in pytest, @pytest.mark.django_db(databases={json.dumps(aliases)})"
+        ) from None

@@ -1,0 +1,156 @@
+"""The chores of a consumer: each has its time, and none of them is a job."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+from django.test import override_settings
+
+from djjp.claims import Claims, moment
+from djjp.consumer import maintenance
+from djjp.consumer.liveness import Presence, new_name
+from djjp.consumer.maintenance import Maintenance, Walk
+from djjp.models import Consumer, Job, State
+from tests.claims.rows import new_job
+from tests.harness import eventually
+
+DAY = 86_400.0
+
+
+def ended(queue: Claims, state: State, ago: float, count: int = 1) -> None:
+    jobs = [new_job(created_at=time.time() - ago) for _ in range(count)]
+    queue.enqueue_many(jobs)
+    Job.objects.filter(pk__in=[job.id for job in jobs]).update(
+        state=state, finished_at=moment(time.time() - ago)
+    )
+
+
+def left() -> dict[str, int]:
+    states = list(Job.objects.values_list("state", flat=True))
+    return {state: states.count(state) for state in sorted(set(states))}
+
+
+def walk_to_the_end(queue: Claims) -> int:
+    walk, steps = Walk(), 1
+    while walk.step(queue):
+        steps += 1
+    return steps
+
+
+# Pruning
+
+
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maintenance, "PRUNE_ROWS", 4)
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_each_state_is_kept_for_its_own_time_however_many_steps_a_walk_takes(
+    queue: Claims,
+) -> None:
+    for ago in (40 * DAY, 20 * DAY, 2 * DAY):
+        for state in (State.SUCCEEDED, State.FAILED, State.CANCELLED):
+            ended(queue, state, ago, 3)
+
+    assert walk_to_the_end(queue) > 4
+
+    assert left() == {"cancelled": 6, "failed": 6, "succeeded": 3}, "after 30, 30 and 7 days"
+
+
+def test_what_is_kept_for_ever_or_for_ages_is_not_pruned(queue: Claims) -> None:
+    ended(queue, State.SUCCEEDED, 400 * DAY)
+    ended(queue, State.FAILED, 400 * DAY)
+    for keep in (None, timedelta.max, math.inf, 500 * DAY):
+        settings = {"db_name": queue.alias, "keep_succeeded": keep, "keep_failed": keep}
+        with override_settings(DJJP=settings):
+            walk_to_the_end(queue)
+        assert left() == {"failed": 1, "succeeded": 1}, keep
+
+
+def test_one_state_may_be_kept_for_ever_and_the_other_not(queue: Claims) -> None:
+    ended(queue, State.SUCCEEDED, DAY)
+    ended(queue, State.FAILED, DAY)
+    settings = {"db_name": queue.alias, "keep_succeeded": None, "keep_failed": 60}
+    with override_settings(DJJP=settings):
+        walk_to_the_end(queue)
+    assert left() == {"succeeded": 1}
+
+
+def test_what_is_not_finished_is_never_pruned(queue: Claims) -> None:
+    for state in (State.SCHEDULED, State.BLOCKED, State.READY, State.RUNNING):
+        ended(queue, state, 400 * DAY)
+    Job.objects.update(finished_at=None)
+    walk_to_the_end(queue)
+    assert Job.objects.count() == 4
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_a_step_deletes_no_more_than_it_may_look_at(queue: Claims) -> None:
+    ended(queue, State.SUCCEEDED, 400 * DAY, 10)
+    walk = Walk()
+    assert [walk.step(queue) for _ in range(2)] == [True, True]
+    assert left() == {"succeeded": 2}
+
+
+# Their times
+
+
+@pytest.fixture
+def chores(queue: Claims) -> Iterator[Maintenance]:
+    settings = {"db_name": queue.alias, "heartbeat_limit": 0.5}
+    with override_settings(DJJP=settings):
+        presence = Presence(queue, new_name(), None, 1)
+        presence.begin()
+        yield Maintenance(queue, presence, lost=lambda: LOST.append(1))
+        presence.end()
+    LOST.clear()
+
+
+LOST: list[int] = []
+
+
+def test_heartbeats_come_five_times_in_their_limit_and_not_with_every_turn(
+    chores: Maintenance,
+) -> None:
+    def heartbeat() -> object:
+        chores.beat()
+        return Consumer.objects.get().heartbeat_at
+
+    first = heartbeat()
+    assert heartbeat() == first
+    assert chores.due() <= 0.1
+    eventually(lambda: heartbeat() != first)
+    assert LOST == []
+
+
+def test_one_whose_row_has_gone_is_told_so(chores: Maintenance) -> None:
+    chores.beat()
+    Consumer.objects.all().delete()
+    eventually(lambda: chores.beat() or LOST)
+
+
+def test_after_an_outage_the_heartbeat_comes_first(chores: Maintenance) -> None:
+    chores.beat()
+    before = Consumer.objects.get().heartbeat_at
+    chores.cut_off()
+    assert chores.due() < 0
+    chores.beat()
+    assert Consumer.objects.get().heartbeat_at > before
+
+
+def test_pruning_comes_again_and_again_while_there_is_something_to_prune(
+    queue: Claims, chores: Maintenance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintenance, "PRUNE_ROWS", 4)
+    ended(queue, State.SUCCEEDED, 400 * DAY, 20)
+    chores._prune_at = time.monotonic()
+    chores.work(prune=False)
+    assert left() == {"succeeded": 20}, "a consumer that is about to end begins nothing"
+
+    chores._prune_at = time.monotonic()
+    eventually(lambda: chores.work(prune=True) or not left())
