@@ -9,6 +9,7 @@ import typing
 if typing.TYPE_CHECKING:
     from djjp.exceptions import Discard, Retry
     from djjp.jobs import aget_job, arun_many, current_job, get_job, job, run_many
+    from djjp.pipelines import chain, group
 
 __version__ = "0.1.0"
 __all__ = [
@@ -16,17 +17,26 @@ __all__ = [
     "Retry",
     "aget_job",
     "arun_many",
+    "chain",
     "current_job",
     "get_job",
+    "group",
     "job",
     "run_many",
 ]
 
 
+_HOMES = {
+    "Discard": "djjp.exceptions",
+    "Retry": "djjp.exceptions",
+    "chain": "djjp.pipelines",
+    "group": "djjp.pipelines",
+}
+
+
 def __getattr__(name: str) -> typing.Any:
     if name in __all__:
-        home = "djjp.exceptions" if name in ("Discard", "Retry") else "djjp.jobs"
-        return getattr(importlib.import_module(home), name)
+        return getattr(importlib.import_module(_HOMES.get(name, "djjp.jobs")), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

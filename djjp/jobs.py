@@ -7,26 +7,20 @@ not fit the function's signature, an argument that the codec cannot carry.
 from __future__ import annotations
 
 import inspect
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property, partial, update_wrapper
-from itertools import islice
 from types import FunctionType
-from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, overload
-
-from asgiref.sync import sync_to_async
-from django.conf import settings
-from django.utils import timezone
+from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from djjp import codec, options, registry
-from djjp.claims import Claimed, NewJob, Outcome
+from djjp.bulk import arun_many, run_many
+from djjp.calls import BoundAlone, BoundJob, BoundRest
+from djjp.claims import Claimed, Outcome
 from djjp.current import current_job
 from djjp.handles import JobHandle, aget_job, get_job
-from djjp.ids import new_id
-from djjp.models import OnCrash, State
-from djjp.outbox.enqueue import aenqueue, enqueue
+from djjp.models import OnCrash
 from djjp.retries import Backoff, exponential, span
 
 __all__ = [
@@ -43,9 +37,6 @@ __all__ = [
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-#: How many jobs `run_many` sends at once. A chunk is written whole or not at all.
-CHUNK = 1000
 
 
 @dataclass(eq=False)
@@ -176,103 +167,6 @@ class RegisteredJob(Generic[P, R]):
         return names[:count]
 
 
-@dataclass(frozen=True)
-class BoundJob:
-    """A call that is not made yet.
-
-    Attributes:
-        job: what to call, with its options.
-        arguments: the encoded arguments.
-    """
-
-    job: RegisteredJob[..., Any]
-    arguments: str
-
-    #: Whether it gets the results of those before it in a pipeline, ahead of its arguments.
-    receives: ClassVar[bool] = True
-
-    def check(self, *, behind: bool = False) -> None:
-        """Raise TypeError if the call does not fit the function, alone or behind another job of a pipeline."""
-        args, kwargs = codec.decode_arguments(self.arguments)
-        first = [None] if behind and self.receives else []
-        try:
-            self.job.signature.bind(*first, *args, **kwargs)
-        except TypeError as error:
-            where = " behind what it receives" if first else ""
-            raise TypeError(f"{self.job.name}{where}: {error}") from None
-
-    def run_later(self) -> JobHandle:
-        """Enqueue the call and return its handle."""
-        row = self.row()
-        enqueue([row], self.job.database)
-        return JobHandle(row.id, row.state)
-
-    async def arun_later(self) -> JobHandle:
-        """`run_later` for coroutines."""
-        row = self.row()
-        await aenqueue([row], self.job.database)
-        return JobHandle(row.id, row.state)
-
-    def row(self) -> NewJob:
-        """The row to enqueue, with an id and a time of its own."""
-        self._must_stand_alone()
-        return self.step()
-
-    def _must_stand_alone(self) -> None:
-        """Raise TypeError for a call that waits for its first argument."""
-
-    def step(self) -> NewJob:
-        """`row()` for a place in a pipeline, where the call was checked."""
-        job, now = self.job, time.time()
-        due = _due(job.run_after, now)
-        state = State.READY if due is None or due <= now else State.SCHEDULED
-        on_crash = OnCrash(job.on_crash)
-        return NewJob(
-            new_id(), job.name, job.queue, job.priority, state, due, now, self.arguments, on_crash
-        )
-
-
-class BoundRest(BoundJob):
-    """A call that lacks its first argument, which another job of a pipeline is to give."""
-
-    def _must_stand_alone(self) -> None:
-        args, kwargs = codec.decode_arguments(self.arguments)
-        self.job.signature.bind(*args, **kwargs)
-
-
-class BoundAlone(BoundJob):
-    """A call that takes nothing from other jobs of a pipeline."""
-
-    receives = False
-
-
-def run_many(bound: Iterable[BoundJob]) -> list[JobHandle]:
-    """Enqueue many calls, of any mix of jobs; returns their handles in order.
-
-    The calls are taken from the iterable and written in chunks of 1,000, each whole or not at all.
-    """
-    handles: list[JobHandle] = []
-    for calls in _chunks(bound):
-        rows = [call.row() for call in calls]
-        # As a rule there is one: none in particular.
-        for database in {call.job.database for call in calls}:
-            pairs = zip(calls, rows, strict=True)
-            enqueue([row for call, row in pairs if call.job.database == database], database)
-        handles += [JobHandle(row.id, row.state) for row in rows]
-    return handles
-
-
-async def arun_many(bound: Iterable[BoundJob]) -> list[JobHandle]:
-    """`run_many` for coroutines."""
-    return await sync_to_async(run_many)(bound)
-
-
-def _chunks(bound: Iterable[BoundJob]) -> Iterator[list[BoundJob]]:
-    calls = iter(bound)
-    while chunk := list(islice(calls, CHUNK)):
-        yield chunk
-
-
 @overload
 def job(function: Callable[P, R], /) -> RegisteredJob[P, R]: ...
 @overload
@@ -324,14 +218,3 @@ def _register(function: Callable[P, R], *, name: str | None, **given: Any) -> Re
     )
     registry.add(registered)
     return registered
-
-
-def _due(run_after: timedelta | datetime | None, now: float) -> float | None:
-    """Seconds since the epoch; a naive datetime is in Django's current time zone."""
-    if run_after is None:
-        return None
-    if isinstance(run_after, timedelta):
-        return now + run_after.total_seconds()
-    if timezone.is_naive(run_after) and settings.USE_TZ:
-        run_after = timezone.make_aware(run_after)
-    return run_after.timestamp()

@@ -6,9 +6,8 @@ first argument, a list of results after a group; the first steps get nothing.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from typing import Any
+from itertools import pairwise
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
@@ -19,7 +18,7 @@ from djjp.ids import new_id
 from djjp.jobs import BoundJob, RegisteredJob
 from djjp.models import State, Trait
 from djjp.outbox.enqueue import aenqueue, enqueue
-from djjp.runs import GroupHandle, PipelineHandle, aget_pipeline, get_pipeline
+from djjp.pipeline_handles import GroupHandle, PipelineHandle, aget_pipeline, get_pipeline
 
 __all__ = [
     "Pipeline",
@@ -81,7 +80,12 @@ class Pipeline:
 
     def _made(self) -> tuple[NewGraph, PipelineHandle, str | None]:
         layout = _Layout()
-        return layout.graph(ends := self._lay(layout, [])), layout.handle(ends), layout.database()
+        ends = self._lay(layout, [])
+        graph = layout.graph(ends)
+        steps = [(job.id, job.state) for job in graph.jobs if not job.traits & Trait.ON_FAILURE]
+        kind = GroupHandle if ends[0][1] else PipelineHandle
+        state = dict(steps)[ends[0][0]]
+        return graph, kind(graph.id, state, steps), layout.database()
 
     def _lay(self, layout: _Layout, before: _Ends) -> _Ends:
         ends = self._steps_laid(layout, before)
@@ -102,7 +106,7 @@ class _Chain(Pipeline):
     def __init__(self, steps: Sequence[Step], on_failure: BoundJob | None) -> None:
         super().__init__(steps, on_failure)
         self.first, self.width = _first(steps[0]), _width(steps[-1])
-        for before, behind in zip(steps, steps[1:], strict=False):
+        for before, behind in pairwise(steps):
             first, width = _first(behind), _width(before)
             if len(first) * width > MOST_PAIRS:
                 raise ValueError(

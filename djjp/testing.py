@@ -239,7 +239,9 @@ def _enqueued() -> list[EnqueuedJob]:
         for alias in rows.outboxes():
             last = None
             while page := rows.page(alias, last, _PAGE):
-                found |= {row.id: _from_new(payload.from_text(row.text), "outbox") for row in page}
+                for row in page:
+                    jobs = payload.jobs_of(row.text)
+                    found |= {job.id: _from_new(job, "outbox") for job in jobs}
                 last = page[-1].id
         for row in Job.objects.using(conf.current().db_name).order_by("pk"):
             found[row.pk] = _from_row(row)

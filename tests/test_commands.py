@@ -252,7 +252,10 @@ def test_prune_follows_the_settings(queue: Claims, djjp: Any) -> None:
     [
         (["--keep-succeeded", "0"], ["cancelled", "failed"]),
         (["--keep-failed", "50.5"], ["succeeded"]),
-        (["--keep-succeeded", "1000", "--keep-failed", "1000"], ["cancelled", "failed", "succeeded"]),
+        (
+            ["--keep-succeeded", "1000", "--keep-failed", "1000"],
+            ["cancelled", "failed", "succeeded"],
+        ),
         (["--keep-succeeded", "0", "--keep-failed", "0"], []),
     ],
 )

@@ -47,7 +47,9 @@ def test_the_default_stays_within_an_hour_and_its_spread(attempt: int) -> None:
     ],
     ids=["none", "seconds", "timedelta", "list", "tuple", "function", "function-of-timedeltas"],
 )
-def test_a_pause_is_what_the_backoff_says_for_the_attempt(backoff: Any, pauses: list[float]) -> None:
+def test_a_pause_is_what_the_backoff_says_for_the_attempt(
+    backoff: Any, pauses: list[float]
+) -> None:
     check_backoff(backoff)
 
     assert [pause(backoff, attempt) for attempt in range(1, 5)] == pauses

@@ -8,6 +8,7 @@ it would in a function. The threads go from job to job; one that nobody has need
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from django.db import connections
 from djjp.claims import unattended
 from djjp.consumer.connections import replace, tidy
 from djjp.consumer.execution import raise_in
-from djjp.exceptions import JobInterrupted
+from djjp.exceptions import JobInterrupted, JobStopped
 
 #: Seconds after which a thread that no job needs ends, and closes its connections.
 IDLE = 10.0
@@ -119,17 +120,26 @@ class Aside(Executor):
         self._thread.put(partial(self._thread.do, future, partial(function, *args, **kwargs)))
         return future
 
-    def end(self, interruption: type[JobInterrupted] | None = None) -> None:
-        """The job has ended: the thread is free for the next one as soon as it has no more to do.
+    async def leave(self, interruption: type[JobInterrupted] | None) -> None:
+        """The job has ended: wait until the thread is free for the next one.
 
         Args:
-            interruption: what the job was interrupted by; what it still does on the thread is too.
+            interruption: what the job was interrupted by, if it was. Then what it still does on the thread
+                is too, and nobody waits for it.
         """
         self._ended = True
-        if self._thread is not None:
-            if interruption is not None:
-                self._thread.interrupt(interruption)
-            self._thread.put(self._thread.come_back)
+        if self._thread is None:
+            return
+        back: Future[None] = Future()
+        self._thread.put(partial(self._thread.come_back, back))
+        if interruption is not None:
+            self._thread.interrupt(interruption)
+            return
+        try:
+            await asyncio.wait([asyncio.wrap_future(back)])
+        except asyncio.CancelledError:
+            self._thread.interrupt(JobStopped)
+            raise
 
 
 class _Thread:
@@ -177,7 +187,7 @@ class _Thread:
                 self._threads.strike(self)
                 raise_in(self._id, kind)
 
-    def come_back(self) -> None:
+    def come_back(self, back: Future[None]) -> None:
         if self._struck:
             replace()
         else:
@@ -185,6 +195,7 @@ class _Thread:
         self._struck = False
         if not self._threads.give_back(self):
             self.put(None)
+        back.set_result(None)
 
     def _work(self) -> None:
         self._id = threading.get_ident()

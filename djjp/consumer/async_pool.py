@@ -255,7 +255,7 @@ class AsyncPool:
         elif self.begin(job) is False:
             self._free_place()
         else:
-            run = _Run(execution, Aside(self._asides))
+            run = _Run(execution)
             self._runs.add(run)
             self._watchdog.wake()
             assert self._loop is not None  # noqa: S101  (this is called by it)
@@ -269,8 +269,7 @@ class AsyncPool:
 
     async def _run(self, run: _Run) -> None:
         execution = run.execution
-        outcome = await execution.arun(run.aside)
-        run.aside.end(execution.interruption)
+        outcome = await execution.arun(Aside(self._asides))
         if run.timer is not None:
             run.timer.cancel()
         with self._lock:
@@ -286,11 +285,10 @@ class AsyncPool:
 class _Run:
     """A coroutine job on the loop; all but `until` is changed by the loop only."""
 
-    __slots__ = ("aside", "execution", "since", "task", "timer", "until")
+    __slots__ = ("execution", "since", "task", "timer", "until")
 
-    def __init__(self, execution: Execution, aside: Aside) -> None:
+    def __init__(self, execution: Execution) -> None:
         self.execution = execution
-        self.aside = aside
         self.since = time.monotonic()
         #: When it should have heard that it is to end.
         self.until = inf

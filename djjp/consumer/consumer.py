@@ -1,38 +1,22 @@
-"""The turn: one coordinator thread does all the queue's work of a consumer, on one connection.
-
-Each turn is one transaction: it writes the outcomes of the jobs that ended since the last one, runs
-the verbs that running jobs asked for, and claims jobs for the free slots and a read-ahead. There is
-no timer that batches: while a turn commits, outcomes pile up, and the next turn takes them all.
-
-What holds, whatever breaks:
-
-* An outcome leaves memory only when the transaction that wrote it has committed.
-* A claimed job is in `_held` from the commit that claimed it to the commit that settled it, so at
-  any moment the consumer knows what it would have to give back.
-* Only the coordinator touches the connection. Jobs reach the queue over the desk.
-"""
+"""A consumer's life: it appears, takes its turns, rests, and ends; or loses the database and finds it again."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Sequence
-from uuid import UUID
 
 from django.db import Error as DatabaseError
 
-from djjp import conf, registry
-from djjp.claims import Claimed, Claims, Listener, Outcome, Progress, queue
-from djjp.consumer.async_pool import AsyncPool
+from djjp import conf
+from djjp.claims import Claimed, Listener, queue
 from djjp.consumer.begun import Begun
-from djjp.consumer.desk import Desk
 from djjp.consumer.liveness import Presence, new_name
 from djjp.consumer.maintenance import Maintenance
-from djjp.consumer.pools import ThreadPool
-from djjp.consumer.readahead import LONGEST, ReadAhead
-from djjp.consumer.wakeups import Bell, wait
-from djjp.models import FINISHED, State, Trait
+from djjp.consumer.readahead import LONGEST
+from djjp.consumer.turns import Turns
+from djjp.consumer.wakeups import wait
+from djjp.models import Trait
 from djjp.outbox import rows
 from djjp.outbox.sweeper import Sweeper
 
@@ -46,7 +30,7 @@ _LOOK_EVERY = 1.0
 _LAST_WORD = 3.0
 
 
-class Consumer:
+class Consumer(Turns):
     """Claims jobs and runs them until it is told to stop.
 
     Args:
@@ -68,42 +52,17 @@ class Consumer:
         shutdown_timeout: float = 25.0,
         concurrency: str | None = None,
     ) -> None:
-        self.name = new_name()
-        self.executed = 0
-        self._claims: Claims
+        super().__init__(
+            limit, queues, max_jobs, concurrency=concurrency or conf.current().concurrency
+        )
         self._presence: Presence
         self._maintenance: Maintenance
-        self._begun: Begun
-        self._limit = limit
-        self._queues = queues
         self._drain = drain
-        self._max_jobs = max_jobs
         self._shutdown_timeout = shutdown_timeout
-
-        self._bell = Bell()
-        self._desk = Desk(self._bell)
         self._sweeper = Sweeper(self._desk.call, rows.outboxes())
-        self._concurrency = concurrency or conf.current().concurrency
-        self._pool = (AsyncPool if self._concurrency == "asyncio" else ThreadPool)(
-            limit,
-            report=self._report,
-            progress=self._note_progress,
-            desk=self._desk,
-            consumer=self.name,
-        )
-        self._read_ahead = ReadAhead()
-        self._outcomes: deque[Outcome] = deque()
-        self._progress: dict[UUID, Progress] = {}
-        self._held: dict[UUID, Claimed] = {}
-        self._taken: set[Claimed] = set()  # what others have taken over while it ran here
-        self._unknown: list[str] = []
-
-        self._may_have_ready = True  # whether a claim may find something
-        self._due: float | None = None  # when the next scheduled job is due, as last read
         self._look_at = 0.0  # when to look though nobody rang
-        self._worked_at = time.monotonic()
-        self._stops = 0
         self._stop_by = 0.0
+        self._enforce_at = 0.0
 
     # What other threads call
 
@@ -125,13 +84,6 @@ class Consumer:
     def lost(self) -> int:
         """How many threads were given up, with jobs that cannot be stopped."""
         return self._pool.lost
-
-    def _report(self, outcome: Outcome) -> None:
-        self._outcomes.append(outcome)
-        self._bell.ring()
-
-    def _note_progress(self, progress: Progress) -> None:
-        self._progress[progress.claimed.id] = progress
 
     # The coordinator
 
@@ -238,126 +190,6 @@ class Consumer:
                 unwanted = self._claims.to_cancel(self.name)
                 self._pool.cancel(self._held[id] for id in unwanted if id in self._held)
 
-    def _turn(self) -> None:
-        reported = list(self._outcomes)
-        outcomes = (
-            [o for o in reported if o.claimed not in self._taken] if self._taken else reported
-        )
-        now = time.time()
-        due = self._due is not None and self._due <= now and not self._stops
-        room = self._room(len(outcomes))
-        progress = self._progress
-        idle = not (reported or progress or self._desk or due)
-        if idle and not self._finds_ready(room):
-            return
-        claimed: list[Claimed] = []
-        accepted: set[UUID] = set()
-        if progress:
-            self._progress = {}
-        with self._claims.turn():
-            if progress:
-                self._claims.progress(self.name, list(progress.values()))
-            if outcomes:
-                accepted = self._claims.finish(self.name, outcomes)
-            self._desk.serve(self._claims)
-            if due:
-                self._claims.promote(now)
-            if room:
-                claimed = self._claim(room, now)
-        self._settle(reported, accepted)
-        self._desk.answer()
-        self._begin(claimed)
-        freed = any(outcome.claimed.traits & Trait.AWAITED for outcome in outcomes)
-        if due or freed:
-            self._due = self._claims.next_due()
-        if room:
-            # Less than the room may mean that others have locked more than they took.
-            self._may_have_ready = bool(claimed)
-        elif freed:
-            self._may_have_ready = True
-        self._worked_at = time.monotonic()
-        self._forget_statements()
-
-    def _forget_statements(self) -> None:
-        """Under DEBUG Django keeps each statement, which a process that lives long cannot afford."""
-        connection = self._claims.connection
-        if connection.queries_logged and not connection.force_debug_cursor:
-            connection.queries_log.clear()
-
-    def _finds_ready(self, room: int) -> bool:
-        """Look before a transaction is opened for nothing but a claim."""
-        if room and self._may_have_ready:
-            self._may_have_ready = self._claims.has_ready(self._queues, self._unknown)
-            return self._may_have_ready
-        return False
-
-    def _claim(self, room: int, now: float) -> list[Claimed]:
-        """Claim up to `room` jobs; what this process does not know goes straight back."""
-        claimed = self._claims.claim(
-            self.name, room, now, queues=self._queues, without=self._unknown
-        )
-        unknown = [job for job in claimed if not registry.knows(job.name, job.arguments)]
-        if not unknown:
-            return claimed
-        self._claims.release(self.name, unknown)
-        for name in {job.name for job in unknown}:
-            logger.warning("left to other consumers: no job named %r is registered here", name)
-            self._unknown.append(name)
-        return [job for job in claimed if job not in unknown]
-
-    def _begin(self, claimed: list[Claimed]) -> None:
-        if claimed:
-            self._held.update((job.id, job) for job in claimed)
-            self._begun.expect(claimed)
-            self._pool.submit(claimed)
-
-    def _settle(self, reported: list[Outcome], accepted: set[UUID]) -> None:
-        """Let go of what has ended, now that it is written."""
-        jobs = [outcome.claimed for outcome in reported]
-        self.executed += len(jobs)
-        self._read_ahead.learn(outcome.finished_at - outcome.started_at for outcome in reported)
-        self._pool.forget(jobs)
-        some_refused = len(accepted) < len(jobs)
-        for outcome in reported:
-            self._outcomes.popleft()
-            job = outcome.claimed
-            if self._taken and job in self._taken:
-                self._taken.discard(job)
-            else:
-                del self._held[job.id]
-            if some_refused and job.id not in accepted:
-                logger.warning("%s %s is no longer ours; its outcome is dropped", job.name, job.id)
-            elif outcome.state != State.SUCCEEDED:
-                self._ended_otherwise(outcome)
-        self._begun.forget(jobs)
-
-    def _ended_otherwise(self, outcome: Outcome) -> None:
-        if outcome.state not in FINISHED:
-            self._comes_again(outcome)
-        if outcome.failure is not None:
-            job, failure = outcome.claimed, outcome.failure
-            logger.warning(
-                "%s %s failed: %s: %s", job.name, job.id, failure.exception_class, failure.message
-            )
-
-    def _comes_again(self, outcome: Outcome) -> None:
-        """A job that has failed will run again: now, or when it is due."""
-        if outcome.state == State.READY:
-            self._may_have_ready = True
-        elif outcome.run_after is not None:
-            self._due = min(self._due or outcome.run_after, outcome.run_after)
-
-    def _room(self, ended: int = 0) -> int:
-        """How many jobs to claim, for the free slots and ahead, once `ended` outcomes are written."""
-        if self._stops:
-            return 0
-        moving = self._limit - self._pool.stuck(self._read_ahead.overdue())
-        held = len(self._held) - ended
-        room = self._limit + self._read_ahead.jobs(moving) - held
-        if self._max_jobs is not None:
-            room = min(room, self._max_jobs - self.executed - ended - held)
-        return max(0, room)
-
     # Waiting and ending
 
     def _rest(self, listener: Listener) -> None:
@@ -402,18 +234,6 @@ class Consumer:
         due = self._due is not None and self._due <= time.time()
         quiet = not self._may_have_ready and not due and self._sweeper.looked.is_set()
         return self._drain and quiet
-
-    def _give_back(self, jobs: list[Claimed]) -> None:
-        """Release jobs that have not started."""
-        if jobs:
-            self._release(jobs)
-            for job in jobs:
-                del self._held[job.id]
-            self._begun.forget(jobs)
-
-    def _release(self, jobs: list[Claimed]) -> None:
-        with self._claims.turn():
-            self._claims.release(self.name, jobs)
 
     def _recover(self, pause: float) -> bool:
         """Let the database be for a while; whether there is still time to wait for it."""

@@ -39,6 +39,9 @@ class Aside(Protocol):
     def enter(self) -> None:
         """Have the present context, and what descends from it, use this thread."""
 
+    async def leave(self, interruption: type[JobInterrupted] | None) -> None:
+        """The job has ended, by an interruption or by itself."""
+
 
 class Execution:
     """One run of a claimed job.
@@ -138,6 +141,9 @@ class Execution:
         if self.job is not None and self.job.tells:
             with suppress(BaseException):  # cancelled while it is told
                 await sync_to_async(self._told)(outcome)
+        if aside is not None:
+            with suppress(asyncio.CancelledError):
+                await aside.leave(self._interrupted)
         return outcome
 
     def _returned(self, result: str) -> Outcome:

@@ -24,19 +24,15 @@ class LastingLoop:
     def run(self, execution: Execution) -> Outcome:
         """Run a coroutine job to its end."""
         loop = self._loop = self._loop or asyncio.new_event_loop()
-        aside = Aside(self._threads)
-        task = loop.create_task(execution.arun(aside))
-        try:
-            while not task.done():
-                try:
-                    loop.run_until_complete(task)
-                except JobInterrupted:  # it has struck the loop itself
-                    if execution.is_coroutine:
-                        task.cancel()
-                except BaseException:  # noqa: BLE001, S112  (a task beside it wants to exit; its outcome tells)
-                    continue
-        finally:
-            aside.end(execution.interruption)
+        task = loop.create_task(execution.arun(Aside(self._threads)))
+        while not task.done():
+            try:
+                loop.run_until_complete(task)
+            except JobInterrupted:  # it has struck the loop itself
+                if execution.is_coroutine:
+                    task.cancel()
+            except BaseException:  # noqa: BLE001, S112  (a task beside it wants to exit; its outcome tells)
+                continue
         return task.result()
 
     def close(self) -> None:

@@ -41,6 +41,12 @@ def from_text(text: str) -> NewJob | NewGraph:
         raise ValueError(f"this is no job: {error}") from error
 
 
+def jobs_of(text: str) -> list[NewJob]:
+    """The one job of a text, or all jobs of the pipeline."""
+    unit = from_text(text)
+    return unit.jobs if isinstance(unit, NewGraph) else [unit]
+
+
 def _job(given: Any) -> NewJob:
     return NewJob(**{n: read(given[n]) for n, read in _readers().items() if n in given})
 

@@ -359,7 +359,9 @@ def test_a_running_job_that_is_cancelled_here_is_stopped(queue, admin, processes
 def test_the_progress_is_shown_as_far_as_it_is_known(queue, admin, done, total, shown):
     job = make(State.RUNNING, progress_done=done, progress_total=total)
     row = re.search(
-        r'field-progress">.*?<div class="readonly">(.*?)</div>', text(admin.get(page(job))), re.DOTALL
+        r'field-progress">.*?<div class="readonly">(.*?)</div>',
+        text(admin.get(page(job))),
+        re.DOTALL,
     )
     assert row is not None
     assert row[1] == (shown or "-")

@@ -148,7 +148,11 @@ def test_a_job_that_waits_is_cancelled_at_once_and_never_runs(queue: Claims, sta
 
     handle.cancel()
 
-    assert (handle.state, handle.reason, handle.attempts) == ("cancelled", "cancelled on request", 0)
+    assert (handle.state, handle.reason, handle.attempts) == (
+        "cancelled",
+        "cancelled on request",
+        0,
+    )
     assert Job.objects.get().finished_at is not None
     with pytest.raises(JobCancelled, match="cancelled on request"):
         handle.join(0)
@@ -292,6 +296,7 @@ def test_a_job_that_succeeds_before_it_hears_of_it_has_succeeded(queue: Claims) 
     handle.refresh()
     assert (handle.state, handle.result, handle.reason) == ("succeeded", 1, None)
     handle.retry()
+    assert not Job.objects.get().cancel_requested
     drain()
     assert (handle.join(0), handle.state) == (1, "succeeded")
 

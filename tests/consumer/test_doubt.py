@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import signal
+import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from djjp.claims import Claimed
+from djjp import run_many
+from djjp.claims import Claimed, Claims
 from djjp.consumer import begun
 from djjp.consumer.begun import Begun
 from djjp.ids import new_id
+from djjp.models import Job
+from tests.harness import Processes, eventually
+from tests.project.shop.jobs import TALLY, tally
 
 NAME = "host:1:a"
+# With a `frozen_limit` of seconds.
+SOON_FROZEN = {"DJANGO_SETTINGS_MODULE": "tests.chaos.settings"}
 
 
 def claimed() -> Claimed:
@@ -96,3 +106,50 @@ def test_a_consumer_that_can_write_no_note_begins_its_jobs_all_the_same(
 
     assert note.mark(job)
     assert "notes nowhere" in caplog.text
+
+
+def in_a_turn(queue: Claims) -> bool:
+    """Whether a transaction is open in which somebody writes to the queue."""
+    if queue.alias == "sqlite":
+        name = queue.connection.settings_dict["NAME"]
+        with closing(sqlite3.connect(name, timeout=0.2, isolation_level=None)) as other:
+            try:
+                other.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return True
+            return False
+    with queue.connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+            " AND pid <> pg_backend_pid() AND xact_start IS NOT NULL AND backend_type = 'client backend'"
+        )
+        return bool(cursor.fetchone()[0])
+
+
+def test_what_a_frozen_consumer_had_in_line_is_not_run_again_when_it_wakes(
+    processes: Processes, queue: Claims
+) -> None:
+    """Its line is given back as not begun; the threads that wake must not begin it."""
+    TALLY.unlink(missing_ok=True)
+    run_many(tally.bind(str(i)) for i in range(20_000))
+    frozen = processes.start("start_consumer", **SOON_FROZEN)
+    running = Job.objects.filter(state="running")
+    for _ in range(100):
+        eventually(lambda: running.count() > 50)
+        frozen.send_signal(signal.SIGSTOP)
+        if running.count() > 50 and not in_a_turn(queue):
+            break
+        frozen.send_signal(signal.SIGCONT)
+    name = running.values_list("consumer", flat=True)[0]
+
+    other = processes.start("start_consumer", **SOON_FROZEN)
+    eventually(lambda: not Job.objects.exclude(state="succeeded").exists(), within=90)
+    frozen.send_signal(signal.SIGCONT)
+    codes = [processes.end(consumer)[0] for consumer in (frozen, other)]
+
+    assert codes == [0, 0]
+    assert Job.objects.filter(consumer=name).exists()
+    executions = Counter(line.split()[0] for line in TALLY.read_text().splitlines())
+    times = Counter(executions.values())
+    rescued = Job.objects.filter(rescues=1).count()
+    assert (times[1] + times[2], times[2]) == (20_000, rescued)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -14,8 +15,10 @@ import pytest
 from django.db import connections, transaction
 
 from djjp import current_job, job, run_many
-from djjp.claims import Claims
-from djjp.exceptions import JobFailed
+from djjp.claims import Claimed, Claims, Outcome
+from djjp.consumer import execution as running
+from djjp.consumer.pools import _Slot
+from djjp.exceptions import JobFailed, JobInterrupted
 from djjp.models import Job
 from tests.consumer.beside import consuming, drain
 from tests.harness import Processes, eventually
@@ -76,7 +79,7 @@ def blocked() -> str:
     try:
         GATE.wait()
     finally:
-        SEEN.append("late")
+        SEEN.append(threading.current_thread())
     return "done"
 
 
@@ -113,6 +116,12 @@ def close(number: int, seconds: float) -> int:
 @job(name="timeouts.innocent")
 def innocent(number: int) -> int:
     spin(0.002)
+    return number
+
+
+@job(name="timeouts.opened", timeout=10)
+def opened(number: int) -> int:
+    GATE.wait()
     return number
 
 
@@ -162,9 +171,7 @@ TIMED_OUT = ("failed", ["djjp.exceptions.JobTimedOut"])
 
 
 @pytest.mark.parametrize("slow", [loop, coroutine], ids=["function", "coroutine"])
-def test_a_job_that_runs_for_too_long_is_stopped_and_may_clean_up(
-    queue: Claims, slow: Any
-) -> None:
+def test_a_job_that_runs_for_too_long_is_stopped_and_may_clean_up(queue: Claims, slow: Any) -> None:
     handle, other = slow.run_later(), add.run_later(1)
 
     drain(1)
@@ -249,7 +256,7 @@ def test_a_thread_that_blocks_is_given_up_and_replaced(
         SEEN.clear()
         before, executed = Job.objects.get(pk=handle.id), consumer.executed
         GATE.set()
-        eventually(lambda: SEEN == ["late"])
+        eventually(lambda: SEEN and not SEEN[0].is_alive())
         assert add.run_later(1).join(30) == 1
         assert consumer.executed == executed + 1
 
@@ -355,6 +362,38 @@ def test_a_timeout_strikes_the_job_whose_it_is_and_no_other(queue: Claims) -> No
     assert ends[True] >= 600
     assert ends[False] > 0
     assert set(Job.objects.values_list("attempts", flat=True)) == {1}
+
+
+class JustTooLate(running.Execution):
+    """Its interruption is sent when the job has ended, while the thread could begin the next one."""
+
+    def interrupt(self, kind: type[JobInterrupted], thread: int) -> None:
+        GATE.set()
+        time.sleep(0.2)
+        super().interrupt(kind, thread)
+
+
+def test_an_interruption_that_comes_as_its_job_ends_does_not_strike_the_next() -> None:
+    def claim(kind: type[running.Execution], name: str) -> running.Execution:
+        return kind(Claimed(uuid.uuid4(), name, '{"args":[1],"kwargs":{}}', 1, 0))
+
+    first, second = claim(JustTooLate, opened.name), claim(running.Execution, innocent.name)
+    slot = _Slot()
+    outcomes: list[Outcome] = []
+
+    def work() -> None:
+        slot.thread = threading.get_ident()
+        outcomes.append(slot.run(first))
+        outcomes.append(slot.run(second))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    eventually(lambda: slot.execution is first)
+    slot.enforce(time.monotonic() + 60)
+    thread.join()
+
+    assert [outcome.claimed for outcome in outcomes] == [first.claimed, second.claimed]
+    assert outcomes[1].state == "succeeded"
 
 
 def test_an_interrupted_thread_gets_new_connections_and_its_transaction_is_undone(

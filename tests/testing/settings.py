@@ -18,6 +18,7 @@ if "BOOKSHOP_OUTBOX" in os.environ:
     INSTALLED_APPS = [*INSTALLED_APPS, "djjp.outbox"]
 TASKS = {"default": {"BACKEND": "djjp.backend.DjjpBackend"}}
 ROOT_URLCONF = "tests.project.urls"
+DJJP = {"db_name": os.environ.get("BOOKSHOP_ALIAS", "queue")}
 
 DATABASES = {
     "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "/nowhere/application.sqlite3"},

@@ -136,7 +136,9 @@ class Drained(TestCase):
         self.assertIn("out of stock", logged.output[0])
         with self.assertRaisesRegex(JobFailed, "out of stock"):
             handle.join(timeout=0)
-        self.assertEqual([error.exception_class for error in handle.errors], ["builtins.ValueError"])
+        self.assertEqual(
+            [error.exception_class for error in handle.errors], ["builtins.ValueError"]
+        )
 
     def test_a_result_that_cannot_be_carried_fails_the_job(self) -> None:
         handle = jobs.opaque.run_later()

@@ -1,0 +1,42 @@
+"""`run_many()`: many calls enqueued at once, of any mix of jobs, in chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from asgiref.sync import sync_to_async
+
+from djjp.calls import BoundJob
+from djjp.handles import JobHandle
+from djjp.outbox.enqueue import enqueue
+
+#: How many jobs `run_many` sends at once. A chunk is written whole or not at all.
+CHUNK = 1000
+
+
+def run_many(bound: Iterable[BoundJob]) -> list[JobHandle]:
+    """Enqueue many calls, of any mix of jobs; returns their handles in order.
+
+    The calls are taken from the iterable and written in chunks of 1,000, each whole or not at all.
+    """
+    handles: list[JobHandle] = []
+    for calls in _chunks(bound):
+        rows = [call.row() for call in calls]
+        # As a rule there is one: none in particular.
+        for database in {call.job.database for call in calls}:
+            pairs = zip(calls, rows, strict=True)
+            enqueue([row for call, row in pairs if call.job.database == database], database)
+        handles += [JobHandle(row.id, row.state) for row in rows]
+    return handles
+
+
+async def arun_many(bound: Iterable[BoundJob]) -> list[JobHandle]:
+    """`run_many` for coroutines."""
+    return await sync_to_async(run_many)(bound)
+
+
+def _chunks(bound: Iterable[BoundJob]) -> Iterator[list[BoundJob]]:
+    calls = iter(bound)
+    while chunk := list(islice(calls, CHUNK)):
+        yield chunk

@@ -1,0 +1,102 @@
+"""Bound jobs: calls that are not made yet, checked and encoded, by themselves or as steps of a pipeline."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from django.conf import settings
+from django.utils import timezone
+
+from djjp import codec
+from djjp.claims import NewJob
+from djjp.handles import JobHandle
+from djjp.ids import new_id
+from djjp.models import OnCrash, State
+from djjp.outbox.enqueue import aenqueue, enqueue
+
+if TYPE_CHECKING:
+    from djjp.jobs import RegisteredJob
+
+
+@dataclass(frozen=True)
+class BoundJob:
+    """A call that is not made yet.
+
+    Attributes:
+        job: what to call, with its options.
+        arguments: the encoded arguments.
+    """
+
+    job: RegisteredJob[..., Any]
+    arguments: str
+
+    #: Whether it gets the results of those before it in a pipeline, ahead of its arguments.
+    receives: ClassVar[bool] = True
+
+    def check(self, *, behind: bool = False) -> None:
+        """Raise TypeError if the call does not fit the function, alone or behind another job of a pipeline."""
+        args, kwargs = codec.decode_arguments(self.arguments)
+        first = [None] if behind and self.receives else []
+        try:
+            self.job.signature.bind(*first, *args, **kwargs)
+        except TypeError as error:
+            where = " behind what it receives" if first else ""
+            raise TypeError(f"{self.job.name}{where}: {error}") from None
+
+    def run_later(self) -> JobHandle:
+        """Enqueue the call and return its handle."""
+        row = self.row()
+        enqueue([row], self.job.database)
+        return JobHandle(row.id, row.state)
+
+    async def arun_later(self) -> JobHandle:
+        """`run_later` for coroutines."""
+        row = self.row()
+        await aenqueue([row], self.job.database)
+        return JobHandle(row.id, row.state)
+
+    def row(self) -> NewJob:
+        """The row to enqueue, with an id and a time of its own."""
+        self._must_stand_alone()
+        return self.step()
+
+    def _must_stand_alone(self) -> None:
+        """Raise TypeError for a call that waits for its first argument."""
+
+    def step(self) -> NewJob:
+        """`row()` for a place in a pipeline, where the call was checked."""
+        job, now = self.job, time.time()
+        due = _due(job.run_after, now)
+        state = State.READY if due is None or due <= now else State.SCHEDULED
+        on_crash = OnCrash(job.on_crash)
+        return NewJob(
+            new_id(), job.name, job.queue, job.priority, state, due, now, self.arguments, on_crash
+        )
+
+
+class BoundRest(BoundJob):
+    """A call that lacks its first argument, which another job of a pipeline is to give."""
+
+    def _must_stand_alone(self) -> None:
+        args, kwargs = codec.decode_arguments(self.arguments)
+        self.job.signature.bind(*args, **kwargs)
+
+
+class BoundAlone(BoundJob):
+    """A call that takes nothing from other jobs of a pipeline."""
+
+    receives = False
+
+
+def _due(run_after: timedelta | datetime | None, now: float) -> float | None:
+    """Seconds since the epoch; a naive datetime is in Django's current time zone."""
+    if run_after is None:
+        return None
+    if isinstance(run_after, timedelta):
+        return now + run_after.total_seconds()
+    if timezone.is_naive(run_after) and settings.USE_TZ:
+        run_after = timezone.make_aware(run_after)
+    return run_after.timestamp()

@@ -1,0 +1,669 @@
+"""The asyncio pool: hundreds of coroutines on one loop, functions beside it, and none hurts another."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from asgiref.sync import async_to_sync, sync_to_async
+from django.db import connections, transaction
+
+from djjp import current_job, job, run_many
+from djjp.claims import Claims
+from djjp.consumer import aside, blocked, pools
+from djjp.consumer.consumer import Consumer
+from djjp.exceptions import JobFailed
+from djjp.models import Consumer as ConsumerRow
+from djjp.models import Job
+from tests.consumer import beside
+from tests.harness import Processes, eventually
+from tests.project.shop.jobs import add, anap, nap
+from tests.project.shop.models import Execution
+
+on_one_database = pytest.mark.parametrize("queue", ["sqlite"], indirect=True)
+
+#: What jobs leave.
+SEEN: list[Any] = []
+#: Where functions wait in C, and whether coroutines may end.
+GATE = threading.Event()
+COLOUR: contextvars.ContextVar[str] = contextvars.ContextVar("colour", default="none")
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(pools, "COROUTINE_GRACE", 0.5)
+    monkeypatch.setattr(aside, "IDLE", 0.5)
+    GATE.clear()
+    yield
+    GATE.set()
+    SEEN.clear()
+
+
+def drain(limit: int = 4, **options: Any) -> Consumer:
+    return beside.drain(limit, concurrency="asyncio", **options)
+
+
+def consuming(limit: int = 4, **options: Any) -> Any:
+    return beside.consuming(limit, concurrency="asyncio", **options)
+
+
+def states() -> dict[str, int]:
+    found = list(Job.objects.values_list("state", flat=True))
+    return {state: found.count(state) for state in set(found)}
+
+
+async def until(true: Any) -> None:
+    while not true():
+        await asyncio.sleep(0.005)
+
+
+@job(name="async.together")
+async def together(count: int) -> int:
+    """Ends once so many of it run at the same time."""
+    SEEN.append("here")
+    await until(lambda: len(SEEN) >= count)
+    return threading.get_ident()
+
+
+@job(name="async.wait")
+def wait() -> str:
+    SEEN.append("waits")
+    GATE.wait()
+    return "done"
+
+
+@job(name="async.open_gate")
+async def open_gate() -> None:
+    GATE.set()
+
+
+@job(name="async.rest")
+async def rest() -> None:
+    SEEN.append("rests")
+    try:
+        await asyncio.sleep(60)
+    finally:
+        SEEN.append("cleaned up")
+
+
+@job(name="async.rest_briefly", timeout=0.1)
+async def rest_briefly() -> None:
+    await asyncio.sleep(60)
+
+
+@job(name="async.stubborn", timeout=0.1)
+async def stubborn(seconds: float) -> str:
+    """Swallows what would end it."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not GATE.is_set():
+        try:
+            await asyncio.sleep(0.05)
+        except asyncio.CancelledError:
+            SEEN.append("swallowed")
+    return "done"
+
+
+@job(name="async.hog")
+async def hog(seconds: float) -> None:
+    time.sleep(seconds)  # noqa: ASYNC251  (that is the point)
+
+
+@job(name="async.child_hog")
+async def child_hog(seconds: float) -> None:
+    """The loop is blocked by a task that the job has started."""
+
+    async def child() -> None:
+        time.sleep(seconds)  # noqa: ASYNC251
+
+    await asyncio.create_task(child())
+
+
+@job(name="async.fail")
+async def fail() -> None:
+    raise ValueError("no luck")
+
+
+@job(name="async.leave")
+async def leave() -> None:
+    raise SystemExit(3)
+
+
+@job(name="async.child_leaves")
+async def child_leaves() -> None:
+    async def child() -> None:
+        raise SystemExit(3)
+
+    await asyncio.create_task(child())
+
+
+@job(name="async.paint")
+async def paint(colour: str) -> tuple[str, str, bool]:
+    before = COLOUR.get()
+    COLOUR.set(colour)
+    await asyncio.sleep(0.01)
+    current = current_job()
+    return before, COLOUR.get(), current is not None and current.name == "async.paint"
+
+
+@job(name="async.write")
+async def write(key: str) -> bool:
+    """Whether its two queries ran on one thread."""
+    threads: set[int] = set()
+
+    def here() -> None:
+        threads.add(threading.get_ident())
+
+    await sync_to_async(here)()
+    await Execution.objects.acreate(key=key, process=0, at=0.0)
+    await asyncio.sleep(0.01)
+    await sync_to_async(here)()
+    return len(threads) == 1 and await Execution.objects.filter(key=key).aexists()
+
+
+@job(name="async.query_together")
+async def query_together(count: int) -> None:
+    """Its query waits for the queries of so many others."""
+
+    def query() -> None:
+        SEEN.append(connections["default"].ensure_connection())
+        eventually(lambda: len(SEEN) >= count)
+
+    await sync_to_async(query)()
+
+
+@job(name="async.stuck_query", timeout=0.1)
+async def stuck_query() -> None:
+    def query() -> None:
+        with transaction.atomic():
+            Execution.objects.create(key="stuck", process=0, at=0.0)
+            try:
+                while not GATE.is_set():
+                    time.sleep(0.01)
+            finally:
+                SEEN.append("stopped")
+
+    await sync_to_async(query)()
+
+
+@job(name="async.enqueue")
+async def enqueue(count: int) -> int:
+    await asyncio.gather(*(add.arun_later(n) for n in range(count)))
+    return sum(thread.name == "djjp-aside" for thread in threading.enumerate())
+
+
+@job(name="async.enqueue_now")
+async def enqueue_now() -> str:
+    return str(add.run_later(1).id)
+
+
+@job(name="async.enqueue_and_fail")
+async def enqueue_and_fail() -> None:
+    """What is enqueued in a transaction that the job has open vanishes with it."""
+
+    @sync_to_async
+    def begin() -> Any:
+        block = transaction.atomic()
+        block.__enter__()
+        return block
+
+    block = await begin()
+    await add.arun_later(1)
+    error = ValueError("no luck")
+    await sync_to_async(block.__exit__)(ValueError, error, None)
+
+
+@job(name="async.there_and_back")
+async def there_and_back() -> int:
+    """From the loop to a thread, and from there to the loop."""
+    return await sync_to_async(async_to_sync(inner))()
+
+
+async def inner() -> int:
+    return await Execution.objects.acount()
+
+
+@job(name="async.leave_behind")
+async def leave_behind() -> None:
+    async def late() -> None:
+        await until(lambda: len(SEEN) == 1)
+        try:
+            await Execution.objects.acount()
+        except RuntimeError as error:
+            SEEN.append(str(error))
+
+    SEEN_TASKS.append(asyncio.create_task(late()))
+
+
+SEEN_TASKS: list[asyncio.Task[None]] = []
+
+
+@job(name="async.see")
+async def see() -> None:
+    SEEN.append("seen")
+    await until(lambda: len(SEEN) == 2)
+
+
+# Places
+
+
+def test_hundreds_run_at_once_on_one_thread(queue: Claims) -> None:
+    handles = run_many(together.bind(300) for _ in range(300))
+
+    drain(300)
+
+    assert len({handle.join(0) for handle in handles}) == 1
+
+
+@on_one_database
+def test_no_more_run_at_once_than_the_limit_says_of_both_kinds_together(queue: Claims) -> None:
+    most, running, lock = [0], [0], threading.Lock()
+
+    def enter(step: int) -> None:
+        with lock:
+            running[0] += step
+            most[0] = max(most[0], running[0])
+
+    @job(name="async.count")
+    async def count() -> None:
+        enter(1)
+        await asyncio.sleep(0.005)
+        enter(-1)
+
+    @job(name="async.count_in_thread")
+    def count_in_thread() -> None:
+        enter(1)
+        time.sleep(0.005)
+        enter(-1)
+
+    run_many(each.bind() for _ in range(60) for each in (count, count_in_thread))
+    drain(7)
+
+    assert most == [7]
+    assert states() == {"succeeded": 120}
+
+
+def test_a_function_that_waits_stops_no_coroutine(queue: Claims) -> None:
+    waiting = run_many(wait.bind() for _ in range(3))
+    opened = open_gate.run_later()
+
+    drain(4)
+
+    assert opened.join(0) is None
+    assert [handle.join(0) for handle in waiting] == ["done"] * 3
+
+
+@on_one_database
+def test_a_coroutine_that_blocks_the_loop_stops_no_function(queue: Claims) -> None:
+    with consuming(2):
+        hog.using(priority=1).run_later(1.0)
+        eventually(lambda: Job.objects.filter(state="running").exists())
+        assert add.run_later(1).join(30) == 1
+
+
+@pytest.mark.parametrize("limit", [1, 50])
+def test_max_jobs_is_exact(queue: Claims, limit: int) -> None:
+    run_many(call for _ in range(60) for call in (anap.bind(0.001), add.bind(1)))
+
+    consumer = Consumer(limit, max_jobs=71, concurrency="asyncio")
+    consumer.run()
+
+    assert consumer.executed == 71
+    assert states() == {"succeeded": 71, "ready": 49}
+
+
+@on_one_database
+def test_a_thousand_coroutines_come_back_as_they_went(queue: Claims) -> None:
+    handles = run_many(paint.bind(str(n)) for n in range(1000))
+
+    drain(50)
+
+    assert [h.join(0) for h in handles] == [("none", str(n), True) for n in range(1000)]
+
+
+# Ends
+
+
+@on_one_database
+def test_errors_of_coroutines_are_their_own(queue: Claims) -> None:
+    handles = [each.run_later() for each in (fail, leave, child_leaves)]
+    beside_them = run_many(anap.bind(0.01) for _ in range(20))
+
+    drain(3)
+
+    assert [handle.errors[0].exception_class for handle in handles] == [
+        "builtins.ValueError",
+        "builtins.SystemExit",
+        "builtins.SystemExit",
+    ]
+    assert all(handle.join(0) for handle in beside_them)
+
+
+def test_a_coroutine_that_takes_too_long_is_cancelled(queue: Claims) -> None:
+    handles = run_many(rest_briefly.bind() for _ in range(5))
+    others = run_many(anap.bind(0.01) for _ in range(5))
+
+    consumer = drain(3)
+
+    assert [handle.errors[0].exception_class for handle in handles] == ["djjp.exceptions.JobTimedOut"] * 5
+    assert all(other.join(0) for other in others)
+    assert consumer._pool.lost == 0
+
+
+@on_one_database
+def test_one_that_swallows_its_cancellation_is_given_up_and_its_place_is_free(
+    queue: Claims,
+) -> None:
+    handle = stubborn.run_later(60.0)
+    others = run_many(anap.bind(0.01) for _ in range(5))
+
+    consumer = Consumer(1, drain=True, concurrency="asyncio")
+    # It is the only place: with it the consumer has lost all, and it ends.
+    consumer.run()
+    assert consumer._pool.lost == 1
+    with pytest.raises(JobFailed, match="timeout"):
+        handle.join(0)
+    drain(1)
+    assert all(other.join(0) for other in others)
+
+
+@on_one_database
+def test_one_that_ends_after_all_is_not_lost(queue: Claims) -> None:
+    with consuming(2) as consumer:
+        handle = stubborn.run_later(60.0)
+        eventually(lambda: consumer._pool.lost == 1)
+        GATE.set()
+        eventually(lambda: consumer._pool.lost == 0)
+        assert add.run_later(1).join(30) == 1
+    handle.refresh()
+    assert handle.state == "failed"
+
+
+@on_one_database
+def test_one_that_swallows_its_cancellation_and_ends_in_time_has_succeeded(queue: Claims) -> None:
+    handle = stubborn.run_later(0.3)
+
+    drain(1)
+
+    assert handle.join(0) == "done"
+    assert SEEN == ["swallowed"]
+
+
+def test_a_cancelled_coroutine_stops_at_once(queue: Claims) -> None:
+    with consuming(2):
+        handle = rest.run_later()
+        eventually(lambda: SEEN == ["rests"])
+        handle.cancel()
+        eventually(lambda: (handle.refresh(), handle.state)[1] == "cancelled")
+    assert SEEN == ["rests", "cleaned up"]
+
+
+def test_a_consumer_that_has_to_end_gives_back_what_does_not(queue: Claims) -> None:
+    ran = run_many(rest.bind() for _ in range(4))
+    with consuming(2, shutdown_timeout=0.1):
+        eventually(lambda: SEEN.count("rests") == 2)
+    for handle in ran:
+        handle.refresh()
+    assert [(handle.state, handle.attempts) for handle in ran] == [("ready", 0)] * 4
+    eventually(lambda: SEEN.count("cleaned up") == 2)
+
+
+# Databases
+
+
+def test_coroutines_share_threads_and_connections_and_leave_none(
+    queue: Claims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {thread.ident for thread in threading.enumerate()}
+    most: list[int] = []
+    handles = run_many(write.bind(f"k{n}") for n in range(200))
+
+    class Counting(aside._Thread):
+        def _work(self) -> None:
+            most.append(1)
+            super()._work()
+
+    monkeypatch.setattr(aside, "_Thread", Counting)
+    drain(5)
+
+    assert all(handle.join(0) for handle in handles)
+    assert len(most) <= 5
+    eventually(
+        lambda: not [t for t in threading.enumerate() if t.ident not in before and "djjp" in t.name]
+    )
+
+
+@on_one_database
+def test_no_query_waits_for_that_of_another_job(queue: Claims) -> None:
+    handles = run_many(query_together.bind(8) for _ in range(8))
+
+    drain(8)
+
+    assert [handle.join(0) for handle in handles] == [None] * 8
+
+
+@on_one_database
+def test_coroutines_without_queries_need_no_thread(queue: Claims) -> None:
+    [handle] = run_many([enqueue.bind(20)])
+    run_many(anap.bind(0.001) for _ in range(20))
+
+    drain(10)
+
+    assert handle.join(0) == 0
+
+
+@on_one_database
+def test_a_thread_that_no_job_needs_ends(queue: Claims) -> None:
+    with consuming(3):
+        assert write.run_later("k").join(30) is True
+        eventually(lambda: not [t for t in threading.enumerate() if t.name == "djjp-aside"])
+        assert write.run_later("l").join(30) is True
+
+
+@on_one_database
+def test_a_query_that_outlasts_its_job_is_stopped_and_rolled_back(queue: Claims) -> None:
+    handle = stuck_query.run_later()
+
+    consumer = drain(1)
+
+    with pytest.raises(JobFailed, match="timeout"):
+        handle.join(0)
+    eventually(lambda: SEEN == ["stopped"])
+    assert not Execution.objects.filter(key="stuck").exists()
+    eventually(lambda: consumer._pool.lost == 0)
+
+
+@on_one_database
+def test_a_job_may_go_from_the_loop_to_a_thread_and_back(queue: Claims) -> None:
+    handle = there_and_back.run_later()
+
+    drain(1)
+
+    assert handle.join(0) == 0
+
+
+@on_one_database
+def test_what_a_job_leaves_behind_has_no_thread_of_another(queue: Claims) -> None:
+    leave_behind.run_later()
+    see.run_later()
+
+    drain(1)
+
+    assert "the job has ended" in SEEN[1]
+    SEEN_TASKS.clear()
+
+
+# The queue, from coroutines
+
+
+def test_a_coroutine_enqueues_without_a_thread(queue: Claims) -> None:
+    handle = enqueue.run_later(30)
+
+    consumer = drain(4)
+
+    assert handle.join(0) == 0
+    assert consumer.executed == 31
+
+
+def test_a_coroutine_may_enqueue_by_the_blocking_call_too(queue: Claims) -> None:
+    handle = enqueue_now.run_later()
+
+    drain(1)
+
+    assert Job.objects.get(pk=handle.join(0)).state == "succeeded"
+
+
+@on_one_database
+def test_what_a_coroutine_enqueues_in_its_transaction_vanishes_with_it(queue: Claims) -> None:
+    handle = enqueue_and_fail.run_later()
+
+    drain(1)
+
+    assert handle.join(0) is None
+    assert states() == {"succeeded": 1}
+
+
+# The watchdog
+
+
+@on_one_database
+@pytest.mark.parametrize("culprit", [hog, child_hog], ids=["itself", "a task of it"])
+def test_the_watchdog_names_the_job_that_blocks_the_loop_and_where_it_is(
+    queue: Claims, caplog: pytest.LogCaptureFixture, culprit: Any
+) -> None:
+    run_many(anap.bind(0.5) for _ in range(5))
+    handle = culprit.run_later(0.4)
+
+    with caplog.at_level(logging.WARNING, "djjp"):
+        drain(10)
+
+    [message] = [r.getMessage() for r in caplog.records if "blocked" in r.getMessage()]
+    assert message.startswith(f"{culprit.name} {handle.id} has blocked the event loop for 0.")
+    assert "time.sleep(seconds)" in message
+    assert str(blocked.__file__) not in message
+
+
+@on_one_database
+def test_the_watchdog_names_a_job_that_blocks_again_and_again_once(
+    queue: Claims, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_many(hog.bind(0.2) for _ in range(4))
+
+    with caplog.at_level(logging.WARNING, "djjp"):
+        drain(1)
+
+    assert len([r for r in caplog.records if "blocked" in r.getMessage()]) == 1
+
+
+@on_one_database
+def test_the_watchdog_is_silent_about_coroutines_that_await(
+    queue: Claims, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_many(call for _ in range(10) for call in (anap.bind(0.3), nap.bind(0.3)))
+
+    with caplog.at_level(logging.WARNING, "djjp"):
+        drain(20)
+
+    assert caplog.records == []
+
+
+@on_one_database
+def test_a_process_whose_loop_is_blocked_for_good_ends(processes: Processes, queue: Claims) -> None:
+    """The culprit has failed; the others, which could not even be cancelled, are given back."""
+    program = """
+import django; django.setup()
+import asyncio, sys, time
+from djjp import job
+from djjp.consumer import pools
+from djjp.consumer.process import consume
+pools.COROUTINE_GRACE = 1.0
+
+@job(name="async.rest_briefly", timeout=0.1)
+async def rest_briefly():
+    time.sleep(600)
+
+@job(name="async.rest")
+async def rest():
+    await asyncio.sleep(600)
+
+sys.exit(consume(concurrency="asyncio", concurrency_limit=2))
+"""
+    other, culprit = rest.run_later(), rest_briefly.run_later()
+    process = processes.python(program.replace("django.setup()", SETTINGS, 1))
+
+    _, err = process.communicate(timeout=60)
+
+    assert "async.rest_briefly" in err
+    assert "blocks the event loop for good" in err
+    assert process.returncode == 1
+    for handle in (other, culprit):
+        handle.refresh()
+    assert (culprit.state, other.state, other.attempts) == ("failed", "ready", 0)
+
+
+SETTINGS = (
+    "django.setup(); from django.conf import settings; settings.DJJP['shutdown_timeout'] = 1.0"
+)
+
+
+# What the command and the settings say
+
+
+def test_the_command_says_which_pool_and_the_consumers_row_shows_it(
+    processes: Processes, queue: Claims
+) -> None:
+    handles = run_many(anap.bind(0.3) for _ in range(20))
+    process = processes.consumer("--concurrency", "asyncio", "--concurrency-limit", "20")
+    try:
+        eventually(lambda: ConsumerRow.objects.filter(concurrency="asyncio").exists())
+        ends = [handle.join(30) for handle in handles]
+        # Twenty on one loop, each after the start of all: not one after the other.
+        assert max(ends) - min(ends) < 20 * 0.3
+    finally:
+        code, _ = processes.end(process)
+    assert code == 0
+
+
+# Coroutines on threads
+
+
+@on_one_database
+def test_a_thread_keeps_its_loop_for_the_next_coroutine(queue: Claims) -> None:
+    @job(name="async.which_loop")
+    async def which_loop() -> int:
+        SEEN.append(asyncio.get_running_loop())
+        return threading.get_ident()
+
+    handles = run_many(which_loop.bind() for _ in range(20))
+    beside.drain(1, concurrency="threads")
+
+    assert len({id(loop) for loop in SEEN}) == 1
+    assert len({handle.join(0) for handle in handles}) == 1
+    eventually(lambda: SEEN[0].is_closed())
+
+
+@on_one_database
+def test_coroutines_on_threads_use_databases_beside_their_loop(queue: Claims) -> None:
+    handles = run_many(
+        call for n in range(20) for call in (write.bind(f"k{n}"), there_and_back.bind())
+    )
+    beside.drain(4, concurrency="threads")
+
+    assert [handle.join(0) for handle in handles[::2]] == [True] * 20
+    eventually(lambda: not [t for t in threading.enumerate() if t.name == "djjp-aside"])
+
+
+@on_one_database
+def test_a_task_that_exits_beside_a_coroutine_ends_neither_thread_nor_loop(queue: Claims) -> None:
+    handles = [child_leaves.run_later(), leave.run_later()]
+    other = anap.run_later(0.01)
+
+    beside.drain(1, concurrency="threads")
+
+    assert [h.errors[0].exception_class for h in handles] == ["builtins.SystemExit"] * 2
+    assert other.join(0)
