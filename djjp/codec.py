@@ -73,10 +73,8 @@ def encode_value(value: Any, name: str) -> str:
 def decode_arguments(text: str) -> tuple[list[Any], dict[str, Any]]:
     """What `encode_arguments()` made a text of; raises ValueError as `decode_value()` does."""
     call = decode_value(text)
-    if type(call) is dict:
-        args, kwargs = call.get("args"), call.get("kwargs")
-        if type(args) is list and type(kwargs) is dict:
-            return args, kwargs
+    if type(call) is dict and type(call.get("args")) is list and type(call.get("kwargs")) is dict:
+        return call["args"], call["kwargs"]
     raise ValueError(f"these are not the arguments of a job: {reprlib.repr(text)}")
 
 

@@ -78,9 +78,9 @@ class EnqueuedJob:
 def drain(queues: str | Sequence[str] | None = None, max_jobs: int | None = None) -> int:
     """Run all due work here and now, in this thread; returns how many executions there were.
 
-    What waits in an outbox is relayed first. Jobs that jobs enqueue, steps that they release and retries
-    that are due run too; what is not due yet is left. A job that fails is recorded as failed, as by a
-    consumer. A timeout is not enforced.
+    What waits in an outbox is relayed first; so is, inside a TestCase, what waits for its commit. Jobs
+    that jobs enqueue, steps that they release and retries that are due run too; what is not due yet is
+    left. A job that fails is recorded as failed, as by a consumer. A timeout is not enforced.
 
     Args:
         queues: the queues to serve; None for all.
@@ -239,8 +239,8 @@ def _enqueued() -> list[EnqueuedJob]:
         for alias in rows.outboxes():
             last = None
             while page := rows.page(alias, last, _PAGE):
-                for row in page:
-                    jobs = payload.jobs_of(row.text)
+                for unit in page:
+                    jobs = payload.jobs_of(unit.text)
                     found |= {job.id: _from_new(job, "outbox") for job in jobs}
                 last = page[-1].id
         for row in Job.objects.using(conf.current().db_name).order_by("pk"):

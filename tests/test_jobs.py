@@ -147,7 +147,7 @@ def test_wrong_arguments_are_a_type_error_here_and_nothing_is_written(
     with pytest.raises(TypeError):
         add.run_later(*args, **kwargs)
     with pytest.raises(TypeError):
-        add.bind(*args, **kwargs)
+        add.bind(*args, **kwargs).run_later()
     assert not Job.objects.exists()
 
 

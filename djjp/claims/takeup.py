@@ -14,7 +14,7 @@ from uuid import UUID
 from djjp.claims.common import TABLE
 from djjp.claims.data import ON_FAILURE
 from djjp.claims.graph import EDGES, Graph
-from djjp.models import FINISHED, State, Trait
+from djjp.models import State, Trait
 
 #: What makes of a row one that never ran.
 FRESH = (
@@ -31,7 +31,7 @@ WHERE edge.place <> '{ON_FAILURE}' AND job.state IN ('failed', 'cancelled'))"""
 
 # Jobs that have yet to begin, that were cancelled because of others, and on_failure jobs that have run.
 _MAY_WAIT = f"""(job.state = 'blocked'
-OR (job.state IN ('ready', 'scheduled') AND job.traits & {Trait.ON_FAILURE} = 0)
+OR job.state IN ('ready', 'scheduled')
 OR (job.state = 'cancelled' AND job.traits & {Trait.SWEPT} <> 0)
 OR (job.state IN ('succeeded', 'failed') AND job.traits & {Trait.ON_FAILURE} <> 0))"""
 
@@ -103,14 +103,11 @@ class TakeUp(Graph):
             # An on_failure job that is retried itself waits for nothing.
             if place != ON_FAILURE or child not in steps:
                 parents[child].append(parent)
-        rows = self._rows("id, state", f"FROM {TABLE} WHERE {{ids}}", below) if below else []
-        ended = {self._uuid(id) for id, state in rows if state in FINISHED}
         again = steps | below
         waits: dict[int, list[UUID]] = defaultdict(list)
         for id in sorted(again):  # parents first
-            lost = any(p not in again and states[p] in _LOST for p in parents[id])
-            if lost and id in ended:
-                again.discard(id)
+            if any(p not in again and states[p] in _LOST for p in parents[id]):
+                again.discard(id)  # it would wait for ever
                 continue
             count = sum(p in again or states[p] != State.SUCCEEDED for p in parents[id])
             if count:

@@ -67,7 +67,8 @@ class AsyncPool:
         self._limited: set[_Run] = set()  # those that have to end by some time
         self._unwanted: set[Claimed] = set()
         self._given_up = 0
-        self._loop_lost = False
+        #: Whether what still runs cannot even end, for a job keeps the loop to itself.
+        self.blocked = False
         self._look_at = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watchdog: Watchdog
@@ -78,7 +79,7 @@ class AsyncPool:
     @property
     def lost(self) -> int:
         """Places that were given up, with a job that could not be stopped."""
-        if self._loop_lost:
+        if self.blocked:
             return self.limit
         return self._functions.lost + self._given_up + self._asides.lost
 
@@ -202,7 +203,7 @@ class AsyncPool:
             run.execution.given_up = True
         if kind is None:
             logger.error("%s %s blocks the event loop for good", job.name, job.id)
-            self._loop_lost = True
+            self.blocked = True
         else:
             logger.error("%s %s cannot be stopped; it is given up", job.name, job.id)
         self._report(run.execution.failed((kind or run.kind)()))

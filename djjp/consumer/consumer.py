@@ -109,7 +109,8 @@ class Consumer(Turns):
                         self._begun.go_on()
                     self._look(listener)
                     self._turn()
-                    self._maintenance.work(prune=not self._stops)
+                    if self._maintenance.work(prune=not self._stops):
+                        self._may_have_ready = True
                     if self._over():
                         self._presence.end()
                         break
@@ -218,6 +219,8 @@ class Consumer(Turns):
         if self._pool.lost >= self._limit and self._max_jobs != 0:
             logger.error("%d threads are lost to jobs that cannot be stopped; ending", self._limit)
             self.retire()
+            if self._pool.blocked:
+                self.stop()
         if self._outcomes or self._desk:
             return False
         if self._stops or self._pool.stuck(self._read_ahead.overdue()) == self._limit:

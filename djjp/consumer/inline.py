@@ -22,6 +22,7 @@ from djjp.consumer import connections as tidying
 from djjp.consumer.execution import Execution
 from djjp.consumer.liveness import new_name
 from djjp.models import FINISHED
+from djjp.outbox.enqueue import send_waiting
 from djjp.outbox.relay import sweep
 
 logger = logging.getLogger("djjp.consumer")
@@ -35,7 +36,7 @@ def run_due(
     Args:
         queues: the queues to serve; None for all.
         max_jobs: stop after this many executions.
-        relay: first, and after each job, relay what waits in the outboxes.
+        relay: first, and after each job, enqueue what waits in the outboxes, or for a TestCase's commit.
     """
     claims, name, executed = queue(), new_name(), 0
     unknown: list[str] = []
@@ -43,6 +44,7 @@ def run_due(
         while max_jobs is None or executed < max_jobs:
             if relay:
                 sweep()
+                send_waiting()
             claimed = _claim(claims, name, queues, unknown)
             if claimed is None:
                 break

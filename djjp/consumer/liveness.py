@@ -148,6 +148,11 @@ class Watch:
         self._orphans = [peer for peer in self._orphans if peer not in found]
         return found
 
+    def patience_left(self) -> float:
+        """Seconds until the first lock that is free has been so for long enough; a little more than none."""
+        soonest = min(self._free_since.values(), default=inf) + PATIENCE - self._now
+        return max(soonest, 0.05)
+
     def _clock(self) -> float:
         """Seconds for which this process has been looking: a look counts for a short while only."""
         before, self._looked_at = self._looked_at, time.monotonic()
@@ -168,8 +173,8 @@ class Watch:
             del self._free_since[name]
 
 
-def rescue(claims: Claims, peer: Peer) -> None:
-    """Take a dead consumer's jobs, unless it has shown since that it lives."""
+def rescue(claims: Claims, peer: Peer) -> bool:
+    """Take a dead consumer's jobs, unless it has shown since that it lives; whether there were any."""
     folder = claims.notes()
     begun.doubt(folder, peer.name)
     taken = claims.rescue(
@@ -179,12 +184,13 @@ def rescue(claims: Claims, peer: Peer) -> None:
         begun=begun.begun(folder, peer.name),
     )
     if taken is None:
-        return
+        return False
     jobs, failed = taken
     begun.clear(folder, peer.name)
     logger.warning("consumer %s is dead; %d of its jobs are rescued", peer.name, jobs - failed)
     if failed:
         logger.error("%d jobs of consumer %s have failed by its death", failed, peer.name)
+    return jobs > failed
 
 
 def rescue_process(pid: int) -> int:

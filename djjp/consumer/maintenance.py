@@ -78,16 +78,18 @@ class Maintenance:
             if not self._presence.beat():
                 self._lost()
 
-    def work(self, *, prune: bool) -> None:
-        """Do what else is due."""
-        now = time.monotonic()
+    def work(self, *, prune: bool) -> bool:
+        """Do what else is due; whether jobs were rescued, which may be ready now."""
+        now, rescued = time.monotonic(), False
         if now >= self._watch_at:
             self._watch_at = now + WATCH_EVERY
             for peer in self._watch.dead(self._claims, self._presence.name):
-                rescue(self._claims, peer)
+                rescued = rescue(self._claims, peer) or rescued
+            self._watch_at = min(self._watch_at, time.monotonic() + self._watch.patience_left())
         if now >= self._prune_at:
             more = prune and self._walk.step(self._claims)
             self._prune_at = now + (PRUNE_STEP if more else PRUNE_EVERY)
+        return rescued
 
 
 class Walk:

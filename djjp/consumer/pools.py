@@ -42,6 +42,9 @@ class ThreadPool:
         consumer: the name of the consumer that the jobs run in.
     """
 
+    #: Whether what still runs cannot even end. Threads do not hold up one another.
+    blocked = False
+
     def __init__(
         self,
         limit: int,

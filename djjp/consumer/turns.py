@@ -114,10 +114,7 @@ class Turns:
         freed = any(outcome.claimed.traits & Trait.AWAITED for outcome in outcomes)
         if due or freed:
             self._due = self._claims.next_due()
-        if room:
-            # Less than the room may mean that others have locked more than they took.
-            self._may_have_ready = bool(claimed)
-        elif freed:
+        if freed and not room:
             self._may_have_ready = True
         self._worked_at = time.monotonic()
         self._forget_statements()
@@ -140,6 +137,8 @@ class Turns:
         claimed = self._claims.claim(
             self.name, room, now, queues=self._queues, without=self._unknown
         )
+        # Less than the room may mean that others have locked more than they took.
+        self._may_have_ready = bool(claimed)
         unknown = [job for job in claimed if not registry.knows(job.name, job.arguments)]
         if not unknown:
             return claimed

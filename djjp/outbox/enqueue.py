@@ -63,7 +63,7 @@ def _send_off(jobs: Sequence[NewJob] | NewGraph, database: str | None) -> str:
         _after_commit(alias, [unit.id for unit in units])
         return "outbox"
     else:
-        transaction.on_commit(partial(_send, jobs), using=alias)
+        transaction.on_commit(_Waiting(jobs).send, using=alias)
         return "on_commit"
     return "queue"
 
@@ -100,8 +100,27 @@ def _write(queue: Claims, jobs: Sequence[NewJob] | NewGraph) -> None:
         queue.enqueue_many(jobs)
 
 
-def _send(jobs: Sequence[NewJob] | NewGraph) -> None:
-    claims.call(partial(_write, jobs=jobs))
+class _Waiting:
+    """Jobs that wait for the commit of their transaction, where there is no outbox."""
+
+    def __init__(self, jobs: Sequence[NewJob] | NewGraph) -> None:
+        self._jobs = jobs
+        self._sent = False
+
+    def send(self) -> None:
+        if not self._sent:
+            claims.call(partial(_write, jobs=self._jobs))
+            self._sent = True
+
+
+def send_waiting() -> None:
+    """For users' tests: enqueue what waits for the commit of a TestCase's transaction, which never comes."""
+    for alias in conf.current().outbox:
+        if nesting.is_of_testcase(alias):
+            for _, function, *_ in tuple(connections[alias].run_on_commit):
+                waiting = getattr(function, "__self__", None)
+                if isinstance(waiting, _Waiting):
+                    waiting.send()
 
 
 class _Batch:

@@ -77,22 +77,18 @@ def trouble(*errors: BaseException) -> None:
     TROUBLE.extend(errors)
 
 
-once = job(name="attempts.once")(lambda: meet_trouble())
-thrice = job(name="attempts.thrice", max_attempts=3, backoff=0)(lambda: meet_trouble())
-patient = job(name="attempts.patient", max_attempts=9)(lambda: meet_trouble())
-asking = job(name="attempts.asking", max_attempts=4, backoff=asked)(lambda: meet_trouble())
-spoilt = job(name="attempts.spoilt", max_attempts=2, backoff=useless)(lambda: meet_trouble())
-quitting = job(name="attempts.quitting", max_attempts=2, backoff=leaving)(lambda: meet_trouble())
+once = job(name="attempts.once")(meet_trouble)
+thrice = job(name="attempts.thrice", max_attempts=3, backoff=0)(meet_trouble)
+patient = job(name="attempts.patient", max_attempts=9)(meet_trouble)
+asking = job(name="attempts.asking", max_attempts=4, backoff=asked)(meet_trouble)
+spoilt = job(name="attempts.spoilt", max_attempts=2, backoff=useless)(meet_trouble)
+quitting = job(name="attempts.quitting", max_attempts=2, backoff=leaving)(meet_trouble)
 picky = job(name="attempts.picky", max_attempts=3, backoff=0, retry_on=(OutOfStock, OSError))(
-    lambda: meet_trouble()
+    meet_trouble
 )
-listed = job(name="attempts.listed", max_attempts=9, backoff=[60, timedelta(hours=1)])(
-    lambda: meet_trouble()
-)
-fixed = job(name="attempts.fixed", max_attempts=9, backoff=timedelta(minutes=7))(
-    lambda: meet_trouble()
-)
-ever = job(name="attempts.ever", max_attempts=2, backoff=10**15)(lambda: meet_trouble())
+listed = job(name="attempts.listed", max_attempts=9, backoff=[60, timedelta(hours=1)])(meet_trouble)
+fixed = job(name="attempts.fixed", max_attempts=9, backoff=timedelta(minutes=7))(meet_trouble)
+ever = job(name="attempts.ever", max_attempts=2, backoff=10**15)(meet_trouble)
 
 
 @job(name="attempts.odd_ones_fail_once", max_attempts=2, backoff=0)

@@ -132,11 +132,11 @@ def test_a_machine_that_does_not_tell_its_boots_keeps_no_note(
     note.expect([job])
     assert note.mark(job)
     note.forget([job])
-    note.close()
     assert begun.begun(tmp_path, NAME) is None
     assert begun.begun(tmp_path, "other:7:1") is None
     assert not note.is_doubted()
     assert [path.name for path in tmp_path.iterdir()] == ["other-7-1.begun"]
+    note.close()
 
 
 def test_where_nobody_noted_anything_nobody_knows(tmp_path: Path) -> None:

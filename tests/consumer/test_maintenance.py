@@ -101,9 +101,13 @@ def test_a_step_deletes_no_more_than_it_may_look_at(queue: Claims) -> None:
 
 
 @pytest.fixture
-def chores(queue: Claims) -> Iterator[Maintenance]:
-    settings = {"db_name": queue.alias, "heartbeat_limit": 0.5}
-    with override_settings(DJJP=settings):
+def limits() -> dict[str, float]:
+    return {"heartbeat_limit": 0.5}
+
+
+@pytest.fixture
+def chores(queue: Claims, limits: dict[str, float]) -> Iterator[Maintenance]:
+    with override_settings(DJJP={"db_name": queue.alias, **limits}):
         presence = Presence(queue, new_name(), None, 1)
         presence.begin()
         yield Maintenance(queue, presence, lost=lambda: LOST.append(1))
@@ -114,7 +118,8 @@ def chores(queue: Claims) -> Iterator[Maintenance]:
 LOST: list[int] = []
 
 
-def test_heartbeats_come_five_times_in_their_limit_and_not_with_every_turn(
+@pytest.mark.parametrize("limits", [{"heartbeat_limit": 0.5}, {"frozen_limit": 0.5}], ids=str)
+def test_heartbeats_come_five_times_in_a_limit_and_not_with_every_turn(
     chores: Maintenance,
 ) -> None:
     def heartbeat() -> object:
@@ -123,6 +128,7 @@ def test_heartbeats_come_five_times_in_their_limit_and_not_with_every_turn(
 
     first = heartbeat()
     assert heartbeat() == first
+    chores.work(prune=False)
     assert chores.due() <= 0.1
     eventually(lambda: heartbeat() != first)
     assert LOST == []
@@ -134,11 +140,12 @@ def test_one_whose_row_has_gone_is_told_so(chores: Maintenance) -> None:
     eventually(lambda: chores.beat() or LOST)
 
 
-def test_after_an_outage_the_heartbeat_comes_first(chores: Maintenance) -> None:
+def test_after_an_outage_the_heartbeat_comes_first_and_judgement_later(chores: Maintenance) -> None:
     chores.beat()
     before = Consumer.objects.get().heartbeat_at
     chores.cut_off()
     assert chores.due() < 0
+    assert chores._watch._not_before > chores._watch._now
     chores.beat()
     assert Consumer.objects.get().heartbeat_at > before
 

@@ -167,7 +167,8 @@ def test_the_two_databases_never_meet_the_others_statements(
     }
     assert len(lines) == sum(map(len, by_alias.values()))
     assert any("shop_execution" in sql for sql in by_alias["default"])
-    assert not any("djjp_" in sql for sql in by_alias["default"])
+    # The outbox is the application's own table.
+    assert not any("djjp_" in sql.replace("djjp_outbox", "") for sql in by_alias["default"])
     assert any("djjp_job" in sql for sql in by_alias[queue.alias])
     assert not any("shop_" in sql for sql in by_alias[queue.alias])
 

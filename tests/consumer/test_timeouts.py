@@ -17,7 +17,9 @@ from django.db import connections, transaction
 from djjp import current_job, job, run_many
 from djjp.claims import Claimed, Claims, Outcome
 from djjp.consumer import execution as running
-from djjp.consumer.pools import _Slot
+from djjp.consumer import pools
+from djjp.consumer.desk import Desk
+from djjp.consumer.wakeups import Bell
 from djjp.exceptions import JobFailed, JobInterrupted
 from djjp.models import Job
 from tests.consumer.beside import consuming, drain
@@ -119,9 +121,15 @@ def innocent(number: int) -> int:
     return number
 
 
-@job(name="timeouts.opened", timeout=10)
+@job(name="timeouts.opened", timeout=0.2)
 def opened(number: int) -> int:
     GATE.wait()
+    return number
+
+
+@job(name="timeouts.lasting")
+def lasting(number: int) -> int:
+    spin(0.6)
     return number
 
 
@@ -176,7 +184,7 @@ def test_a_job_that_runs_for_too_long_is_stopped_and_may_clean_up(queue: Claims,
 
     drain(1)
 
-    with pytest.raises(JobFailed, match="it ran for longer than its timeout of 0.2 s"):
+    with pytest.raises(JobFailed, match=r"it ran for longer than its timeout of 0\.2 s"):
         handle.join(0)
     assert outcome(handle) == TIMED_OUT
     assert SEEN == ["cleaned up"]
@@ -373,27 +381,26 @@ class JustTooLate(running.Execution):
         super().interrupt(kind, thread)
 
 
-def test_an_interruption_that_comes_as_its_job_ends_does_not_strike_the_next() -> None:
-    def claim(kind: type[running.Execution], name: str) -> running.Execution:
-        return kind(Claimed(uuid.uuid4(), name, '{"args":[1],"kwargs":{}}', 1, 0))
+def test_an_interruption_that_comes_as_its_job_ends_does_not_strike_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pools, "Execution", JustTooLate)
+    ended: list[Outcome] = []
+    bell = Bell()
+    pool = pools.ThreadPool(1, report=ended.append, progress=SEEN.append, desk=Desk(bell))
+    first, second = (
+        Claimed(uuid.uuid4(), name, '{"args":[1],"kwargs":{}}', 1, 0)
+        for name in (opened.name, lasting.name)
+    )
 
-    first, second = claim(JustTooLate, opened.name), claim(running.Execution, innocent.name)
-    slot = _Slot()
-    outcomes: list[Outcome] = []
+    pool.submit([first, second])
+    eventually(lambda: pool.enforce() and len(ended) == 2)
+    pool.close()
+    bell.close()
 
-    def work() -> None:
-        slot.thread = threading.get_ident()
-        outcomes.append(slot.run(first))
-        outcomes.append(slot.run(second))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    eventually(lambda: slot.execution is first)
-    slot.enforce(time.monotonic() + 60)
-    thread.join()
-
-    assert [outcome.claimed for outcome in outcomes] == [first.claimed, second.claimed]
-    assert outcomes[1].state == "succeeded"
+    assert [outcome.claimed for outcome in ended] == [first, second]
+    assert ended[1].state == "succeeded"
+    assert pool.lost == 0
 
 
 def test_an_interrupted_thread_gets_new_connections_and_its_transaction_is_undone(

@@ -97,6 +97,7 @@ def test_a_database_that_is_not_named(djjp_drain):
 """
 
 
+@pytest.mark.parametrize("databases", ["sqlite", "both on postgresql"], indirect=True)
 def test_the_fixtures_of_pytest(databases: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text('pytest_plugins = ["djjp.pytest"]')
     (tmp_path / "test_shop.py").write_text(FIXTURES)

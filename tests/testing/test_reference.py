@@ -1,0 +1,32 @@
+"""The page on testing tells of all that there is, and of nothing else."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import djjp.pytest
+from djjp import testing
+from tests.docs.markdown import code, prose, table
+from tests.harness import ROOT
+
+PAGE = "docs/testing.md"
+
+
+def test_each_tool_is_documented() -> None:
+    for name in testing.__all__:
+        assert re.search(rf"\b{name}\b", prose(PAGE)), name
+
+
+def test_what_the_assertions_take_is_documented() -> None:
+    documented = [code(row[0]) for row in table(PAGE, "Argument")]
+    assert documented == list(inspect.signature(testing.assert_enqueued).parameters)
+    others = inspect.signature(testing.assert_not_enqueued).parameters
+    assert [name for name in documented if name != "count"] == list(others)
+
+
+def test_each_fixture_is_documented_and_no_other() -> None:
+    source = (ROOT / "djjp/pytest.py").read_text()
+    there = re.findall(r"@pytest.fixture\ndef (\w+)\(", source)
+    assert [code(row[0]) for row in table(PAGE, "Fixture")] == there
+    assert all(hasattr(djjp.pytest, name) for name in there)
