@@ -32,10 +32,10 @@ help: ## list the targets
 venv: $(VENV)/.installed-dev ## everything for working on djjp, in .venv
 	@echo "$(VENV) is ready."
 
-demo: $(VENV)/.installed-postgres ## index Python's own library with jobs on a database of their own
+demo: $(VENV)/.installed-demo ## index Python's own library with jobs on a database of their own
 	$(BIN)/python example_multidb/demo.py $(ARGS)
 
-demo-site: $(VENV)/.installed-postgres ## the same, then serve its admin
+demo-site: $(VENV)/.installed-demo ## the same, then serve its admin
 	$(BIN)/python example_multidb/demo.py --site $(ARGS)
 
 test: $(VENV)/.installed-test ## the tests, on SQLite and PostgreSQL

@@ -62,6 +62,8 @@ class Settings:
         db_name: alias of the database that holds the queue. "default" keeps it with the application.
         concurrency: how a consumer runs jobs at the same time: each on a thread, or coroutines on one
             event loop and functions on threads beside it.
+        listen: whether a consumer on PostgreSQL hears NOTIFY and holds a lock of its session. Without, as
+            behind a pooler in transaction mode, it polls, and its heartbeats alone tell that it lives.
         concurrency_limit: how many jobs one consumer process runs at the same time.
         shutdown_timeout: seconds that running jobs get to end after SIGTERM or SIGINT, before the
             consumer gives them back.
@@ -83,6 +85,7 @@ class Settings:
     concurrency: str = _key(
         "threads", "'threads' or 'asyncio'", lambda v: v in ("threads", "asyncio")
     )
+    listen: bool = _key(True, "True or False", lambda v: isinstance(v, bool))
     concurrency_limit: int = _key(
         10, "a whole number from 1 to 10,000", lambda v: _is_whole(v) and 1 <= v <= 10_000
     )

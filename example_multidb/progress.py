@@ -19,7 +19,6 @@ from typing import IO
 from django.db.models import Count, QuerySet
 
 from djjp.models import Job
-from example_multidb.library.jobs import index_module
 
 MANAGE = Path(__file__).resolve().parent / "manage.py"
 
@@ -68,9 +67,13 @@ def end(popen: subprocess.Popen[bytes]) -> None:
 # How far it is
 
 
+#: Under which the demo's jobs and tasks are in the queue.
+NAMES = ["library.index_module", "example_multidb.library.tasks.index_module"]
+
+
 def jobs() -> QuerySet[Job]:
     """The demo's jobs, and no others: the queue may be one that is used for more."""
-    return Job.objects.filter(name=index_module.name)
+    return Job.objects.filter(name__in=NAMES)
 
 
 def states() -> dict[str, int]:

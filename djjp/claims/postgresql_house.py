@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import tempfile
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any
 
+from djjp import conf
 from djjp.claims.data import Problem
 from djjp.claims.fitness import Fitness
 from djjp.claims.upkeep import Upkeep
+
+if TYPE_CHECKING:
+    from djjp.claims.base import Listener
+
+logger = logging.getLogger("djjp.consumer")
 
 CHANNEL = "djjp_ready"
 
@@ -20,11 +30,16 @@ CHANNEL = "djjp_ready"
 # because a consumer that was woken looks again after longer than this: see `Notifications.interval`.
 QUIET = 0.005
 
+#: Seconds between two notifications of a consumer to itself, and within which it should hear one.
+PROBE_EVERY, PROBE_WITHIN = 30.0, 5.0
+# Seconds between two looks where nothing is heard: just after work, and at rest.
+_OFTEN, _RARELY = 0.02, 0.25
+
 # The statements of a turn have one good plan each, along an index. Without statistics, as on a queue
 # that was filled faster than autovacuum looks, the planner would rather read all ready rows and sort
 # them, or begin a batch of outcomes at everything that runs.
 _SESSION = "; ".join(
-    f"SET {plan} = off"
+    f"{{set}} {plan} = off"
     for plan in (
         "enable_seqscan",
         "enable_bitmapscan",
@@ -36,7 +51,7 @@ _SESSION = "; ".join(
 
 # Behind a lock that somebody holds a consumer would neither heed a signal nor interrupt a job. It tries
 # again by itself.
-_PATIENCE = "SET lock_timeout = '2s'"
+_PATIENCE = "{set} lock_timeout = '2s'"
 
 # So that the server notices within seconds that a consumer's machine is gone, and frees its lock.
 _KEEPALIVE = (
@@ -50,10 +65,21 @@ AND pid = pg_backend_pid() AND (classid::bigint << 32 | objid::bigint) = %s"""
 class PostgreSQLHouse(Upkeep, Fitness):
     """What a session and the server do for liveness, wake-ups and checks."""
 
-    def listener(self) -> Notifications:
-        return Notifications(self)
+    def listener(self) -> Listener:
+        return Notifications(self) if conf.current().listen else Polls()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        with super().turn():
+            if not conf.current().listen:
+                # The session may be anybody's after this transaction.
+                with self.connection.cursor() as cursor:
+                    cursor.execute(f"{_SESSION}; {_PATIENCE}".format(set="SET LOCAL"))
+            yield
 
     def hold(self, consumer: str) -> bool:
+        if not conf.current().listen:
+            return False
         connection: Any = self.connection
         with connection.cursor() as cursor:
             cursor.execute(f"SELECT pg_backend_pid(), EXISTS ({_MINE})", [_key(consumer)])
@@ -67,6 +93,8 @@ class PostgreSQLHouse(Upkeep, Fitness):
             return bool(mine)
 
     def let_go(self, consumer: str) -> None:
+        if not conf.current().listen:
+            return
         with self.connection.cursor() as cursor:
             cursor.execute(
                 f"SELECT pg_advisory_unlock(%s) WHERE EXISTS ({_MINE})",
@@ -105,13 +133,48 @@ class PostgreSQLHouse(Upkeep, Fitness):
             )
 
 
+class Polls:
+    """Hears nothing: the consumer looks by the clock, often after work and ever more rarely at rest."""
+
+    def __init__(self) -> None:
+        self._due = 0.0
+        self._pause = _OFTEN
+
+    def fileno(self) -> int | None:
+        return None
+
+    def woken(self) -> bool:
+        now = time.monotonic()
+        if now < self._due:
+            return False
+        self._due = now + self._pause
+        return True
+
+    def interval(self, quiet: float) -> float:
+        self._pause = min(max(quiet / 4, _OFTEN), _RARELY)
+        now = time.monotonic()
+        self._due = min(self._due, now + self._pause)
+        return self._due - now if self._due > now else 0.0
+
+    def looks(self) -> float:
+        return 1.0
+
+
 class Notifications:
-    """Makes a connection a consumer's, and hears NOTIFY on it."""
+    """Makes a connection a consumer's, and hears NOTIFY on it.
+
+    Now and then it notifies itself. When it does not hear that, what stands between here and the server
+    keeps the session from this consumer; then it looks by the clock, until it hears itself again.
+    """
 
     def __init__(self, claims: PostgreSQLHouse) -> None:
         self._claims = claims
         self._driver: Any = None
         self._heard = False
+        self._own = f"djjp_{token_hex(8)}"
+        self._asked_at: float | None = None
+        self._ask_at = 0.0
+        self._instead: Polls | None = None
         self._adopt()
 
     def fileno(self) -> int | None:
@@ -123,14 +186,19 @@ class Notifications:
         self._adopt()
         with self._claims.connection.wrap_database_errors:
             self._driver.pgconn.consume_input()
-            while self._driver.pgconn.notifies() is not None:
-                self._heard = True
+            while (notification := self._driver.pgconn.notifies()) is not None:
+                self._hears(notification.relname.decode())
+            if not self._claims.connection.in_atomic_block:
+                self._probe()
         heard, self._heard = self._heard, False
+        if self._instead is not None:
+            return self._instead.woken() or heard
         return heard
 
     def interval(self, quiet: float) -> float:
         # Just after work, an enqueuer may have kept quiet because its last notification is so young.
-        return 2 * QUIET if quiet < 4 * QUIET else 1.0
+        interval = 2 * QUIET if quiet < 4 * QUIET else 1.0
+        return interval if self._instead is None else self._instead.interval(quiet)
 
     def looks(self) -> float:
         return 1.0
@@ -144,11 +212,39 @@ class Notifications:
         # Called for what arrives in the middle of another statement.
         driver.add_notify_handler(self._hear)
         with connection.wrap_database_errors:
-            driver.execute(f"{_SESSION}; {_PATIENCE}; {_KEEPALIVE}; LISTEN {CHANNEL}")
-        self._driver = driver
+            driver.execute(f"{_SESSION}; {_PATIENCE}".format(set="SET"))
+            driver.execute(f"{_KEEPALIVE}; {self._listen()}")
+        self._driver, self._asked_at = driver, None
+
+    def _listen(self) -> str:
+        return f"LISTEN {CHANNEL}; LISTEN {self._own}"
 
     def _hear(self, notification: Any) -> None:
-        self._heard = True
+        self._hears(notification.channel)
+
+    def _hears(self, channel: str) -> None:
+        if channel != self._own:
+            self._heard = True
+            return
+        self._asked_at = None
+        if self._instead is not None:
+            self._instead = None
+            logger.info("this consumer hears notifications again")
+
+    def _probe(self) -> None:
+        now = time.monotonic()
+        if self._asked_at is not None and now - self._asked_at > PROBE_WITHIN:
+            self._asked_at = None
+            if self._instead is None:
+                self._instead = Polls()
+                logger.warning(
+                    "this consumer does not hear PostgreSQL's notifications, as behind a pooler; it polls. "
+                    "Connect it to the server itself, or set DJJP['listen'] to False"
+                )
+            self._driver.execute(self._listen())
+        if now >= self._ask_at:
+            self._ask_at, self._asked_at = now + PROBE_EVERY, now
+            self._driver.execute(f"NOTIFY {self._own}")
 
 
 def _key(consumer: str) -> int:

@@ -149,9 +149,9 @@ class Watch:
         return found
 
     def patience_left(self) -> float:
-        """Seconds until the first lock that is free has been so for long enough; a little more than none."""
-        soonest = min(self._free_since.values(), default=inf) + PATIENCE - self._now
-        return max(soonest, 0.05)
+        """Seconds until the next of the locks that are free will have been so for long enough."""
+        left = (since + PATIENCE - self._now for since in self._free_since.values())
+        return min((seconds for seconds in left if seconds > 0), default=inf)
 
     def _clock(self) -> float:
         """Seconds for which this process has been looking: a look counts for a short while only."""

@@ -90,14 +90,12 @@ class Turns:
         now = time.time()
         due = self._due is not None and self._due <= now and not self._stops
         room = self._room(len(outcomes))
-        progress = self._progress
+        progress = dict(self._progress)
         idle = not (reported or progress or self._desk or due)
         if idle and not self._finds_ready(room):
             return
         claimed: list[Claimed] = []
         accepted: set[UUID] = set()
-        if progress:
-            self._progress = {}
         with self._claims.turn():
             if progress:
                 self._claims.progress(self.name, list(progress.values()))
@@ -108,6 +106,9 @@ class Turns:
                 self._claims.promote(now)
             if room:
                 claimed = self._claim(room, now)
+        for id, told in progress.items():
+            if self._progress.get(id) is told:
+                del self._progress[id]
         self._settle(reported, accepted)
         self._desk.answer()
         self._begin(claimed)

@@ -46,6 +46,9 @@ DATABASES = {
 }
 DATABASE_ROUTERS = ["djjp.routers.QueueRouter"]  # djjp
 
+# djjp: Django's own tasks run there too.
+TASKS = {"default": {"BACKEND": "djjp.backend.DjjpBackend"}}
+
 # djjp: parsing keeps the interpreter busy, and threads share it: more would only take turns.
 DJJP = {"concurrency_limit": 2}
 

@@ -350,7 +350,9 @@ def test_a_coroutine_that_takes_too_long_is_cancelled(queue: Claims) -> None:
 
     consumer = drain(3)
 
-    assert [handle.errors[0].exception_class for handle in handles] == ["djjp.exceptions.JobTimedOut"] * 5
+    assert [handle.errors[0].exception_class for handle in handles] == [
+        "djjp.exceptions.JobTimedOut"
+    ] * 5
     assert all(other.join(0) for other in others)
     assert consumer._pool.lost == 0
 

@@ -16,7 +16,7 @@ from django.db import connections, transaction
 from django.test import TestCase, TransactionTestCase
 from django.test.testcases import DatabaseOperationForbidden
 
-from djjp import run_many
+from djjp import chain, run_many
 from djjp.exceptions import JobFailed
 from djjp.models import Attempt, Job, State
 from djjp.outbox import rows
@@ -201,6 +201,17 @@ class Drained(TestCase):
             drain()
         handle.refresh()
         self.assertEqual((handle.state, handle.attempts), (State.READY, 0))
+
+    def test_the_steps_of_a_pipeline_run(self) -> None:
+        with transaction.atomic():
+            handle = chain(jobs.order.bind("Emma"), jobs.praise.bind()).run_later()
+        if OUTBOX:
+            self.assertEqual(len(assert_enqueued(jobs.order)), 1)
+        self.assertEqual(drain(), 2)
+        self.assertEqual(handle.join(timeout=0), "Emma is good")
+        with inline():
+            handle = chain(jobs.order.bind("Persuasion"), jobs.praise.bind()).run_later()
+        self.assertEqual(handle.join(timeout=0), "Persuasion is good")
 
     def test_tasks_run(self) -> None:
         result: Any = tasks.restock.enqueue(["Emma", "Persuasion"], shelf=3)

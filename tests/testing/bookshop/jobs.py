@@ -18,6 +18,11 @@ def order(title: str) -> str:
 
 
 @job
+def praise(title: str) -> str:
+    return f"{title} is good"
+
+
+@job
 async def aorder(title: str) -> str:
     await asyncio.sleep(0)
     await Group.objects.acreate(name=title)

@@ -1,0 +1,17 @@
+"""The same as a task of Django's own framework: both kinds share the queue, the consumer and the admin."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from djjp.framework import PACKAGE
+from example_multidb.library.counting import index
+
+# `from django.tasks import task`; on Django 5.2 from its backport, `django_tasks`.
+task = import_module(PACKAGE).task
+
+
+@task
+def index_module(name: str, path: str) -> int:
+    """Index one module; returns its lines."""
+    return index(name, path)
