@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=1, help="of the sleeps and pauses (1)")
 
     table = parser.add_argument_group("table")
-    table.add_argument("--rows", type=_rows, default=(), help="JOBSxTHREADS,…  as in 100x1,1000x50")
+    table.add_argument("--rows", type=_rows, default=(), help="JOBSxTHREADS or JOBSxTASKSa, …")
     table.add_argument(
         "--quick", action="store_true", help=f"leave out rows of over {_QUICK:.0f} s at best"
     )
@@ -69,12 +69,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _rows(text: str) -> list[tuple[int, int]]:
-    pairs = [part.partition("x") for part in text.split(",")]
-    try:
-        return [(count(jobs), count(threads)) for jobs, _, threads in pairs]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form 100x1,1000x50") from None
+def _rows(text: str) -> list[tuple[int, int, str]]:
+    rows = []
+    for part in text.split(","):
+        jobs, _, slots = part.partition("x")
+        kind = "asyncio" if slots.endswith("a") else "threads"
+        try:
+            rows.append((count(jobs), count(slots.removesuffix("a")), kind))
+        except ValueError:
+            form = "of the form 100x1,1000x50,1000x500a"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {form}") from None
+    return rows
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from djjp import job
@@ -16,6 +17,12 @@ def noop(number: int) -> None:
 def nap(seconds: float) -> None:
     """Sleep."""
     time.sleep(seconds)
+
+
+@job
+async def anap(seconds: float) -> None:
+    """Sleep, as a coroutine."""
+    await asyncio.sleep(seconds)
 
 
 @job

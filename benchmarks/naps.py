@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from benchmarks.environment import empty, on
-from benchmarks.jobs import nap
+from benchmarks.jobs import anap, nap
 from benchmarks.processes import drained
 from benchmarks.report import Column, Section, progress
 from benchmarks.sleeping import ideal, sleeps
@@ -15,7 +15,8 @@ from benchmarks.sleeping import ideal, sleeps
 _COLUMNS = [
     Column("database", "database"),
     Column("jobs", "jobs", ",d"),
-    Column("threads", "threads", "d"),
+    Column("at once", "threads", "d"),
+    Column("as", "as"),
     Column("creation s", "creation_seconds", ".3f"),
     Column("start-up s", "startup_seconds", ".3f"),
     Column("consumption s", "consumption_seconds", ".3f"),
@@ -25,10 +26,11 @@ _COLUMNS = [
 
 
 class Row(NamedTuple):
-    """So many jobs on so many threads."""
+    """So many jobs, so many at once: on threads, or as tasks of one loop."""
 
     jobs: int
     threads: int
+    concurrency: str = "threads"
 
 
 ROWS = [
@@ -40,6 +42,10 @@ ROWS = [
     Row(1_000, 20),
     Row(1_000, 50),
     Row(10_000, 50),
+    Row(1_000, 50, "asyncio"),
+    Row(10_000, 50, "asyncio"),
+    Row(1_000, 500, "asyncio"),
+    Row(10_000, 500, "asyncio"),
 ]
 
 
@@ -64,14 +70,16 @@ def measure(
 def _one(alias: str, row: Row, naps: Sequence[float], least: float) -> dict[str, Any]:
     empty(alias)
     began = time.perf_counter()
+    job = anap if row.concurrency == "asyncio" else nap
     for seconds in naps:
-        nap.run_later(seconds)
+        job.run_later(seconds)
     creation = time.perf_counter() - began
-    took = drained(alias, row.threads, row.jobs)
+    took = drained(alias, row.threads, row.jobs, row.concurrency)
     return {
         "database": alias,
         "jobs": row.jobs,
         "threads": row.threads,
+        "as": row.concurrency,
         "creation_seconds": creation,
         "startup_seconds": took.startup,
         "consumption_seconds": took.consumption,

@@ -91,7 +91,7 @@ def consumer(alias: str, *options: str) -> Iterator[Consumer]:
         started.end()
 
 
-def drained(alias: str, threads: int, jobs: int) -> Drained:
+def drained(alias: str, threads: int, jobs: int, concurrency: str = "threads") -> Drained:
     """Have a consumer process run everything that is enqueued, and make sure that it did.
 
     Raises:
@@ -99,7 +99,8 @@ def drained(alias: str, threads: int, jobs: int) -> Drained:
     """
     from djjp.models import Job, State
 
-    with consumer(alias, "--drain", "--concurrency-limit", str(threads)) as process:
+    limit = ["--concurrency", concurrency, "--concurrency-limit", str(threads)]
+    with consumer(alias, "--drain", *limit) as process:
         took = process.wait_until_drained()
     done = Job.objects.filter(state=State.SUCCEEDED).count()
     if done != jobs:

@@ -21,7 +21,16 @@ MODULES = {
 
 # Lowest first. A room is a module or a whole package beneath `djjp`.
 FLOORS = {
-    "ground": ["conf", "databases", "routers", "codec", "exceptions", "framework", "ids", "signals"],
+    "ground": [
+        "conf",
+        "databases",
+        "routers",
+        "codec",
+        "exceptions",
+        "framework",
+        "ids",
+        "signals",
+    ],
     "storage": ["models", "claims", "migrations"],
     "domain": [
         "bulk",

@@ -21,9 +21,8 @@ from djjp import registry
 from djjp.claims import Claimed, Coordinator, Outcome, Progress, coordinator
 from djjp.consumer import pools
 from djjp.consumer.aside import Aside, Threads
-from djjp.consumer.blocked import Watchdog
 from djjp.consumer.execution import Execution
-from djjp.consumer.loops import wind_up
+from djjp.consumer.loops import LoopThread
 from djjp.exceptions import JobInterrupted, JobStopped, JobTimedOut
 
 logger = logging.getLogger("djjp.consumer")
@@ -63,16 +62,14 @@ class AsyncPool:
         self._line: deque[Claimed] = deque()
         self._called: deque[Claimed] = deque()  # coroutines with a place, on their way to the loop
         self._taken = 0
-        self._runs: set[_Run] = set()
+        self._runs: dict[_Run, None] = {}  # as they began
         self._limited: set[_Run] = set()  # those that have to end by some time
         self._unwanted: set[Claimed] = set()
         self._given_up = 0
         #: Whether what still runs cannot even end, for a job keeps the loop to itself.
         self.blocked = False
         self._look_at = 0.0
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._watchdog: Watchdog
-        self._closed = False
+        self._loop = LoopThread(self._context, self._runs)
 
     # What the coordinator calls
 
@@ -95,7 +92,11 @@ class AsyncPool:
     def stuck(self, longer: float) -> int:
         """How many places have been busy with one job for longer than this many seconds."""
         before = time.monotonic() - longer
-        coroutines = sum(1 for run in self._runs.copy() if run.since < before)
+        coroutines = 0
+        for run in self._runs.copy():
+            if run.since >= before:
+                break
+            coroutines += 1
         return coroutines + self._functions.stuck(longer)
 
     def take_back(self) -> list[Claimed]:
@@ -119,7 +120,7 @@ class AsyncPool:
                 run.execution.current.cancel()
                 run.until = time.monotonic()
                 self._limited.add(run)
-                self._call(run.interrupt, JobStopped)
+                self._loop.call(run.interrupt, JobStopped)
 
     def enforce(self) -> float:
         """Give up jobs that ran for too long, were interrupted and do not heed it.
@@ -144,15 +145,9 @@ class AsyncPool:
 
     def close(self) -> None:
         """Let the threads end once their present jobs have; coroutines that still run are cancelled."""
-        self._closed = True
         self._functions.close()
         self._asides.close()
-        if (loop := self._loop) is not None:
-            with suppress(RuntimeError):  # it has ended by itself
-                loop.call_soon_threadsafe(loop.stop)
-            self._watchdog.close()
-            if not self._runs:
-                self._thread.join(1.0)
+        self._loop.close()
 
     # Places
 
@@ -171,7 +166,7 @@ class AsyncPool:
         if functions:
             self._functions.submit(functions)
         if coroutines:
-            self._call(self._begin_called)
+            self._loop.call(self._begin_called)
 
     def _free_place(self) -> None:
         with self._lock:
@@ -192,12 +187,12 @@ class AsyncPool:
     def _give_up(self, run: _Run) -> None:
         """Report a coroutine as failed although it goes on."""
         job, kind = run.execution.claimed, run.execution.interruption
-        if kind is None and self._watchdog.at_work() is not run.execution.current:
+        if kind is None and self._loop.at_work() is not run.execution.current:
             return  # another one blocks the loop, so that this one was not even cancelled
         with self._lock:
             if run not in self._runs:
                 return
-            self._runs.discard(run)
+            del self._runs[run]
             self._limited.discard(run)
             self._given_up += 1
             run.execution.given_up = True
@@ -209,38 +204,7 @@ class AsyncPool:
         self._report(run.execution.failed((kind or run.kind)()))
         self._free_place()
 
-    # The loop
-
-    def _call(self, function: Callable[..., object], *args: object) -> None:
-        """Have the loop call a function soon; on any thread."""
-        loop = self._loop or self._start()
-        if threading.get_ident() == self._thread.ident:
-            loop.call_soon(function, *args, context=self._context)
-        else:
-            with suppress(RuntimeError):  # it was closed: the consumer has ended
-                loop.call_soon_threadsafe(function, *args, context=self._context)
-
-    def _start(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._loop is None:
-                loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(
-                    target=self._work, args=[loop], name="djjp-loop", daemon=True
-                )
-                self._thread.start()
-                self._watchdog = Watchdog(self._thread, self._runs)
-                self._loop = loop
-            return self._loop
-
-    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
-        asyncio.set_event_loop(loop)
-        while not self._closed:
-            try:
-                loop.run_forever()
-            except BaseException:
-                # As when a task that a job has started raises SystemExit. The job hears of it too.
-                logger.exception("the event loop was to end; it goes on")
-        wind_up(loop)
+    # On the loop
 
     def _begin_called(self) -> None:
         while self._called:
@@ -257,13 +221,13 @@ class AsyncPool:
             self._free_place()
         else:
             run = _Run(execution)
-            self._runs.add(run)
-            self._watchdog.wake()
-            assert self._loop is not None  # noqa: S101  (this is called by it)
-            run.task = self._loop.create_task(self._run(run), context=self._context.copy())
+            self._runs[run] = None
+            self._loop.watch()
+            loop = asyncio.get_running_loop()
+            run.task = loop.create_task(self._run(run), context=self._context.copy())
             if execution.timeout is not None:
                 run.until = run.since + execution.timeout
-                run.timer = self._loop.call_later(
+                run.timer = loop.call_later(
                     execution.timeout, run.interrupt, JobTimedOut, context=self._context
                 )
                 self._limited.add(run)
@@ -274,7 +238,7 @@ class AsyncPool:
         if run.timer is not None:
             run.timer.cancel()
         with self._lock:
-            self._runs.discard(run)
+            self._runs.pop(run, None)
             self._limited.discard(run)
             if execution.given_up:
                 self._given_up -= 1  # it has come to its end after all

@@ -33,7 +33,7 @@ _IDLE = 2.0
 # How many of the innermost calls are shown.
 _CALLS = 6
 
-_RUN = asyncio.Handle._run.__code__
+_RUN = asyncio.Handle._run.__code__  # noqa: SLF001  (the one frame that all of a loop's work has)
 _HERE = str(Path(__file__).parent)
 
 
@@ -89,7 +89,7 @@ class Watchdog:
             found = None
 
     def _look(self) -> _Found | None:
-        top = frame = sys._current_frames().get(self._thread.ident or 0)
+        top = frame = sys._current_frames().get(self._thread.ident or 0)  # noqa: SLF001  (documented, as it is)
         while frame is not None and frame.f_code is not _RUN:
             frame = frame.f_back
         return None if top is None or frame is None else _Found(frame.f_locals["self"], top)
@@ -120,7 +120,7 @@ class _Found(NamedTuple):
 
 
 def _job(handle: asyncio.Handle) -> CurrentJob | None:
-    context = handle._context  # type: ignore[attr-defined]  # no public name, and nothing else tells
+    context = handle._context  # type: ignore[attr-defined]  # noqa: SLF001  (no other way tells)
     job: CurrentJob | None = context.get(running)
     return job
 

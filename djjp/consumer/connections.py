@@ -29,8 +29,9 @@ _thread = _Thread()
 def tidy() -> None:
     """Close this thread's connections that are unusable or past their age, and those to the queue.
 
-    A job may look into the queue by the ORM, but a consumer keeps to one connection there. What is
-    in a transaction, as inside a TestCase, is left alone.
+    A job may look into the queue by the ORM, but a consumer keeps to one connection there. Django takes
+    a transaction that is still open for a job's mistake, and closes its connection too; so where it is not
+    one, as inside a TestCase, the connections are `kept()`.
     """
     if not _thread.may_have_open or _thread.kept:
         return

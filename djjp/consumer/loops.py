@@ -1,14 +1,22 @@
-"""Loops: the event loop of one thread of a pool, which lasts from one coroutine job to the next."""
+"""Loops: event loops that last from one coroutine job to the next, on a pool's thread or on their own."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import threading
+from collections.abc import Callable, Collection
 from contextlib import suppress
+from contextvars import Context
 
 from djjp.claims import Outcome
 from djjp.consumer.aside import Aside, Threads
+from djjp.consumer.blocked import Watchdog
 from djjp.consumer.execution import Execution
+from djjp.current import CurrentJob
 from djjp.exceptions import JobInterrupted
+
+logger = logging.getLogger("djjp.consumer")
 
 
 class LastingLoop:
@@ -40,6 +48,73 @@ class LastingLoop:
         if (loop := self._loop) is not None:
             self._loop = None
             wind_up(loop)
+
+
+class LoopThread:
+    """An event loop on a thread of its own, begun with the first call.
+
+    Args:
+        context: what is called is called in.
+        runs: what runs there; while there is something a watchdog looks on.
+    """
+
+    def __init__(self, context: Context, runs: Collection[object]) -> None:
+        self._context = context
+        self._runs = runs
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread
+        self._watchdog: Watchdog
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def call(self, function: Callable[..., object], *args: object) -> None:
+        """Have the loop call a function soon; on any thread."""
+        loop = self._loop or self._start()
+        if threading.get_ident() == self._thread.ident:
+            loop.call_soon(function, *args, context=self._context)
+        else:
+            with suppress(RuntimeError):  # it was closed: the consumer has ended
+                loop.call_soon_threadsafe(function, *args, context=self._context)
+
+    def watch(self) -> None:
+        """There is something in `runs`."""
+        self._watchdog.wake()
+
+    def at_work(self) -> CurrentJob | None:
+        """The job whose code the loop runs at this moment."""
+        return self._watchdog.at_work()
+
+    def close(self) -> None:
+        """Cancel what is on the loop, and end it."""
+        self._closed = True
+        if (loop := self._loop) is not None:
+            with suppress(RuntimeError):  # it has ended by itself
+                loop.call_soon_threadsafe(loop.stop)
+            self._watchdog.close()
+            if not self._runs:
+                self._thread.join(1.0)
+
+    def _start(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(
+                    target=self._work, args=[loop], name="djjp-loop", daemon=True
+                )
+                self._thread.start()
+                self._watchdog = Watchdog(self._thread, self._runs)
+                self._loop = loop
+            return self._loop
+
+    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        while not self._closed:
+            try:
+                loop.run_forever()
+            except BaseException:
+                # As when a task that a job has started raises SystemExit. The job hears of it too.
+                logger.exception("the event loop was to end; it goes on")
+        wind_up(loop)
 
 
 def wind_up(loop: asyncio.AbstractEventLoop) -> None:

@@ -185,7 +185,7 @@ class _Slot:
                     self.execution = None
                     if self._interrupted:
                         raise_in(self.thread, None)
-        except JobInterrupted as late:  # it came when the job had just ended
+        except BaseException as late:  # noqa: BLE001  (an interruption that came when the job had just ended, or a fault of ours)
             outcome = execution.failed(late)
         if self._interrupted:
             replace_connections()

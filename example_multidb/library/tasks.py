@@ -11,7 +11,7 @@ from example_multidb.library.counting import index
 task = import_module(PACKAGE).task
 
 
-@task
+@task  # type: ignore[untyped-decorator]  # the backport and Django are typed in different ways
 def index_module(name: str, path: str) -> int:
     """Index one module; returns its lines."""
     return index(name, path)

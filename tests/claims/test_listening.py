@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +16,7 @@ from djjp.claims import Claims, postgresql_house
 from djjp.models import Consumer
 from tests.claims.rows import new_job
 from tests.consumer.beside import consuming
-from tests.harness import Processes, eventually
+from tests.harness import eventually
 from tests.project.shop.jobs import add
 
 on_postgresql = pytest.mark.parametrize("queue", ["postgresql"], indirect=True)
@@ -119,13 +118,16 @@ def test_without_listening_nothing_is_left_on_the_session(queue: Claims, deaf: A
     assert run(queue, "SHOW enable_seqscan") == [("on",)]
     assert run(queue, "SHOW lock_timeout") == [("0",)]
     assert run(queue, "SELECT * FROM pg_listening_channels()") == []
-    assert run(queue, "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()") == []
+    assert (
+        run(queue, "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()")
+        == []
+    )
     connections[queue.alias].close()
 
 
 @on_postgresql
 def test_a_consumer_that_does_not_listen_polls_and_lives_by_its_heartbeat(
-    queue: Claims, deaf: Any, processes: Processes
+    queue: Claims, deaf: Any
 ) -> None:
     with deaf, consuming(2):
         eventually(lambda: Consumer.objects.filter(locked=False).exists())

@@ -589,7 +589,7 @@ pools.COROUTINE_GRACE = 1.0
 async def rest_briefly():
     time.sleep(600)
 
-@job(name="async.rest")
+@job(name="async.rest", timeout=0.1)
 async def rest():
     await asyncio.sleep(600)
 
@@ -646,7 +646,7 @@ def test_a_thread_keeps_its_loop_for_the_next_coroutine(queue: Claims) -> None:
 
     assert len({id(loop) for loop in SEEN}) == 1
     assert len({handle.join(0) for handle in handles}) == 1
-    eventually(lambda: SEEN[0].is_closed())
+    eventually(SEEN[0].is_closed)
 
 
 @on_one_database

@@ -100,9 +100,7 @@ def test_a_result_that_cannot_be_encoded_fails_the_job_and_says_so(
 
 
 def test_a_name_that_is_not_registered_fails_the_attempt() -> None:
-    outcome = Execution(
-        Claimed(uuid.uuid4(), "shop.gone", '{"args":[],"kwargs":{}}', 1, 0)
-    ).run()
+    outcome = Execution(Claimed(uuid.uuid4(), "shop.gone", '{"args":[],"kwargs":{}}', 1, 0)).run()
 
     assert outcome.failure is not None
     assert "shop.gone" in outcome.failure.message

@@ -2,25 +2,184 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from uuid import UUID
+from datetime import timedelta
 
 import pytest
 
-from djjp import chain, group
+from djjp import chain, get_job, group
 from djjp.claims import Claims
-from djjp.exceptions import JobCancelled, JobFailed
-from djjp.models import Job
+from djjp.exceptions import JobCancelled
+from djjp.models import Dependency, Job
+from djjp.pipelines import Pipeline
 from tests.harness import Processes, eventually
-from tests.project.shop.jobs import TALLY, add, echo, fail, record, tally
+from tests.project.shop.jobs import (
+    add,
+    echo,
+    fail,
+    fail_once,
+    kill_consumer_once,
+    linger,
+    nap,
+    record,
+)
 from tests.project.shop.models import Execution
 
 
-def test_results_travel_through_a_drain(queue: Claims, processes: Processes) -> None:
+def executions() -> Counter[str]:
+    return Counter(Execution.objects.values_list("key", flat=True))
+
+
+def test_a_drain_runs_what_its_jobs_release(queue: Claims, processes: Processes) -> None:
     handle = chain(
         add.bind(1), group(add.bind(10), chain(add.bind(20), add.bind(300))), echo.bind("end")
     ).run_later()
-    assert processes.run("start_consumer", "--drain").returncode == 0
+    soon = chain(add.bind(1), add.using(run_after=timedelta(hours=1)).bind(1)).run_later()
+    done = processes.run("start_consumer", "--drain")
+    assert (done.returncode, done.stderr) == (0, "")
     assert handle.join(0) == [[[11, 321], "end"], {}]
     assert handle.progress == (5, 5)
+    soon.refresh()
+    assert soon.state == "scheduled", "not due yet, it is left"
+
+
+@pytest.mark.parametrize("concurrency", ["threads", "asyncio"])
+def test_max_jobs_ends_between_two_steps_and_another_consumer_goes_on(
+    queue: Claims, processes: Processes, concurrency: str
+) -> None:
+    handle = chain(*[add.bind(1)] * 5).run_later()
+    options = ["--max-jobs", "2", "--concurrency", concurrency]
+    assert processes.run("start_consumer", *options).returncode == 0
+    assert handle.progress == (2, 5)
+    processes.run("start_consumer", "--drain", "--concurrency", concurrency)
+    assert handle.join(0) == 5
+
+
+def fan(key: str) -> Pipeline:
+    """A group whose members are of no length, so that they end together, and what comes when all have."""
+    return chain(group(*[add.bind(1)] * 40), record.bind_alone(key))
+
+
+def test_four_consumers_that_end_siblings_at_the_same_instant_run_what_follows_once(
+    queue: Claims, processes: Processes
+) -> None:
+    keys = [f"pipeline {number}" for number in range(60)]
+    handles = [fan(key).run_later() for key in keys]
+    consumers = [processes.consumer("--concurrency-limit", "4") for _ in range(4)]
+    for handle in handles:
+        handle.join(90)
+    assert executions() == dict.fromkeys(keys, 1)
+    assert {handle.progress for handle in handles} == {(41, 41)}
+    shares = Counter(Job.objects.exclude(consumer=None).values_list("consumer", flat=True))
+    assert len(shares) == 4, "they have all taken part"
+    for consumer in consumers:
+        code, err = processes.end(consumer)
+        assert code == 0
+        assert "Traceback" not in err
+    assert not Job.objects.exclude(state="succeeded").exists()
+
+
+def test_a_consumer_that_is_killed_in_the_middle_loses_no_step_and_doubles_none(
+    queue: Claims, processes: Processes
+) -> None:
+    """Each of the members that it ran is run again by another one; what follows them runs once."""
+    keys = [f"pipeline {number}" for number in range(30)]
+    handles = [
+        chain(
+            group(*[nap.bind(0.02)] * 6),
+            record.bind_alone(f"{key} a"),
+            record.bind_alone(f"{key} b"),
+        ).run_later()
+        for key in keys
+    ]
+    first = processes.consumer("--concurrency-limit", "8")
+    eventually(lambda: Execution.objects.count() >= 5)
+    others = [processes.consumer("--concurrency-limit", "4") for _ in range(2)]
+    first.kill()
+    for handle in handles:
+        handle.join(90)
+    assert {handle.progress for handle in handles} == {(8, 8)}
+    # One that ran when its consumer died runs again: its row of the application may be there twice.
+    rescued = Job.objects.filter(rescues__gt=0, name=record.name).count()
+    assert set(executions()) == {f"{key} {step}" for key in keys for step in "ab"}
+    assert executions().total() <= 2 * len(keys) + rescued
+    assert [processes.end(consumer)[0] for consumer in others] == [0, 0]
+
+
+def test_trap_13_the_end_of_a_group_comes_when_a_member_dies_with_its_consumer(
+    queue: Claims, processes: Processes
+) -> None:
+    """A job that must not run twice has failed by it, and so what waits for it is over."""
+    handle = chain(
+        group(add.bind(1), kill_consumer_once.bind("deadly")),
+        echo.bind(),
+        on_failure=echo.bind("told"),
+    ).run_later()
+    processes.consumer("--concurrency-limit", "1")
+    eventually(lambda: executions()["deadly"])
+    processes.consumer("--concurrency-limit", "1")
+    with pytest.raises(JobCancelled, match="ConsumerDied"):
+        handle.join(60)
+    [told] = Job.objects.filter(arguments__contains="told")
+    [[reason, _], _] = get_job(told.id).join(60)
+    assert "ConsumerDied" in reason
+
+
+def test_a_cancelled_pipeline_stops_what_runs_and_starts_nothing(
+    queue: Claims, processes: Processes
+) -> None:
+    handle = chain(linger.bind("slow", 60), record.bind("never")).run_later()
+    consumer = processes.consumer()
+    eventually(lambda: executions()["slow"])
+    handle.cancel()
+    with pytest.raises(JobCancelled):
+        handle.join(30)
+    first, _ = handle.steps
+    eventually(lambda: get_job(first.id).state == "cancelled")
+    assert processes.end(consumer)[0] == 0
+    assert executions() == {"slow": 1}
+
+
+def test_retries_inside_a_step_do_not_disturb_the_others(
+    queue: Claims, processes: Processes
+) -> None:
+    """The step fails once, while its siblings go on, and what follows waits for its second attempt."""
+    handle = chain(add.bind(1), group(add.bind(1), fail_once.bind()), echo.bind()).run_later()
+    processes.consumer()
+    assert handle.join(60) == [[[2, "at last"]], {}]
+    [step] = Job.objects.filter(name=fail_once.name)
+    assert step.attempts == 2
+
+
+def test_an_idle_consumer_begins_what_another_one_has_released(
+    queue: Claims, processes: Processes
+) -> None:
+    handle = chain(
+        add.using(queue="a").bind(1), add.using(queue="b").bind(1), add.using(queue="a").bind(1)
+    )
+    for name in "ab":
+        processes.consumer("--queues", name)
+    made = handle.run_later()
+    assert made.join(60) == 3
+    consumers = [Job.objects.get(pk=step.id).consumer for step in made.steps]
+    assert consumers[0] == consumers[2] != consumers[1]
+    assert Dependency.objects.count() == 2
+
+
+def test_a_step_whose_parents_are_gone_fails_and_says_so(
+    queue: Claims, processes: Processes
+) -> None:
+    handle = chain(add.bind(1), add.using(queue="other").bind(1)).run_later()
+    processes.run("start_consumer", "--drain", "--queues", "default")
+    Job.objects.filter(pk=handle.steps[0].id)._raw_delete(queue.alias)
+    processes.run("start_consumer", "--drain")
+    handle.refresh()
+    assert (handle.state, "has no result any more" in handle.errors[0].message) == ("failed", True)
+
+
+def test_a_failing_step_is_followed_by_what_runs_on_failure(
+    queue: Claims, processes: Processes
+) -> None:
+    chain(fail.bind("no paper"), echo.bind(), on_failure=record.bind_alone("told")).run_later()
+    processes.run("start_consumer", "--drain")
+    assert executions() == {"told": 1}

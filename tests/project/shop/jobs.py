@@ -104,3 +104,11 @@ def kill_consumer(key: str) -> None:
 def kill_consumer_once(key: str) -> None:
     Execution.objects.create(key=key, process=os.getpid(), at=time.time())
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@job(max_attempts=2, backoff=0.05)
+def fail_once(received: object = None) -> str:
+    """Fail in the first attempt."""
+    if current_job().attempt == 1:  # type: ignore[union-attr]  # it runs as a job
+        raise ValueError("not yet")
+    return "at last"
