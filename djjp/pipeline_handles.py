@@ -45,10 +45,11 @@ class PipelineHandle(JobHandle):
 
     @property
     def steps(self) -> list[JobHandle]:
-        """The handles of its jobs, in the order in which they were put together."""
-        if self._steps is None:
-            self._steps = claims.call(lambda queue: _load_steps(queue, self.id))
-        return [JobHandle(id, state) for id, state in self._steps]
+        """The handles of its jobs, in the order in which they were put together; read anew each time."""
+        loaded = claims.call(lambda queue: _load_steps(queue, self.id))
+        # Before its transaction has committed only the enqueuer knows them.
+        self._steps = loaded or self._steps
+        return [JobHandle(id, state) for id, state in self._steps or ()]
 
     def cancel(self) -> None:
         """Stop all of its jobs that have not ended, as `JobHandle.cancel()` stops one; no `on_failure` runs."""

@@ -24,9 +24,10 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from djjp import conf
+from djjp import claims, conf
 from djjp.admin import presentation as show
 from djjp.admin.actions import Actions
+from djjp.admin.family import family
 from djjp.admin.listing import FILTERS, BoundedPaginator, JobList, PageActionForm, search
 from djjp.models import Attempt, Job
 
@@ -58,7 +59,7 @@ class JobAdmin(Actions):
     show_facets = admin.ShowFacets.NEVER
     paginator = BoundedPaginator
     search_fields = ("id", "name")
-    search_help_text = "A job's id, or a part of its name."
+    search_help_text = "A job's or a pipeline's id, or a part of a name."
     action_form = PageActionForm
     actions = ("retry_selected", "cancel_selected")
     fieldsets = (
@@ -185,6 +186,7 @@ class JobAdmin(Actions):
                 "attempts": [show.attempt(each) for each in latest[:ATTEMPTS_SHOWN]],
                 "earlier_attempts": len(latest) > ATTEMPTS_SHOWN,
                 "buttons": self.buttons(request, obj),
+                "family": family(obj, self.admin_site.name),
             }
         return super().render_change_form(request, context, add, change, form_url, obj)
 
@@ -228,4 +230,5 @@ class JobAdmin(Actions):
             # done so, and the attempt goes too, or finds its job gone.
             jobs = queryset.order_by("pk").select_for_update()
             ids = list(jobs.values_list("pk", flat=True))
+            claims.queue().cut_off(ids)
             self.get_queryset(request).filter(pk__in=ids).defer("arguments", "result").delete()

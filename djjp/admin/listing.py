@@ -74,12 +74,12 @@ class PageActionForm(ActionForm):
 
 
 def search(queryset: QuerySet[Job], term: str) -> QuerySet[Job]:
-    """The job with this id, however it is written; else those with the term in their name."""
+    """The job with this id and those of its pipeline; else the jobs with the term in their name."""
     term = term.strip()
     if not term:
         return queryset
     try:
-        return queryset.filter(pk=UUID(term))
+        return queryset.filter(Q(pk=UUID(term)) | Q(pipeline=UUID(term)))
     except ValueError:
         pass
     # No name is that long, and SQLite refuses long patterns.

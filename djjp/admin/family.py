@@ -1,0 +1,51 @@
+"""What a job's page says of its pipeline: what the job waits for, and what waits for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.urls import reverse
+from django.utils.http import urlencode
+
+from djjp.models import Dependency, Job
+
+#: How many jobs are shown on each side.
+SHOWN = 20
+
+
+def family(job: Job, site_name: str) -> dict[str, Any] | None:
+    """The job's pipeline and its neighbours in it; None for a job by itself."""
+    if job.pipeline is None:
+        return None
+    jobs = reverse("admin:djjp_job_changelist", current_app=site_name)
+    edges = Dependency.objects.order_by("parent", "child")
+    above = edges.filter(child=job.pk).values_list("parent", flat=True)
+    # The edges of a pipeline's last group lead to the pipeline itself.
+    # The edges of a pipeline's last group lead to the pipeline itself, which is no job.
+    below = edges.filter(parent=job.pk)
+    return {
+        "url": f"{jobs}?{urlencode({'q': job.pipeline})}",
+        "id": job.pipeline,
+        "sides": [
+            ("Waits for", *_shown(list(above[: SHOWN + 1]), site_name)),
+            (
+                "Is awaited by",
+                *_shown(list(below.values_list("child", flat=True)[: SHOWN + 1]), site_name),
+            ),
+        ],
+    }
+
+
+def _shown(ids: list[Any], site_name: str) -> tuple[list[dict[str, Any]], bool]:
+    """The jobs to show, and whether there are more."""
+    found = Job.objects.only("pk", "name", "state").in_bulk(ids[:SHOWN])
+    shown = [
+        {
+            "url": reverse("admin:djjp_job_change", args=[id], current_app=site_name),
+            "name": found[id].name,
+            "state": found[id].state,
+        }
+        for id in ids[:SHOWN]
+        if id in found
+    ]
+    return shown, len(ids) > SHOWN
