@@ -24,7 +24,7 @@ def family(job: Job, site_name: str) -> dict[str, Any] | None:
     # The edges of a pipeline's last group lead to the pipeline itself, which is no job.
     below = edges.filter(parent=job.pk)
     return {
-        "url": f"{jobs}?{urlencode({'q': job.pipeline})}",
+        "url": f"{jobs}?{urlencode({'q': str(job.pipeline)})}",
         "id": job.pipeline,
         "sides": [
             ("Waits for", *_shown(list(above[: SHOWN + 1]), site_name)),

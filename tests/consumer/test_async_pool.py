@@ -7,6 +7,7 @@ import contextvars
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,11 +15,12 @@ import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.db import connections, transaction
 
-from djjp import current_job, job, run_many
-from djjp.claims import Claims
+from djjp import codec, current_job, job, run_many
+from djjp.claims import Claimed, Claims
 from djjp.consumer import aside, blocked, pools
 from djjp.consumer.consumer import Consumer
-from djjp.exceptions import JobFailed
+from djjp.consumer.execution import Execution as ExecutionOf
+from djjp.exceptions import JobFailed, JobTimedOut
 from djjp.models import Consumer as ConsumerRow
 from djjp.models import Job
 from tests.consumer import beside
@@ -403,6 +405,17 @@ def test_a_cancelled_coroutine_stops_at_once(queue: Claims) -> None:
         handle.cancel()
         eventually(lambda: (handle.refresh(), handle.state)[1] == "cancelled")
     assert SEEN == ["rests", "cleaned up"]
+
+
+def test_a_coroutine_that_is_interrupted_before_it_begins_does_not_run() -> None:
+    arguments = codec.encode_arguments((), {}, None)
+    execution = ExecutionOf(Claimed(uuid.uuid4(), "async.rest", arguments, 1, 0))
+    execution.interrupt(JobTimedOut, 0)
+
+    outcome = asyncio.run(execution.arun())
+
+    assert outcome.state == "failed"
+    assert SEEN == []
 
 
 def test_a_consumer_that_has_to_end_gives_back_what_does_not(queue: Claims) -> None:

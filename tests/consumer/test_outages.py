@@ -250,8 +250,9 @@ def test_consumers_whose_sessions_are_terminated_come_back_and_nobody_takes_thei
     processes: Processes, queue: Claims
 ) -> None:
     handles = [nap.run_later(8.0) for _ in range(2)]
-    consumers = [processes.consumer("--concurrency-limit", "1") for _ in range(2)]
-    eventually(lambda: running() == 2)
+    # Of two slots at most, so that one waits for a wake-up by the session that it loses.
+    consumers = [processes.consumer("--concurrency-limit", "2") for _ in range(2)]
+    eventually(lambda: running() == 2 and ConsumerRow.objects.count() == 2)
 
     terminate()
     for handle in handles:

@@ -30,6 +30,7 @@ NOT_RUN = {
     ],
     "docs/consumer.md": ["[Unit]"],
     "docs/internals.md": ["run_after is later              its time has come"],
+    "docs/pipelines.md": ["┌─> double(factor=2) ─┐"],
     "docs/trouble.md": ["pip install 'djjp[postgres]'"],
 }
 #: The pages that tell of what their first settings turn on.

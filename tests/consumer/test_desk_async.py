@@ -1,0 +1,110 @@
+"""Coroutines reach the queue over the desk without a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from djjp.claims import Claims
+from djjp.consumer.desk import Desk
+from djjp.consumer.wakeups import Bell
+from djjp.exceptions import QueueUnavailable
+from tests.harness import eventually
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    bell = Bell()
+    yield Desk(bell, patience=0.3)
+    bell.close()
+
+
+def begin(work: Callable[[], Coroutine[Any, Any, Any]]) -> Future[Any]:
+    """Run a coroutine on a loop of another thread."""
+    answer: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(asyncio.run(work()))
+        except BaseException as error:  # noqa: BLE001  (the test looks at it)
+            answer.set_exception(error)
+
+    threading.Thread(target=run).start()
+    return answer
+
+
+def test_a_coroutine_is_answered_once_the_turn_has_committed_and_its_loop_goes_on(
+    desk: Desk, queue: Claims
+) -> None:
+    went_on = threading.Event()
+
+    async def work() -> int:
+        async with asyncio.TaskGroup() as group:
+            asked = group.create_task(desk.acall(lambda queue: 7))
+            await asyncio.sleep(0.05)
+            went_on.set()
+            return await asked
+
+    answer = begin(work)
+    assert went_on.wait(30)
+    with queue.turn():
+        desk.serve(queue)
+        assert not answer.done()
+    desk.answer()
+
+    assert answer.result(30) == 7
+
+
+def test_a_coroutine_gets_the_error_of_its_verb(desk: Desk, queue: Claims) -> None:
+    def refuse(queue: Claims) -> None:
+        raise ValueError("no")
+
+    answer = begin(lambda: desk.acall(refuse))
+    eventually(lambda: len(desk))
+    with queue.turn():
+        desk.serve(queue)
+    desk.answer()
+
+    with pytest.raises(ValueError, match="no"):
+        answer.result(30)
+
+
+def test_what_nobody_serves_is_taken_back(desk: Desk) -> None:
+    with pytest.raises(QueueUnavailable):
+        asyncio.run(desk.acall(lambda queue: 7))
+    assert len(desk) == 0
+
+
+def test_what_nobody_waits_for_is_taken_back(desk: Desk) -> None:
+    async def work() -> None:
+        async with asyncio.timeout(0.01):
+            await desk.acall(lambda queue: 7)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(work())
+    assert len(desk) == 0
+
+
+def test_a_coroutine_that_is_cancelled_amid_its_turn_hurts_no_other(
+    desk: Desk, queue: Claims
+) -> None:
+    async def work() -> None:
+        async with asyncio.timeout(0.2):
+            await desk.acall(lambda queue: 7)
+
+    gone = begin(work)
+    eventually(lambda: len(desk))
+    other = begin(lambda: desk.acall(lambda queue: 8))
+    eventually(lambda: len(desk) == 2)
+    with queue.turn():
+        desk.serve(queue)
+        assert isinstance(gone.exception(30), TimeoutError)
+    desk.answer()
+
+    assert other.result(30) == 8
+    assert len(desk) == 0
