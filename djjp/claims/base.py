@@ -22,6 +22,7 @@ from djjp.claims.common import TABLE, moment
 from djjp.claims.data import Claimed, Failure, NewGraph, NewJob, Outcome, Settled
 from djjp.claims.fitness import Fitness
 from djjp.claims.people import ByPeople
+from djjp.claims.received import Received
 from djjp.claims.relays import Relays
 from djjp.claims.upkeep import Upkeep
 from djjp.models import FINISHED, Attempt, State, Trait
@@ -46,7 +47,7 @@ class Listener(Protocol):
         """Seconds until the queue should be looked at though nobody woke the consumer."""
 
 
-class Claims(ByPeople, Relays, Upkeep, Fitness):
+class Claims(ByPeople, Relays, Upkeep, Received, Fitness):
     """The queue on one database alias, by its verbs: here those of the hot path."""
 
     #: Queues that one consumer can be told to serve by name.
@@ -119,7 +120,11 @@ class Claims(ByPeople, Relays, Upkeep, Fitness):
         ]
         if failures:
             Attempt.objects.using(self.alias).bulk_create(failures)
-        self._follow((outcome.claimed for outcome in outcomes), accepted)
+        awaited = [o for o in outcomes if o.claimed.traits & Trait.AWAITED]
+        if awaited:
+            ended = [(o.claimed.id, o.state) for o in awaited if o.claimed.id in accepted]
+            good = [id for id, state in ended if state == State.SUCCEEDED]
+            self.follow([id for id, state in ended if state != State.SUCCEEDED], good)
         return accepted
 
     def release(self, consumer: str, jobs: Iterable[Claimed]) -> set[UUID]:
@@ -133,13 +138,8 @@ class Claims(ByPeople, Relays, Upkeep, Fitness):
         if accepted:
             self.announce()
         # One that someone wants to stop has ended by it.
-        self._follow(jobs, accepted)
+        self.follow([job.id for job in jobs if job.traits & Trait.AWAITED and job.id in accepted])
         return accepted
-
-    def _follow(self, jobs: Iterable[Claimed], accepted: set[UUID]) -> None:
-        awaited = [job.id for job in jobs if job.traits & Trait.AWAITED]
-        if awaited:
-            self.follow([id for id in awaited if id in accepted])
 
     @abstractmethod
     def _settle(self, consumer: str, rows: Sequence[Settled]) -> set[UUID]:

@@ -25,7 +25,7 @@ from typing import Any
 from uuid import UUID
 
 from djjp.claims.common import TABLE, OnDatabase
-from djjp.claims.data import ON_FAILURE, Claimed, Edge, NewGraph, NewJob
+from djjp.claims.data import ON_FAILURE, Edge, NewGraph, NewJob
 from djjp.models import Attempt, Dependency, State, Trait
 
 EDGES = Dependency._meta.db_table
@@ -48,8 +48,9 @@ UNION SELECT edge.child FROM below {{join}} {EDGES} AS edge ON edge.parent = bel
 
 _OPEN = """state = CASE WHEN run_after > %s THEN 'scheduled' ELSE 'ready' END, waits_for = 0"""
 
-_Children = defaultdict[UUID, list[tuple[UUID, str]]]
-_ByText = defaultdict[str | None, list[UUID]]
+Key = Any
+_Children = defaultdict[Key, list[tuple[Key, str]]]
+_ByText = defaultdict[str | None, list[Key]]
 
 
 class Graph(OnDatabase):
@@ -88,26 +89,29 @@ class Graph(OnDatabase):
 
     # What an end lets go
 
-    def follow(self, ids: Collection[UUID]) -> None:
+    def follow(self, ids: Collection[UUID], succeeded: Collection[UUID] = ()) -> None:
         """Let go what waits for these jobs, as far as they have ended.
 
         It belongs in the transaction of their end: whoever writes one calls it, and this is the one place
         where it is seen to.
+
+        Args:
+            succeeded: others, of which it is known that they have succeeded.
         """
-        ended = self._rows("id, name, state, reason", _ENDED, ids) if ids else []
-        if ended:
-            good = {self._uuid(id) for id, _, state, _ in ended if state == State.SUCCEEDED}
-            bad = {self._uuid(row[0]): row[1:] for row in ended if row[2] != State.SUCCEEDED}
+        ended = self._rows("id, name, state, reason", _ENDED, self._keys(ids)) if ids else []
+        good = {*self._keys(succeeded), *(row[0] for row in ended if row[2] == State.SUCCEEDED)}
+        bad = {row[0]: row[1:] for row in ended if row[2] != State.SUCCEEDED}
+        if good or bad:
             self._let_go(good, bad)
 
     def cut_off(self, ids: Collection[UUID]) -> None:
         """Cancel what waits for these jobs, for they are about to be deleted, and delete their edges."""
         rest = f"FROM {TABLE} WHERE {{ids}} AND pipeline IS NOT NULL"
-        steps = self._rows("id, name", rest, ids) if ids else []
+        steps = self._rows("id, name", rest, self._keys(ids)) if ids else []
         if steps:
-            gone = {self._uuid(id): (name, "deleted", None) for id, name in steps}
+            gone = {key: (name, "deleted", None) for key, name in steps}
             self._let_go(set(), gone)
-            self._delete_edges(gone)
+            self._delete_edges([self._uuid(key) for key in gone])
 
     def _delete_edges(self, ids: Collection[UUID]) -> None:
         with self.connection.cursor() as cursor:
@@ -115,14 +119,14 @@ class Graph(OnDatabase):
                 statement = f"DELETE FROM {EDGES} WHERE {self._within(end)}"
                 cursor.execute(statement, [self._id_list(ids)])
 
-    def _let_go(self, good: set[UUID], bad: Mapping[UUID, Any]) -> None:
+    def _let_go(self, good: set[Key], bad: Mapping[Key, Any]) -> None:
         children = self._children(good, bad)
         waiting = self._waiting({child for pairs in children.values() for child, _ in pairs})
         if not waiting:
             return
         opened: _ByText = defaultdict(list)  # by what they are handed
         cancelled: _ByText = defaultdict(list)  # by the reason
-        met: set[UUID] = set()
+        met: set[Key] = set()
         for root, reason in self._reasons(bad).items():
             ways = [root]
             while ways:
@@ -135,7 +139,7 @@ class Graph(OnDatabase):
                     else:
                         cancelled[reason].append(child)
                         ways.append(child)
-        arrived: dict[int, list[UUID]] = defaultdict(list)  # by how many of theirs have succeeded
+        arrived: dict[int, list[Key]] = defaultdict(list)  # by how many of theirs have succeeded
         counts = Counter(child for id in good for child, _ in children[id])
         for child in (waiting.keys() - met) & counts.keys():
             waits_for, traits = waiting[child]
@@ -147,50 +151,50 @@ class Graph(OnDatabase):
                 opened[None].append(child)
         self._record(opened, cancelled, arrived)
 
-    def _children(self, good: set[UUID], bad: Mapping[UUID, Any]) -> _Children:
+    def _children(self, good: set[Key], bad: Mapping[Key, Any]) -> _Children:
         """The edges from these jobs, and from all that is blocked below the bad ones, by parent."""
         below = self._rows("id", "FROM below", bad, "edge.parent", _BELOW) if bad else []
-        ends = [*good, *bad, *(self._uuid(id) for (id,) in below)]
+        ends = [*good, *bad, *(key for (key,) in below)]
         children: _Children = defaultdict(list)
         for parent, child, place in self._rows(
             "parent, child, place", f"FROM {EDGES} WHERE {{ids}}", ends, "parent"
         ):
-            children[self._uuid(parent)].append((self._uuid(child), place))
+            children[parent].append((child, place))
         return children
 
     def _record(
         self,
         opened: _ByText,
         cancelled: _ByText,
-        arrived: Mapping[int, list[UUID]],
+        arrived: Mapping[int, list[Key]],
     ) -> None:
         now = self._stamp(time.time())
-        for count, ids in arrived.items():
-            self._change("waits_for = waits_for - %s", [count], ids)
-        for reason, ids in cancelled.items():
+        for count, keys in arrived.items():
+            self._change("waits_for = waits_for - %s", [count], keys)
+        for reason, keys in cancelled.items():
             changes = f"state = 'cancelled', finished_at = %s, reason = %s, traits = traits | {Trait.SWEPT}"
-            self._change(changes, [now, reason], ids)
-        for handed, ids in opened.items():
+            self._change(changes, [now, reason], keys)
+        for handed, keys in opened.items():
             text = None if handed is None else json.dumps(handed)
-            self._change(f"{_OPEN}, received = %s", [now, text], ids)
+            self._change(f"{_OPEN}, received = %s", [now, text], keys)
         if opened:
             self.announce()
 
-    def _change(self, changes: str, values: list[Any], ids: Collection[UUID]) -> None:
+    def _change(self, changes: str, values: list[Any], keys: Collection[Key]) -> None:
         with self.connection.cursor() as cursor:
             cursor.execute(
                 f"UPDATE {TABLE} SET {changes} WHERE {self._within('id')}",
-                [*values, self._id_list(ids)],
+                [*values, self._key_list(keys)],
             )
 
-    def _waiting(self, ids: Collection[UUID]) -> dict[UUID, tuple[int, int]]:
+    def _waiting(self, keys: Collection[Key]) -> dict[Key, tuple[int, int]]:
         """Those of these jobs that are blocked, locked, with `waits_for` and `traits`."""
-        rows = self._held("id, waits_for, traits", "state = 'blocked'", ids) if ids else []
-        return {self._uuid(id): (waits_for, traits) for id, waits_for, traits in rows}
+        rows = self._held("id, waits_for, traits", "state = 'blocked'", keys) if keys else []
+        return {key: (waits_for, traits) for key, waits_for, traits in rows}
 
-    def _reasons(self, bad: Mapping[UUID, Any]) -> dict[UUID, str]:
+    def _reasons(self, bad: Mapping[Key, Any]) -> dict[Key, str]:
         """Why what waits for each of these jobs cannot run."""
-        failed = [id for id, (_, state, _) in bad.items() if state == State.FAILED]
+        failed = [self._uuid(key) for key, row in bad.items() if row[1] == State.FAILED]
         errors: dict[UUID, str] = {}
         for start in range(0, len(failed), 500):
             attempts = Attempt.objects.using(self.alias).filter(
@@ -201,60 +205,12 @@ class Graph(OnDatabase):
             ):
                 errors[id] = f"{kind}: {message[:_LONGEST]}"
         reasons = {}
-        for id, (name, state, reason) in bad.items():
+        for key, (name, state, reason) in bad.items():
+            id = self._uuid(key)
             said = errors.get(id) if state == State.FAILED else reason
             done = state if state == State.FAILED else f"was {state}"
-            reasons[id] = f"{name} {id} {done}" + (f": {said}" if said else "")
+            reasons[key] = f"{name} {id} {done}" + (f": {said}" if said else "")
         return reasons
-
-    # What a claimed job is handed
-
-    def handed(self, jobs: list[Claimed]) -> list[Claimed]:
-        """Claimed jobs, those that receive something with it."""
-        receiving = [job for job in jobs if job.traits & Trait.RECEIVES]
-        if not receiving:
-            return jobs
-        told = [job.id for job in receiving if job.traits & Trait.ON_FAILURE]
-        texts = self._results([job.id for job in receiving if job.id not in set(told)])
-        if told:
-            rows = self._rows("id, received", f"FROM {TABLE} WHERE {{ids}}", told)
-            texts.update((self._uuid(id), text) for id, text in rows)
-        return [
-            job._replace(received=texts.get(job.id)) if job.traits & Trait.RECEIVES else job
-            for job in jobs
-        ]
-
-    def results(self, id: UUID) -> str | None:
-        """What comes together at a job, or at a pipeline's own id; None when a part of it is not there."""
-        return self._results([id]).get(id)
-
-    def _results(self, ids: Collection[UUID]) -> dict[UUID, str]:
-        """By child, the results of its parents; a child is left out when one of them is not there."""
-        if not ids:
-            return {}
-        edges = [
-            (self._uuid(child), self._uuid(parent), place)
-            for child, parent, place in self._rows(
-                "child, parent, place",
-                f"FROM {EDGES} WHERE {{ids}} AND place <> '{ON_FAILURE}'",
-                ids,
-                "child",
-            )
-        ]
-        results = self._rows(
-            "id, result",
-            f"FROM {TABLE} WHERE {{ids}} AND state = 'succeeded'",
-            {parent for _, parent, _ in edges},
-        )
-        texts = {self._uuid(id): text for id, text in results}
-        pieces: dict[UUID, list[tuple[str, str | None]]] = defaultdict(list)
-        for child, parent, place in edges:
-            pieces[child].append((place, texts.get(parent)))
-        return {
-            child: composed(got)  # type: ignore[arg-type]  # none of them is None
-            for child, got in pieces.items()
-            if all(text is not None for _, text in got)
-        }
 
     # How rows are read
 
@@ -262,7 +218,7 @@ class Graph(OnDatabase):
         self,
         columns: str,
         rest: str,
-        ids: Iterable[UUID],
+        keys: Iterable[Key],
         column: str = "id",
         before: str = "",
     ) -> Sequence[Sequence[Any]]:
@@ -270,12 +226,12 @@ class Graph(OnDatabase):
         statement = f"{before} {self._selected(columns)} {rest}"
         statement = statement.format(ids=self._within(column), join=self._join)
         with self.connection.cursor() as cursor:
-            cursor.execute(statement, [self._id_list(ids)])
+            cursor.execute(statement, [self._key_list(keys)])
             return self._fetched(cursor)
 
-    def _held(self, columns: str, condition: str, ids: Iterable[UUID]) -> Sequence[Sequence[Any]]:
+    def _held(self, columns: str, condition: str, keys: Iterable[Key]) -> Sequence[Sequence[Any]]:
         """Those of these jobs that meet a condition, locked."""
-        return self._rows(columns, f"FROM {TABLE} WHERE {{ids}} AND {condition}", ids)
+        return self._rows(columns, f"FROM {TABLE} WHERE {{ids}} AND {condition}", keys)
 
     def _selected(self, columns: str) -> str:
         return f"SELECT {columns}"
@@ -285,16 +241,13 @@ class Graph(OnDatabase):
         return rows
 
     @abstractmethod
+    def _keys(self, ids: Iterable[UUID]) -> list[Key]:
+        """Ids as a cursor gives them, which is how they are kept here: a turn handles thousands."""
+
+    @abstractmethod
+    def _key_list(self, keys: Iterable[Key]) -> Any:
+        """The one parameter of `_within` for such ids."""
+
+    @abstractmethod
     def _uuid(self, value: object) -> UUID:
         """An id as a cursor gives it."""
-
-
-def composed(pieces: Iterable[tuple[str, str]]) -> str:
-    """JSON texts as one: that of the place "" as it is, others in lists that are nested as their places say."""
-    lists: dict[int, list[tuple[str, str]]] = defaultdict(list)
-    for place, text in pieces:
-        if not place:
-            return text
-        head, _, rest = place.partition("/")
-        lists[int(head)].append((rest, text))
-    return f"[{','.join(composed(lists[index]) for index in sorted(lists))}]"

@@ -31,7 +31,7 @@ class ByPeople(TakeUp):
                 "state IN ('succeeded', 'failed', 'cancelled')"
                 f" AND (traits & {Trait.ON_FAILURE} = 0 OR received IS NOT NULL)",
                 [],
-                {*ids, *steps},
+                {*ids, *map(self._uuid, steps)},
             )
             if steps:
                 self._wait_again(steps, below)
@@ -48,7 +48,7 @@ class ByPeople(TakeUp):
         with self.turn():
             ids = list(ids)
             if self._locks and len(ids) > 1:
-                self._held("id", "true", ids)  # in order
+                self._held("id", "true", self._keys(ids))  # in order
             count = self._cancel(ids, now, reason)
             if count:
                 self.follow(ids)
@@ -66,24 +66,32 @@ class ByPeople(TakeUp):
         """
         steps = f"FROM {TABLE} WHERE {{ids}} AND traits & {Trait.ON_FAILURE} = 0"
         lost = self._rows(
-            "id", f"{steps} AND state IN ('failed', 'cancelled')", [pipeline], "pipeline"
+            "id",
+            f"{steps} AND state IN ('failed', 'cancelled')",
+            self._keys([pipeline]),
+            "pipeline",
         )
         ids = [self._uuid(id) for (id,) in lost]
         if ids:
             return self.retry(ids)
-        live = self._rows("id", f"{steps} AND state <> 'succeeded'", [pipeline], "pipeline")
+        live = self._rows(
+            "id", f"{steps} AND state <> 'succeeded'", self._keys([pipeline]), "pipeline"
+        )
         return 0 if live else self.retry(self.tails(pipeline))
 
     def tails(self, pipeline: UUID) -> list[UUID]:
         """The last jobs of a pipeline: the one that has its id, or the members of its last group."""
         rows = self._rows(
-            "parent", f"FROM {EDGES} WHERE {{ids}} AND place <> '{ON_FAILURE}'", [pipeline], "child"
+            "parent",
+            f"FROM {EDGES} WHERE {{ids}} AND place <> '{ON_FAILURE}'",
+            self._keys([pipeline]),
+            "child",
         )
-        found = self._rows("id", f"FROM {TABLE} WHERE {{ids}}", [pipeline])
+        found = self._rows("id", f"FROM {TABLE} WHERE {{ids}}", self._keys([pipeline]))
         return [self._uuid(id) for (id,) in found or rows]
 
     def _members(self, pipeline: UUID) -> list[UUID]:
-        rows = self._rows("id", f"FROM {TABLE} WHERE {{ids}}", [pipeline], "pipeline")
+        rows = self._rows("id", f"FROM {TABLE} WHERE {{ids}}", self._keys([pipeline]), "pipeline")
         return [self._uuid(id) for (id,) in rows]
 
     def _cancel(self, ids: Iterable[UUID], now: float, reason: str) -> int:

@@ -11,7 +11,7 @@ from django.db import IntegrityError, transaction
 from djjp.claims.base import INSERT_COLUMNS
 from djjp.claims.common import TABLE
 from djjp.claims.data import Edge, NewJob
-from djjp.claims.graph import EDGES, Graph
+from djjp.claims.graph import EDGES, Graph, Key
 
 _COLUMNS = f"{INSERT_COLUMNS}, pipeline, waits_for"
 _COPY = f"COPY {TABLE} ({_COLUMNS}) FROM STDIN"
@@ -41,13 +41,19 @@ class PostgreSQLGraph(Graph):
             except IntegrityError:  # COPY knows no ON CONFLICT
                 cursor.executemany(_INSERT, rows)
 
-    def _held(self, columns: str, condition: str, ids: Iterable[UUID]) -> Sequence[Sequence[Any]]:
+    def _keys(self, ids: Iterable[UUID]) -> list[Key]:
+        return list(ids)
+
+    def _key_list(self, keys: Iterable[Key]) -> Any:
+        return list(keys)
+
+    def _held(self, columns: str, condition: str, keys: Iterable[Key]) -> Sequence[Sequence[Any]]:
         # One after the other, in the order of the ids: a sub-select that locks is not pulled up.
         with self.connection.cursor() as cursor:
             cursor.execute(
                 f"SELECT {columns} FROM unnest(%s::uuid[]) AS wanted(wanted_id) CROSS JOIN LATERAL"
                 f" (SELECT * FROM {TABLE} WHERE id = wanted_id AND {condition} FOR UPDATE) AS job",
-                [sorted(ids)],
+                [sorted(keys)],
             )
             rows: Sequence[Sequence[Any]] = cursor.fetchall()
             return rows

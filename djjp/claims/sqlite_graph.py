@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
+from uuid import UUID
 
 from djjp.claims.base import INSERT_COLUMNS
 from djjp.claims.common import TABLE
 from djjp.claims.data import Edge, NewJob
-from djjp.claims.graph import EDGES, Graph
+from djjp.claims.graph import EDGES, Graph, Key
 
 _INSERT = f"""INSERT INTO {TABLE} ({INSERT_COLUMNS}, pipeline, waits_for)
 VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, 0, 0, %s, %s) ON CONFLICT (id) DO NOTHING"""
@@ -36,6 +37,12 @@ class SQLiteGraph(Graph):
         text = json.dumps([(edge.parent.hex, edge.child.hex, edge.place) for edge in edges])
         with self.connection.cursor() as cursor:
             cursor.execute(_INSERT_EDGES, [text])
+
+    def _keys(self, ids: Iterable[UUID]) -> list[Key]:
+        return [id.hex for id in ids]
+
+    def _key_list(self, keys: Iterable[Key]) -> Any:
+        return json.dumps([*keys])
 
     def _selected(self, columns: str) -> str:
         return f"SELECT json_group_array(json_array({columns}))"

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from djjp.claims.common import TABLE
 from djjp.claims.data import ON_FAILURE
-from djjp.claims.graph import EDGES, Graph
+from djjp.claims.graph import EDGES, Graph, Key
 from djjp.models import State, Trait
 
 #: What makes of a row one that never ran.
@@ -50,61 +50,58 @@ _LOST = (State.FAILED, State.CANCELLED)
 class TakeUp(Graph):
     """What `retry` needs of a pipeline."""
 
-    def _steps(self, ids: Collection[UUID]) -> set[UUID]:
+    def _steps(self, ids: Collection[Key]) -> set[Key]:
         """Those of these jobs that have ended and are part of a pipeline."""
         rest = (
             f"FROM {TABLE} WHERE {{ids}} AND pipeline IS NOT NULL"
             " AND state IN ('succeeded', 'failed', 'cancelled')"
         )
-        return {self._uuid(id) for (id,) in self._rows("id", rest, ids)} if ids else set()
+        return {id for (id,) in self._rows("id", rest, ids)} if ids else set()
 
-    def _above(self, steps: Collection[UUID]) -> set[UUID]:
+    def _above(self, steps: Collection[Key]) -> set[Key]:
         """What these wait for, directly or not, and what has not succeeded."""
-        return {
-            self._uuid(id) for (id,) in self._rows("id", "FROM above", steps, "edge.child", _ABOVE)
-        }
+        return {id for (id,) in self._rows("id", "FROM above", steps, "edge.child", _ABOVE)}
 
-    def _below(self, steps: Collection[UUID]) -> set[UUID]:
+    def _below(self, steps: Collection[Key]) -> set[Key]:
         """What may have to wait for these anew."""
-        return {
-            self._uuid(id) for (id,) in self._rows("id", "FROM below", steps, "edge.parent", _BELOW)
-        }
+        return {id for (id,) in self._rows("id", "FROM below", steps, "edge.parent", _BELOW)}
 
-    def _around(self, ids: Collection[UUID]) -> tuple[set[UUID], set[UUID]]:
+    def _around(self, ids: Collection[UUID]) -> tuple[set[Key], set[Key]]:
         """The steps to retry for the sake of these jobs, and what is below; all of it locked."""
-        steps, below = self._seen(ids)
+        keys = self._keys(ids)
+        steps, below = self._seen(keys)
         if steps and self._locks:
             # Before it is judged: one that runs may be about to fail.
             parents = {parent for parent, *_ in self._parents(steps | below)}
             self._held("id", "true", steps | below | parents)
-            steps, below = self._seen(ids)
+            steps, below = self._seen(keys)
         return steps, below
 
-    def _seen(self, ids: Collection[UUID]) -> tuple[set[UUID], set[UUID]]:
+    def _seen(self, ids: Collection[Key]) -> tuple[set[Key], set[Key]]:
         steps = self._steps(ids)
         if not steps:
             return set(), set()
         steps |= self._above(steps)
         return steps, self._below(steps) - steps
 
-    def _parents(self, ids: Collection[UUID]) -> list[tuple[UUID, UUID, str, str]]:
+    def _parents(self, ids: Collection[Key]) -> list[tuple[Key, Key, str, str]]:
         columns = "edge.parent, edge.child, edge.place, job.state"
         return [
-            (self._uuid(parent), self._uuid(child), place, state)
+            (parent, child, place, state)
             for parent, child, place, state in self._rows(columns, _PARENTS, ids, "edge.child")
         ]
 
-    def _wait_again(self, steps: set[UUID], below: set[UUID]) -> None:
+    def _wait_again(self, steps: set[Key], below: set[Key]) -> None:
         """Block what has to wait, now that the steps were made ready."""
-        states: dict[UUID, str] = {}
-        parents: dict[UUID, list[UUID]] = defaultdict(list)
+        states: dict[Key, str] = {}
+        parents: dict[Key, list[Key]] = defaultdict(list)
         for parent, child, place, state in self._parents(steps | below):
             states[parent] = state
             # An on_failure job that is retried itself waits for nothing.
             if place != ON_FAILURE or child not in steps:
                 parents[child].append(parent)
         again = steps | below
-        waits: dict[int, list[UUID]] = defaultdict(list)
+        waits: dict[int, list[Key]] = defaultdict(list)
         for id in sorted(again):  # parents first
             if any(p not in again and states[p] in _LOST for p in parents[id]):
                 again.discard(id)  # it would wait for ever

@@ -12,7 +12,7 @@ from django.db import connections
 from django.test.utils import CaptureQueriesContext
 
 from djjp.claims import Claimed, Claims, Edge, Failure, NewGraph, Outcome, Peer
-from djjp.claims.graph import composed
+from djjp.claims.received import composed
 from djjp.ids import new_id
 from djjp.models import Attempt, Dependency, Job, State, Trait
 from tests.claims.rows import new_job

@@ -20,7 +20,7 @@ from djjp.claims import Claimed, Claims
 from djjp.consumer import aside, blocked, pools
 from djjp.consumer.consumer import Consumer
 from djjp.consumer.execution import Execution as ExecutionOf
-from djjp.exceptions import JobFailed, JobTimedOut
+from djjp.exceptions import JobFailed, JobStopped
 from djjp.models import Consumer as ConsumerRow
 from djjp.models import Job
 from tests.consumer import beside
@@ -410,7 +410,7 @@ def test_a_cancelled_coroutine_stops_at_once(queue: Claims) -> None:
 def test_a_coroutine_that_is_interrupted_before_it_begins_does_not_run() -> None:
     arguments = codec.encode_arguments((), {}, None)
     execution = ExecutionOf(Claimed(uuid.uuid4(), "async.rest", arguments, 1, 0))
-    execution.interrupt(JobTimedOut, 0)
+    execution.interrupt(JobStopped, 0)
 
     outcome = asyncio.run(execution.arun())
 
