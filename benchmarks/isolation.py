@@ -8,24 +8,17 @@ much of the processor is burnt without a queue, for that alone makes a write on 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
-import signal
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from pathlib import Path
-from typing import Any, NamedTuple
+from contextlib import closing, contextmanager
+from typing import Any
 
 from benchmarks import environment, report
-from benchmarks.environment import ROOT
 from benchmarks.options import count, some_of
-from benchmarks.processes import Consumer, consumer
 from benchmarks.report import Column, Section, Spread, progress
+from benchmarks.stretches import APPLICATIONS, Beside, burning, queueing
 
 _COLUMNS = [
     Column("database", "database"),
@@ -45,15 +38,6 @@ IDLE, OWN, CONTROL, SHARED = (
     "the queue, in the application's database",
 )
 OLD_OWN, OLD_SHARED = (f"{arm}; an old snapshot open" for arm in (OWN, SHARED))
-
-
-class Beside(NamedTuple):
-    """What one stretch of time was like: the writes' milliseconds, its length, and the queue's use of it."""
-
-    writes: list[float]
-    seconds: float
-    cpu_shares: tuple[float, ...]  # of a core, one for each process of the queue
-    jobs: int
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -87,24 +71,24 @@ def _arms(
     database: str, jobs: int, seconds: float, taken: dict[str, list[Beside]]
 ) -> dict[str, Callable[[], Beside]]:
     """What is measured, in order: the control burns what the queue has just used."""
-    shared = _APPLICATIONS[database]
+    shared = APPLICATIONS[database]
 
     def control() -> Beside:
         last = taken[OWN][-1]
-        return _burning(database, last.cpu_shares, last.seconds)
+        return burning(database, last.cpu_shares, last.seconds)
 
     arms: dict[str, Callable[[], Beside]] = {
-        IDLE: lambda: _burning(database, (), seconds),
-        OWN: lambda: _queueing(database, database, jobs),
+        IDLE: lambda: burning(database, (), seconds),
+        OWN: lambda: queueing(database, database, jobs),
         CONTROL: control,
-        SHARED: lambda: _queueing(database, shared, jobs),
+        SHARED: lambda: queueing(database, shared, jobs),
     }
     if database == "postgresql":
 
         def old(alias: str) -> Callable[[], Beside]:
             def run() -> Beside:
                 with _old_snapshot(shared):
-                    return _queueing(database, alias, jobs)
+                    return queueing(database, alias, jobs)
 
             return run
 
@@ -112,16 +96,12 @@ def _arms(
     return arms
 
 
-#: The alias of the application's own database, by the kind of database.
-_APPLICATIONS = {"sqlite": "default", "postgresql": "application"}
-
-
 def _make(database: str) -> None:
     """The application's table, and the queue's in the application's database too."""
     from django.core.management import call_command
     from django.db import connections
 
-    alias = _APPLICATIONS[database]
+    alias = APPLICATIONS[database]
     with environment.on(alias):
         call_command("migrate", database=alias, verbosity=0)
     key = "bigserial" if database == "postgresql" else "integer"
@@ -152,131 +132,6 @@ def _parameters(connection: Any) -> dict[str, Any]:
     return {
         key: given[key] for key in ("dbname", "user", "password", "host", "port") if key in given
     }
-
-
-def _burning(database: str, shares: Sequence[float], seconds: float) -> Beside:
-    with ExitStack() as stack:
-        stop = stack.enter_context(_writing(database))
-        for share in shares:
-            stack.enter_context(_beside(database, "burn", f"{min(share, 1.0):.3f}"))
-        time.sleep(seconds)
-        return Beside(stop(), seconds, (), 0)
-
-
-def _queueing(database: str, alias: str, jobs: int) -> Beside:
-    """Jobs enqueued by one process and run by another meanwhile, until none is left."""
-    from djjp.models import Job, State
-
-    environment.empty(alias)
-    with environment.on(alias), consumer(alias, "--concurrency-limit", "10") as running:
-        running.wait_until_ready()
-        used, servers = _cpu(running), _server_cpu(database)
-        with _writing(database) as stop:
-            began = time.monotonic()
-            with _beside(database, "enqueue", str(jobs), alias) as enqueuer:
-                enqueuing = _wait(enqueuer)
-            while _unfinished(alias):
-                time.sleep(0.02)
-            seconds = time.monotonic() - began
-            writes = stop()
-        cpu = [enqueuing, _cpu(running) - used, _server_cpu(database) - servers]
-    done = Job.objects.using(alias).filter(state=State.SUCCEEDED).count()
-    if done != jobs:
-        raise RuntimeError(f"{done} of {jobs} jobs succeeded: this measured something else")
-    return Beside(writes, seconds, tuple(c / seconds for c in cpu if c > 0), jobs)
-
-
-def _unfinished(alias: str) -> bool:
-    from django.db import connections
-
-    # The states stand in the text, for parameters would fit no partial index: this is asked often.
-    with connections[alias].cursor() as cursor:
-        cursor.execute(
-            "SELECT EXISTS (SELECT 1 FROM djjp_job WHERE state = 'ready')"
-            " OR EXISTS (SELECT 1 FROM djjp_job WHERE state = 'running')"
-        )
-        return bool(cursor.fetchone()[0])
-
-
-def _wait(process: subprocess.Popen[bytes]) -> float:
-    """Wait for its end; returns the seconds that it used of the processor."""
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"enqueueing failed (exit {process.returncode})")
-    return usage.ru_utime + usage.ru_stime
-
-
-def _cpu(running: Consumer) -> float:
-    return running.cpu_seconds() or 0.0
-
-
-def _server_cpu(database: str) -> float:
-    """Seconds that all processes of the PostgreSQL server have used, where they can be seen from here."""
-    if database != "postgresql":
-        return 0.0
-    try:
-        import psutil  # type: ignore[import-untyped]  # its stubs are a package of their own
-    except ImportError:
-        return 0.0
-    from django.db import connections
-
-    with connections["postgresql"].cursor() as cursor:
-        cursor.execute("SELECT pg_backend_pid()")
-        try:
-            server = psutil.Process(cursor.fetchone()[0]).parent()
-        except psutil.Error:
-            return 0.0  # on another machine
-    whole = server.cpu_times()
-    # Of those that have ended their parent knows; so do the writer's, which is not told apart.
-    used = whole.user + whole.system + getattr(whole, "children_user", 0.0)
-    used += getattr(whole, "children_system", 0.0)
-    for child in server.children():
-        times = child.cpu_times()
-        used += times.user + times.system
-    return float(used)
-
-
-@contextmanager
-def _writing(database: str) -> Iterator[Callable[[], list[float]]]:
-    """The application writing; call what this gives to stop it and have the milliseconds."""
-    path = Path(os.environ["DJJP_BENCH_HOME"]) / f"writes-{time.time_ns()}.json"
-    with _beside(database, "write", str(path)) as process:
-        until = time.monotonic() + 60
-        while not path.with_suffix(".ready").exists():
-            if process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError(f"the application did not start (exit {process.poll()})")
-            time.sleep(0.01)
-
-        def stop() -> list[float]:
-            process.send_signal(signal.SIGTERM)
-            if process.wait(60) != 0:
-                raise RuntimeError(f"the application failed (exit {process.returncode})")
-            writes: list[float] = json.loads(path.read_text())
-            return writes
-
-        yield stop
-
-
-@contextmanager
-def _beside(
-    database: str, act: str, value: str, alias: str | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.application", act, value],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "DJJP_BENCH_WRITES": _APPLICATIONS[database],
-            "DJJP_BENCH_ALIAS": alias or database,
-        },
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
 
 
 def _row(database: str, arm: str, taken: dict[str, list[Beside]]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from asgiref.sync import sync_to_async
 from djjp import claims, codec
 from djjp.exceptions import JobCancelled, JobDoesNotExist, JobFailed, QueueUnavailable
 from djjp.models import FINISHED, Attempt, Job, State
+from djjp.outbox import cancelling
 from djjp.outbox import lookup as outbox
 
 # A job that is waited for is looked at soon and then less and less often; seconds.
@@ -121,7 +122,8 @@ class JobHandle:
         coroutine is cancelled too, and a function that goes on all the same is interrupted after a few
         seconds. Then it ends as cancelled; until then its state is `running`.
         """
-        claims.call(lambda queue: queue.cancel([self.id], time.time()))
+        if not claims.call(lambda queue: queue.cancel([self.id], time.time())):
+            cancelling.cancel(self.id)
         self.refresh()
 
     async def arefresh(self) -> None:

@@ -15,6 +15,7 @@ from djjp.claims import Claims
 from djjp.exceptions import JobDoesNotExist
 from djjp.handles import JobHandle, get_job
 from djjp.models import Attempt, Job, State, Trait
+from djjp.outbox import cancelling
 from djjp.outbox import lookup as outbox
 
 # What a group is in, by what its jobs are in: the first that one of them is in. It has failed as soon as
@@ -53,7 +54,8 @@ class PipelineHandle(JobHandle):
 
     def cancel(self) -> None:
         """Stop all of its jobs that have not ended, as `JobHandle.cancel()` stops one; no `on_failure` runs."""
-        claims.call(lambda queue: queue.cancel_pipeline(self.id, time.time()))
+        if not claims.call(lambda queue: queue.cancel_pipeline(self.id, time.time())):
+            cancelling.cancel(self.id)
         self.refresh()
 
     def retry(self) -> None:

@@ -6,6 +6,7 @@ first argument, a list of results after a group; the first steps get nothing.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
 from uuid import UUID
@@ -37,7 +38,7 @@ MOST_PAIRS = 100_000
 _Ends = list[tuple[UUID, str]]
 
 
-class Pipeline:
+class Pipeline(ABC):
     """Bound jobs in an order, not enqueued yet: what `chain()` and `group()` return.
 
     Attributes:
@@ -93,8 +94,9 @@ class Pipeline:
             layout.watch(self.on_failure, ends)
         return ends
 
+    @abstractmethod
     def _steps_laid(self, layout: _Layout, before: _Ends) -> _Ends:
-        raise NotImplementedError
+        """Make the rows of the steps behind others; returns where the results come from."""
 
 
 Step = BoundJob | Pipeline
@@ -181,14 +183,7 @@ class _Layout:
         edges = self._edges
         if not single:
             edges = edges + [Edge(id, pipeline, place) for id, place in ends]
-        self.id, self._made = pipeline, jobs
         return NewGraph(pipeline, jobs, edges)
-
-    def handle(self, ends: _Ends) -> PipelineHandle:
-        """The handle of what `graph()` made."""
-        steps = [job for job in self._made if not job.traits & Trait.ON_FAILURE]
-        kind = GroupHandle if ends[0][1] else PipelineHandle
-        return kind(self.id, self._jobs[ends[0][0]].state, [(job.id, job.state) for job in steps])
 
     def database(self) -> str | None:
         """The database whose transaction the pipeline belongs to, if its jobs name one."""

@@ -95,4 +95,5 @@ def test_progress_takes_numbers_that_every_database_can_hold(numbers: Any) -> No
 
 
 def test_progress_outside_of_a_consumer_goes_nowhere() -> None:
+    """And is no error: a job may be run by a test that calls it."""
     CurrentJob(CLAIMED).progress(1, 2)

@@ -6,38 +6,18 @@ pause between polls (0.1 s by default). The supervisor forks one worker, and a d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from benchmarks.peers.peer import Peer, Store, timed
+from benchmarks.peers.of_django import DjangoPeer
+from benchmarks.peers.peer import Store
 from benchmarks.peers.setting_up import django_for
 
 
-class SteadyQueue(Peer):
+class SteadyQueue(DjangoPeer):
     name = "steady_queue"
     distribution = "steady-queue"
     stores = ("sqlite", "postgresql")
     settings = "one worker of {slots} threads, polls every 10 ms; djjp's SQLite settings"
     fastest = 10
     most = 500
-    bulk = False
-
-    def prepare(self, store: Store) -> None:
-        django_for(self.name, store)
-        from django.core.management import call_command
-
-        call_command("migrate", verbosity=0)
-
-    def enqueue(self, store: Store, job: str, values: Sequence[float], *, bulk: bool) -> float:
-        django_for(self.name, store)
-        from benchmarks.peers import tasks
-
-        task = tasks.noop if job == "noop" else tasks.nap
-
-        def one_by_one() -> None:
-            for value in values:
-                task.enqueue(value)
-
-        return timed(one_by_one)
 
     def consume(self, store: Store, slots: int | None) -> None:
         django_for(self.name, store, slots or self.fastest)

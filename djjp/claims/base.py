@@ -82,6 +82,10 @@ class Claims(ByPeople, Relays, Upkeep, Received, Fitness):
                 self.enqueue(arrived[0])
             elif arrived:
                 self.enqueue_many(arrived)
+            units = [unit for unit in jobs if unit.id in new]
+            steps = [s for u in units for s in (u.jobs if isinstance(u, NewGraph) else [u])]
+            if cancelled := [job.id for job in steps if job.state == State.CANCELLED]:
+                self.end_cancelled(cancelled, time.time())
 
     # The consumer's turn
 

@@ -55,6 +55,15 @@ class ByPeople(TakeUp):
                 self.announce()
         return count
 
+    def end_cancelled(self, ids: Iterable[UUID], now: float) -> None:
+        """Say when and why jobs have ended that came into the queue as cancelled."""
+        self._update(
+            "finished_at = %s, reason = %s",
+            "state = 'cancelled' AND finished_at IS NULL",
+            [self._stamp(now), "cancelled on request"],
+            ids,
+        )
+
     def cancel_pipeline(self, pipeline: UUID, now: float) -> int:
         """Stop all jobs of a pipeline that have not ended; returns how many that were."""
         return self.cancel(self._members(pipeline), now, "its pipeline was cancelled on request")

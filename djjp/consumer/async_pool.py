@@ -80,6 +80,15 @@ class AsyncPool:
             return self.limit
         return self._functions.lost + self._given_up + self._asides.lost
 
+    @property
+    def consumer(self) -> str:
+        """What its jobs are told that they run in."""
+        return self._consumer
+
+    @consumer.setter
+    def consumer(self, name: str) -> None:
+        self._consumer = self._functions.consumer = name
+
     def submit(self, jobs: Iterable[Claimed]) -> None:
         """Put claimed jobs in line."""
         self._line.extend(jobs)

@@ -142,7 +142,7 @@ class Consumer(Turns):
         )
         self._presence.begin()
         self._begun = Begun(self._claims.notes(), self.name, self._limit + LONGEST)
-        self._pool.begin = self._begun.mark
+        self._pool.begin, self._pool.consumer = self._begun.mark, self.name
         self._maintenance = Maintenance(self._claims, self._presence, self._lost)
 
     def _lost(self) -> None:

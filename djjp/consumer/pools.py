@@ -62,7 +62,8 @@ class ThreadPool:
         self.begin: Callable[[Claimed], object] = lambda job: True
         self._progress = progress
         self._desk = desk
-        self._consumer = consumer
+        #: What its jobs are told that they run in.
+        self.consumer = consumer
         self._line: SimpleQueue[Claimed | None] = SimpleQueue()
         self._slots: list[_Slot] = []
         self._unwanted: set[Claimed] = set()
@@ -141,7 +142,7 @@ class ThreadPool:
         coordinator.set(self._desk)
         try:
             while not slot.given_up and (job := self._line.get()) is not None:
-                execution = Execution(job, self._progress, self._consumer)
+                execution = Execution(job, self._progress, self.consumer)
                 if self._unwanted and job in self._unwanted:
                     execution.current.cancel()
                     self._report(execution.failed(JobStopped()))

@@ -15,6 +15,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 from djjp.claims import Edge, NewGraph, NewJob
+from djjp.models import State
 
 
 def to_text(job: NewJob | NewGraph) -> str:
@@ -45,6 +46,15 @@ def jobs_of(text: str) -> list[NewJob]:
     """The one job of a text, or all jobs of the pipeline."""
     unit = from_text(text)
     return unit.jobs if isinstance(unit, NewGraph) else [unit]
+
+
+def cancelled(text: str) -> str:
+    """The text of the same, for the queue to have it as cancelled from the first."""
+    unit = from_text(text)
+    if isinstance(unit, NewGraph):
+        jobs = [job._replace(state=State.CANCELLED) for job in unit.jobs]
+        return to_text(unit._replace(jobs=jobs))
+    return to_text(unit._replace(state=State.CANCELLED))
 
 
 def _job(given: Any) -> NewJob:

@@ -88,6 +88,12 @@ def delete(alias: str, ids: Sequence[UUID]) -> None:
         cursor.execute(*_statement(alias, "DELETE FROM {table} WHERE {those}", ids))
 
 
+def rewrite(alias: str, id: UUID, text: str) -> None:
+    """Put another text in the place of a row's."""
+    with _explained(alias):
+        _all(alias).filter(pk=id).update(job=text)
+
+
 def _statement(alias: str, sql: str, ids: Sequence[UUID]) -> tuple[str, list[Any]]:
     """A statement on the rows with these ids, and its parameters as the database takes them."""
     model, connection = _model(), connections[alias]
