@@ -28,6 +28,9 @@ from djjp.outbox.models import OutboxJob
 from tests.harness import Processes
 from tests.project.shop.models import Execution
 
+# The development mode is for the process that runs the tests: those that they start are as users' are.
+os.environ.pop("PYTHONDEVMODE", None)
+
 QUEUES = os.environ.get("DJJP_TEST_QUEUES", "sqlite,postgresql").split(",")
 
 
