@@ -115,13 +115,10 @@ class Claims(ByPeople, Relays, Upkeep, Received, Fitness):
         A failed attempt is kept as an `Attempt` row.
         """
         accepted = self._settle(consumer, [_settled(consumer, outcome) for outcome in outcomes])
-        if State.READY in {outcome.state for outcome in outcomes}:
+        others = [o for o in outcomes if o.state != State.SUCCEEDED and o.claimed.id in accepted]
+        if any(outcome.state == State.READY for outcome in others):
             self.announce()
-        failures = [
-            _attempt(consumer, outcome, outcome.failure)
-            for outcome in outcomes
-            if outcome.failure is not None and outcome.claimed.id in accepted
-        ]
+        failures = [_attempt(consumer, o, o.failure) for o in others if o.failure is not None]
         if failures:
             Attempt.objects.using(self.alias).bulk_create(failures)
         awaited = [o for o in outcomes if o.claimed.traits & Trait.AWAITED]

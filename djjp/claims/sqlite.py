@@ -49,41 +49,39 @@ _TAKE = f"""UPDATE {_PRIMARY} SET state = 'running', consumer = %s, started_at =
 WHERE id IN (SELECT value FROM json_each(%s))"""
 
 # CROSS JOIN: the batch comes first, each row of it is looked up.
-_FENCE = f"""SELECT json_group_array(job.id) FROM json_each(%s) AS row CROSS JOIN {TABLE} AS job
+_FENCE = f"""SELECT {{what}} FROM json_each(%s) AS row CROSS JOIN {TABLE} AS job
 ON job.id = json_extract(row.value, '$[0]') AND job.attempts = json_extract(row.value, '$[1]')
 AND +job.consumer = %s AND +job.state = 'running'"""
+_PASS = _FENCE.format(what="count(*)")
+_PASSING = _FENCE.format(what="json_group_array(job.id)")
 
-# An upsert that never inserts, for behind the fence each id is there. As an UPDATE … FROM it would leave
-# the order of the join to the planner. Each value of a row costs a look through its text.
-_SETTLE = """INSERT INTO {table} (id, state, result, started_at, finished_at, consumer, attempts{columns},
-name, queue, priority, rescues, created_at, arguments)
-SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
-json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'),
-json_extract(value, '$[6]'){values}, '', '', 0, 0, '', '' FROM json_each(%s) WHERE true
-ON CONFLICT (id) DO UPDATE SET result = excluded.result, started_at = excluded.started_at,
-consumer = excluded.consumer, attempts = excluded.attempts, {changes}"""
-
-_SETTLE_ENDED = _SETTLE.format(
-    table=TABLE,
-    columns="",
-    values="",
-    changes="state = excluded.state, finished_at = excluded.finished_at, reason = NULL",
-)
+# Upserts that never insert, for behind the fence each id is there. As an UPDATE … FROM one would leave the
+# order of the join to the planner. Each value of a row costs a look through its text: an end leaves
+# consumer and attempt as the fence has found them.
+_SETTLE_ENDED = f"""INSERT INTO {TABLE} (id, state, result, started_at, finished_at,
+name, queue, priority, attempts, rescues, created_at, arguments)
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[2]'), json_extract(value, '$[3]'),
+json_extract(value, '$[4]'), json_extract(value, '$[5]'),
+'', '', 0, 0, 0, '', '' FROM json_each(%s) WHERE true
+ON CONFLICT (id) DO UPDATE SET state = excluded.state, result = excluded.result,
+started_at = excluded.started_at, finished_at = excluded.finished_at, reason = NULL"""
 
 # A job that someone wants to stop does not run again.
-_SETTLE_ANY = _SETTLE.format(
-    table=TABLE,
-    columns=", run_after, reason",
-    values=", json_extract(value, '$[7]'), json_extract(value, '$[8]')",
-    changes=f"""
+_SETTLE_ANY = f"""INSERT INTO {TABLE} (id, state, result, started_at, finished_at, consumer, attempts,
+run_after, reason, name, queue, priority, rescues, created_at, arguments)
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[2]'), json_extract(value, '$[3]'),
+json_extract(value, '$[4]'), json_extract(value, '$[5]'), json_extract(value, '$[6]'),
+json_extract(value, '$[7]'), json_extract(value, '$[8]'), json_extract(value, '$[9]'),
+'', '', 0, 0, '', '' FROM json_each(%s) WHERE true
+ON CONFLICT (id) DO UPDATE SET result = excluded.result, started_at = excluded.started_at,
+consumer = excluded.consumer, attempts = excluded.attempts,
 state = CASE WHEN excluded.state IN ('ready', 'scheduled') AND {TABLE}.cancel_requested
         THEN 'cancelled' ELSE excluded.state END,
 finished_at = CASE WHEN excluded.state IN ('ready', 'scheduled') AND NOT {TABLE}.cancel_requested
         THEN NULL ELSE excluded.finished_at END,
 reason = CASE WHEN excluded.state NOT IN ('succeeded', 'failed')
         THEN coalesce(excluded.reason, {TABLE}.reason) END,
-run_after = coalesce(excluded.run_after, {TABLE}.run_after)""",
-)
+run_after = coalesce(excluded.run_after, {TABLE}.run_after)"""
 
 _PLAIN_ENDS = (State.SUCCEEDED, State.FAILED)
 
@@ -196,26 +194,35 @@ class SQLiteClaims(SQLiteGraph, SQLiteHouse, Claims):
             return cursor.fetchone() is not None
 
     def _settle(self, consumer: str, rows: Sequence[Settled]) -> set[UUID]:
+        ended = all(row.state in _PLAIN_ENDS for row in rows)
+        values = [self._end(row) if ended else self._values(row) for row in rows]
+        accepted = {row.id for row in rows}
         with self.connection.cursor() as cursor:
-            batch = {row.id.hex: row for row in rows}
-            keys = json.dumps([(key, row.attempt) for key, row in batch.items()])
-            cursor.execute(_FENCE, [keys, consumer])
-            accepted = json.loads(cursor.fetchone()[0])
+            batch = json.dumps(values)
+            cursor.execute(_PASS, [batch, consumer])
+            if cursor.fetchone()[0] < len(rows):  # seldom: who then?
+                cursor.execute(_PASSING, [batch, consumer])
+                passing = set(json.loads(cursor.fetchone()[0]))
+                accepted = {row.id for row in rows if row.id.hex in passing}
+                batch = json.dumps([each for each in values if each[0] in passing])
             if accepted:
-                ended = all(batch[key].state in _PLAIN_ENDS for key in accepted)
-                cursor.execute(
-                    _SETTLE_ENDED if ended else _SETTLE_ANY,
-                    [json.dumps([self._values(k, batch[k]) for k in accepted])],
-                )
-        return {batch[key].id for key in accepted}
+                cursor.execute(_SETTLE_ENDED if ended else _SETTLE_ANY, [batch])
+        return accepted
 
-    def _values(self, key: str, row: Settled) -> tuple[Any, ...]:
-        started, finished = (None if t is None else self._stamp(t) for t in row[4:6])
-        values = (key, row.state, row.result, started, finished, row.consumer, row.attempts)
-        if row.run_after is None and row.reason is None:  # the common end
-            return values
+    def _end(self, row: Settled) -> tuple[Any, ...]:
+        started, finished = row.started_at, row.finished_at
+        return (
+            row.id.hex,
+            row.attempt,
+            row.state,
+            row.result,
+            None if started is None else self._stamp(started),
+            None if finished is None else self._stamp(finished),
+        )
+
+    def _values(self, row: Settled) -> tuple[Any, ...]:
         due = None if row.run_after is None else self._stamp(row.run_after)
-        return (*values, due, row.reason)
+        return (*self._end(row), row.consumer, row.attempts, due, row.reason)
 
     def _id_list(self, ids: Iterable[UUID]) -> Any:
         return json.dumps([id.hex for id in ids])

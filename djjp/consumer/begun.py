@@ -59,7 +59,7 @@ class Begun:
     def expect(self, jobs: Iterable[Claimed]) -> None:
         """Keep a cell for each job that was claimed."""
         if self._map is not None:
-            self._cells.update((id(job), self._free.pop()) for job in jobs)
+            self._cells.update([(id(job), self._free.pop()) for job in jobs])
 
     def mark(self, job: Claimed) -> bool:
         """Note that the job begins; called on its thread.
@@ -74,7 +74,7 @@ class Begun:
         cell = self._cells.get(id(job))
         if cell is None:
             return False
-        note[cell : cell + _CELL] = job.id.bytes
+        note[cell : cell + _CELL] = job.id.int.to_bytes(_CELL, "big")
         while note[_FLAG]:
             if self._over:
                 return False

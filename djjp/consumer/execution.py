@@ -114,7 +114,8 @@ class Execution:
         except BaseException as error:  # noqa: BLE001  (the job's own, whatever it is, is its outcome)
             return self._told(self.failed(error))
         else:
-            return self._told(self._returned(result))
+            outcome = self._returned(result)
+            return outcome if self.job is None or not self.job.tells else self._told(outcome)
         finally:
             connections.tidy()
 

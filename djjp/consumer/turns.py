@@ -151,7 +151,7 @@ class Turns:
 
     def _begin(self, claimed: list[Claimed]) -> None:
         if claimed:
-            self._held.update((job.id, job) for job in claimed)
+            self._held.update([(job.id, job) for job in claimed])
             self._begun.expect(claimed)
             self._pool.submit(claimed)
 
