@@ -89,6 +89,10 @@ class Outcome(NamedTuple):
     reason: str | None = None  # why it was cancelled
 
 
+#: Ends that leave everything but result, reason and times as it is, which is written by a shorter statement.
+PLAIN_ENDS = (State.SUCCEEDED, State.FAILED)
+
+
 class Settled(NamedTuple):
     """One row of the guarded update that finish and release share; None clears the column."""
 

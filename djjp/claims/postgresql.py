@@ -13,7 +13,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from djjp.claims.base import INSERT_COLUMNS, Claims
 from djjp.claims.common import TABLE
-from djjp.claims.data import Claimed, NewJob, Settled
+from djjp.claims.data import PLAIN_ENDS, Claimed, NewJob, Settled
 from djjp.claims.postgresql_graph import PostgreSQLGraph
 from djjp.claims.postgresql_house import CHANNEL, QUIET, PostgreSQLHouse
 from djjp.claims.relays import RELAYED
@@ -33,22 +33,32 @@ FROM picked WHERE job.id = picked.id
 RETURNING job.id, job.name, job.arguments, job.attempts, job.rescues, job.traits, job.priority"""
 
 # The fence is written so that no index of consumers or states fits it: each row of the batch is looked
-# up by its id, also where the planner takes the batch for longer than what runs. A job that someone
-# wants to stop does not run again.
-_SETTLE = f"""UPDATE {TABLE} AS job SET
-state = CASE WHEN row.state IN ('ready', 'scheduled') AND job.cancel_requested
-        THEN 'cancelled' ELSE row.state END,
-finished_at = CASE WHEN row.state IN ('ready', 'scheduled') AND NOT job.cancel_requested
-        THEN NULL ELSE row.finished_at END,
-reason = CASE WHEN row.state NOT IN ('succeeded', 'failed') THEN coalesce(row.reason, job.reason) END,
-result = row.result, started_at = row.started_at, consumer = row.consumer, attempts = row.attempts,
-run_after = coalesce(row.run_after, job.run_after)
+# up by its id, also where the planner takes the batch for longer than what runs. Times come as numbers,
+# which nobody has to write as text and read again.
+_FENCED = f"""UPDATE {TABLE} AS job SET {{changes}}
 FROM json_to_recordset(%s::json) AS row(id uuid, attempt integer, state text, result text,
-started_at timestamptz, finished_at timestamptz, consumer text, attempts integer,
-run_after timestamptz, reason text)
+began float8, ended float8, consumer text, attempts integer, due float8, reason text)
 WHERE job.id = row.id AND job.attempts = row.attempt
 AND job.consumer || '' = %s AND job.state || '' = 'running'
 RETURNING job.id"""
+
+# An end leaves consumer and attempt as the fence has found them.
+_SETTLE_ENDED = _FENCED.format(
+    changes="""state = row.state, result = row.result, reason = NULL,
+started_at = to_timestamp(row.began), finished_at = to_timestamp(row.ended)"""
+)
+
+# A job that someone wants to stop does not run again.
+_SETTLE_ANY = _FENCED.format(
+    changes="""
+state = CASE WHEN row.state IN ('ready', 'scheduled') AND job.cancel_requested
+        THEN 'cancelled' ELSE row.state END,
+finished_at = CASE WHEN row.state IN ('ready', 'scheduled') AND NOT job.cancel_requested
+        THEN NULL ELSE to_timestamp(row.ended) END,
+reason = CASE WHEN row.state NOT IN ('succeeded', 'failed') THEN coalesce(row.reason, job.reason) END,
+result = row.result, started_at = to_timestamp(row.began), consumer = row.consumer,
+attempts = row.attempts, run_after = coalesce(to_timestamp(row.due), job.run_after)"""
+)
 
 _last_notify = 0.0
 
@@ -131,26 +141,13 @@ class PostgreSQLClaims(PostgreSQLGraph, PostgreSQLHouse, Claims):
             return cursor.fetchone() is not None
 
     def _settle(self, consumer: str, rows: Sequence[Settled]) -> set[UUID]:
-        batch = json.dumps([self._values(row) for row in rows])
+        ended = all(row.state in PLAIN_ENDS for row in rows)
+        values = [_end(row) if ended else _values(row) for row in rows]
         with self.connection.cursor() as cursor:
-            cursor.execute(_SETTLE, [batch, consumer])
+            cursor.execute(_SETTLE_ENDED if ended else _SETTLE_ANY, [json.dumps(values), consumer])
+            if cursor.rowcount == len(rows):  # nearly always: no need to read who
+                return {row.id for row in rows}
             return {id for (id,) in cursor.fetchall()}
-
-    def _values(self, row: Settled) -> dict[str, Any]:
-        """A row as an object; a key that is left out means null."""
-        values: dict[str, Any] = {
-            "id": row.id.hex,
-            "attempt": row.attempt,
-            "state": row.state,
-            "attempts": row.attempts,
-        }
-        for key in ("result", "consumer", "reason"):
-            if (text := getattr(row, key)) is not None:
-                values[key] = text
-        for key in ("started_at", "finished_at", "run_after"):
-            if (time := getattr(row, key)) is not None:
-                values[key] = str(self._stamp(time))
-        return values
 
     def _id_list(self, ids: Iterable[UUID]) -> Any:
         return list(ids)
@@ -178,6 +175,27 @@ class PostgreSQLClaims(PostgreSQLGraph, PostgreSQLHouse, Claims):
             return False
         _last_notify = now
         return True
+
+
+def _end(row: Settled) -> dict[str, Any]:
+    return {
+        "id": row.id.hex,
+        "attempt": row.attempt,
+        "state": row.state,
+        "result": row.result,
+        "began": _rounded(row.started_at),
+        "ended": _rounded(row.finished_at),
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    """To microseconds, here: a half one is rounded the other way by the server."""
+    return None if seconds is None else round(seconds, 6)
+
+
+def _values(row: Settled) -> dict[str, Any]:
+    more = {"attempts": row.attempts, "due": _rounded(row.run_after), "reason": row.reason}
+    return {**_end(row), "consumer": row.consumer, **more}
 
 
 def _heads(

@@ -23,12 +23,11 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from djjp.claims.base import INSERT_COLUMNS, Claims
 from djjp.claims.common import TABLE, moment
-from djjp.claims.data import Claimed, NewJob, Settled
+from djjp.claims.data import PLAIN_ENDS, Claimed, NewJob, Settled
 from djjp.claims.relays import RELAYED
 from djjp.claims.sqlite_graph import SQLiteGraph
 from djjp.claims.sqlite_house import SQLiteHouse
 from djjp.ids import from_hex
-from djjp.models import State
 
 T = TypeVar("T")
 
@@ -82,8 +81,6 @@ finished_at = CASE WHEN excluded.state IN ('ready', 'scheduled') AND NOT {TABLE}
 reason = CASE WHEN excluded.state NOT IN ('succeeded', 'failed')
         THEN coalesce(excluded.reason, {TABLE}.reason) END,
 run_after = coalesce(excluded.run_after, {TABLE}.run_after)"""
-
-_PLAIN_ENDS = (State.SUCCEEDED, State.FAILED)
 
 
 def _retry_locked(work: Callable[[], T], timeout: float) -> T:
@@ -194,7 +191,7 @@ class SQLiteClaims(SQLiteGraph, SQLiteHouse, Claims):
             return cursor.fetchone() is not None
 
     def _settle(self, consumer: str, rows: Sequence[Settled]) -> set[UUID]:
-        ended = all(row.state in _PLAIN_ENDS for row in rows)
+        ended = all(row.state in PLAIN_ENDS for row in rows)
         values = [self._end(row) if ended else self._values(row) for row in rows]
         accepted = {row.id for row in rows}
         with self.connection.cursor() as cursor:
