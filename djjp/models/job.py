@@ -1,4 +1,4 @@
-"""The queue's tables: jobs and their failed attempts.
+"""Jobs and their failed attempts.
 
 The rows are read through the ORM (admin, handles) and written by the statements in `djjp.claims`.
 Every index of jobs is partial, on live states or on pipelines: what has finished costs an insert nothing.
@@ -147,72 +147,3 @@ class Attempt(models.Model):
 
     def __str__(self) -> str:
         return f"attempt {self.number} of job {self.job_id}: {self.exception_class}"
-
-
-class Consumer(models.Model):
-    """A consumer process that lives, or that has died and is not yet known to have.
-
-    Attributes:
-        name: `host:pid:random`, as in `Job.consumer`.
-        queues: the queues that it serves, as a JSON list; null for all.
-        heartbeat_at: when it last said that it lives.
-        locked: whether it holds a lock that dies with it, so that nobody need wait for its heartbeat.
-    """
-
-    name = models.CharField(primary_key=True, max_length=100)
-    host = models.CharField(max_length=64)
-    pid = models.PositiveIntegerField()
-    queues = models.TextField(null=True, blank=True)
-    concurrency = models.CharField(max_length=10)
-    concurrency_limit = models.PositiveIntegerField()
-    started_at = models.DateTimeField()
-    heartbeat_at = models.DateTimeField()
-    locked = models.BooleanField()
-
-    class Meta:
-        db_table = "djjp_consumer"
-
-    def __str__(self) -> str:
-        return self.name
-
-
-class Dependency(models.Model):
-    """An edge of a pipeline: a job that waits for another one.
-
-    The edges from the last members of a group that nothing follows lead to the pipeline's own id, so that
-    its handle finds their results in order.
-
-    Attributes:
-        parent: the job that is waited for.
-        child: the job that waits.
-        place: where the parent's result goes: "" alone, "2" or "0/3" into a list, nested as the groups
-            are; "!" for an edge to an `on_failure` job, which no result goes along.
-    """
-
-    pk = models.CompositePrimaryKey("parent", "child")
-    parent = models.UUIDField(editable=False)
-    child = models.UUIDField(editable=False)
-    place = models.TextField(blank=True)
-
-    class Meta:
-        db_table = "djjp_dependency"
-        indexes = [models.Index(fields=["child"], name="djjp_dependency_child")]
-
-    def __str__(self) -> str:
-        return f"{self.child} waits for {self.parent}"
-
-
-class Relayed(models.Model):
-    """A job that has come from an outbox: it is not taken from there again, also once it is pruned.
-
-    The row is kept until nobody can have the job's row in the outbox in view any more.
-    """
-
-    id = models.UUIDField(primary_key=True, editable=False)
-    relayed_at = models.DateTimeField()
-
-    class Meta:
-        db_table = "djjp_relayed"
-
-    def __str__(self) -> str:
-        return str(self.id)
