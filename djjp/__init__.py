@@ -28,6 +28,8 @@ __all__ = [
 
 _HOMES = {
     "Discard": "djjp.exceptions",
+    "Limit": "djjp.limits",
+    "Rate": "djjp.limits",
     "Retry": "djjp.exceptions",
     "chain": "djjp.pipelines",
     "group": "djjp.pipelines",

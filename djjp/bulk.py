@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from uuid import UUID
 
 from asgiref.sync import sync_to_async
 
-from djjp.calls import BoundJob
+from djjp.calls import BoundJob, handle_of
+from djjp.claims import Holder
 from djjp.handles import JobHandle
 from djjp.outbox.enqueue import enqueue
 
@@ -23,11 +25,13 @@ def run_many(bound: Iterable[BoundJob]) -> list[JobHandle]:
     handles: list[JobHandle] = []
     for calls in _chunks(bound):
         rows = [call.row() for call in calls]
+        held: dict[UUID, Holder] = {}
         # As a rule there is one: none in particular.
         for database in {call.job.database for call in calls}:
             pairs = zip(calls, rows, strict=True)
-            enqueue([row for call, row in pairs if call.job.database == database], database)
-        handles += [JobHandle(row.id, row.state) for row in rows]
+            theirs = [row for call, row in pairs if call.job.database == database]
+            held.update(enqueue(theirs, database))
+        handles += [handle_of(row, held) for row in rows]
     return handles
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from django.conf import settings
 from django.utils import timezone
 
-from djjp import codec
-from djjp.claims import NewJob
+from djjp import codec, terms
+from djjp.claims import Held, NewJob
 from djjp.handles import JobHandle
 from djjp.ids import new_id
 from djjp.models import OnCrash, State
@@ -49,14 +49,12 @@ class BoundJob:
     def run_later(self) -> JobHandle:
         """Enqueue the call and return its handle."""
         row = self.row()
-        enqueue([row], self.job.database)
-        return JobHandle(row.id, row.state)
+        return handle_of(row, enqueue([row], self.job.database))
 
     async def arun_later(self) -> JobHandle:
         """`run_later` for coroutines."""
         row = self.row()
-        await aenqueue([row], self.job.database)
-        return JobHandle(row.id, row.state)
+        return handle_of(row, await aenqueue([row], self.job.database))
 
     def row(self) -> NewJob:
         """The row to enqueue, with an id and a time of its own."""
@@ -66,15 +64,18 @@ class BoundJob:
     def _must_stand_alone(self) -> None:
         """Raise TypeError for a call that waits for its first argument."""
 
-    def step(self) -> NewJob:
-        """`row()` for a place in a pipeline, where the call was checked."""
+    def step(self, *, behind: bool = False) -> NewJob:
+        """`row()` for a place in a pipeline, behind another job or not, where the call was checked."""
         job, now = self.job, time.time()
         due = _due(job.run_after, now)
         state = State.READY if due is None or due <= now else State.SCHEDULED
         on_crash = OnCrash(job.on_crash)
-        return NewJob(
+        row = NewJob(
             new_id(), job.name, job.queue, job.priority, state, due, now, self.arguments, on_crash
         )
+        if not job.has_terms:
+            return row
+        return terms.agreed(job, row, receives=behind and self.receives)
 
 
 class BoundRest(BoundJob):
@@ -89,6 +90,13 @@ class BoundAlone(BoundJob):
     """A call that takes nothing from other jobs of a pipeline."""
 
     receives = False
+
+
+def handle_of(row: NewJob, held: Held) -> JobHandle:
+    """The handle of an enqueued job, or of the one that has its unique key."""
+    if row.id in held:
+        return JobHandle(*held[row.id])
+    return JobHandle(row.id, row.state)
 
 
 def _due(run_after: timedelta | datetime | None, now: float) -> float | None:

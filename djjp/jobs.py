@@ -14,18 +14,21 @@ from functools import cached_property, partial, update_wrapper
 from types import FunctionType
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-from djjp import codec, options, registry
+from djjp import codec, limits, options, registry
 from djjp.bulk import arun_many, run_many
 from djjp.calls import BoundAlone, BoundJob, BoundRest
 from djjp.claims import Claimed, Outcome
 from djjp.current import current_job
 from djjp.handles import JobHandle, aget_job, get_job
+from djjp.limits import Key, Limit, Rate
 from djjp.models import OnCrash
 from djjp.retries import Backoff, exponential, span
 
 __all__ = [
     "BoundJob",
     "JobHandle",
+    "Limit",
+    "Rate",
     "RegisteredJob",
     "aget_job",
     "arun_many",
@@ -50,7 +53,8 @@ class RegisteredJob(Generic[P, R]):
         priority: higher is claimed first.
         run_after: when its jobs may start, if not at once.
         database: the alias whose transaction an enqueue belongs to, if not the innermost.
-        max_attempts, backoff, retry_on, timeout, on_crash: as `job()` takes them.
+        max_attempts, backoff, retry_on, timeout, on_crash, limit, unique_key, unique_until,
+            expires_after: as `job()` takes them.
     """
 
     function: Callable[P, R]
@@ -64,9 +68,19 @@ class RegisteredJob(Generic[P, R]):
     timeout: float | timedelta | None = None
     on_crash: str = OnCrash.RETRY
     database: str | None = None
+    limit: Limit | Rate | None = None
+    unique_key: Key | None = None
+    unique_until: str = "finish"
+    expires_after: float | timedelta | None = None
 
     def __post_init__(self) -> None:
         options.check(self)
+        if self.limit is not None:
+            limits.check_places(
+                f"the key of a {type(self.limit).__name__}", self.limit.key, self.signature
+            )
+        if self.unique_key is not None:
+            limits.check_places("unique_key", self.unique_key, self.signature)
         update_wrapper(self, self.function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -81,7 +95,12 @@ class RegisteredJob(Generic[P, R]):
         return inspect.iscoroutinefunction(self.function)
 
     @cached_property
-    def limit(self) -> float | None:
+    def has_terms(self) -> bool:
+        """Whether its rows have keys or expire."""
+        return (self.limit, self.unique_key, self.expires_after) != (None, None, None)
+
+    @cached_property
+    def timeout_seconds(self) -> float | None:
         """`timeout` in seconds."""
         return None if self.timeout is None else span("timeout", self.timeout)
 
@@ -92,6 +111,8 @@ class RegisteredJob(Generic[P, R]):
         priority: int | None = None,
         run_after: timedelta | datetime | None = None,
         database: str | None = None,
+        unique_key: Key | None = None,
+        expires_after: float | timedelta | None = None,
     ) -> RegisteredJob[P, R]:
         """The same job with other options, for the calls made through what is returned.
 
@@ -101,8 +122,16 @@ class RegisteredJob(Generic[P, R]):
             run_after: not before this time, or this long from the enqueue.
             database: the alias in `DJJP["outbox"]` whose transaction, if it has one open, the enqueue
                 belongs to; by default the innermost that is open.
+            unique_key, expires_after: as `job()` takes them.
         """
-        given = {"queue": queue, "priority": priority, "run_after": run_after, "database": database}
+        given = {
+            "queue": queue,
+            "priority": priority,
+            "run_after": run_after,
+            "database": database,
+            "unique_key": unique_key,
+            "expires_after": expires_after,
+        }
         return replace(self, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]  # each under its own name
 
     def bind(self, *args: Any, **kwargs: Any) -> BoundJob:
@@ -180,6 +209,10 @@ def job(
     retry_on: type[BaseException] | tuple[type[BaseException], ...] = Exception,
     timeout: float | timedelta | None = None,
     on_crash: str = "retry",
+    limit: Limit | Rate | None = None,
+    unique_key: Key | None = None,
+    unique_until: str = "finish",
+    expires_after: float | timedelta | None = None,
 ) -> Callable[[Callable[P, R]], RegisteredJob[P, R]]: ...
 def job(
     function: Callable[..., Any] | None = None, /, *, name: str | None = None, **given: Any
@@ -199,6 +232,12 @@ def job(
         retry_on: the exception class, or classes, that another attempt may mend.
         timeout: how long an attempt may take, in seconds or as a timedelta; None for no limit.
         on_crash: "retry" runs the job again when its consumer dies; "fail" never runs it twice.
+        limit: a `Limit`, for how many of its key run at once, or a `Rate`, for how many start in a span.
+        unique_key: one live job for each such key; another enqueue returns the first one's handle. In a
+            text, `{parameter}` stands for that argument; a function is called with the arguments.
+        unique_until: "finish" keeps the key until the job has ended, "start" until it runs.
+        expires_after: seconds, or a timedelta, within which the job must have started, counted from its
+            enqueue or from its `run_after`; then it is cancelled.
 
     Raises:
         JobNameTaken: another function has the name.

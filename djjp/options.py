@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from djjp import conf
+from djjp import conf, limits
 from djjp.models import OnCrash
 from djjp.retries import check_backoff, check_retry_on, span
 
@@ -44,6 +44,7 @@ def check(job: Any) -> None:
         raise ValueError(f"timeout is {job.timeout!r}; it must be above 0, or None for no limit")
     if job.on_crash not in OnCrash.values:
         raise ValueError(f"on_crash is {job.on_crash!r}; it must be 'retry' or 'fail'")
+    limits.check(job.limit, job.unique_key, job.unique_until, job.expires_after)
 
 
 def classes(retry_on: Any) -> tuple[Any, ...]:

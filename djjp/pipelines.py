@@ -154,8 +154,8 @@ class _Layout:
             return step._lay(self, before)  # noqa: SLF001  (its other half)
         if not before:
             return [(self._add(step.row(), step), "")]
-        job = step.step()
-        traits = Trait.RECEIVES if step.receives else 0
+        job = step.step(behind=True)
+        traits = job.traits | (Trait.RECEIVES if step.receives else 0)
         job = job._replace(state=State.BLOCKED, waits_for=len(before), traits=traits)
         id = self._add(job, step)
         self._edges += [Edge(parent, id, place) for parent, place in before]
@@ -163,8 +163,9 @@ class _Layout:
 
     def watch(self, on_failure: BoundJob, ends: _Ends) -> None:
         """Make the row of a job that waits for one of these not to succeed."""
-        traits = Trait.ON_FAILURE | (Trait.RECEIVES if on_failure.receives else 0)
-        job = on_failure.step()._replace(state=State.BLOCKED, waits_for=len(ends), traits=traits)
+        job = on_failure.step(behind=True)
+        traits = job.traits | Trait.ON_FAILURE | (Trait.RECEIVES if on_failure.receives else 0)
+        job = job._replace(state=State.BLOCKED, waits_for=len(ends), traits=traits)
         id = self._add(job, on_failure)
         self._edges += [Edge(parent, id, ON_FAILURE) for parent, _ in ends]
 
@@ -193,6 +194,11 @@ class _Layout:
         return next(iter(self._databases), None)
 
     def _add(self, job: NewJob, bound: BoundJob) -> UUID:
+        if job.unique_key is not None:
+            raise ValueError(
+                f"{job.name} has a unique key: no step of a pipeline can have one, "
+                "for another job would have to stand in for it"
+            )
         self._jobs[job.id] = job
         if bound.job.database is not None:
             self._databases.add(bound.job.database)

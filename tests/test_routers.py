@@ -152,7 +152,15 @@ APPLICATION = {
     "django_session",
     "django_migrations",
 }
-QUEUE = {"djjp_job", "djjp_attempt", "djjp_consumer", "djjp_dependency", "djjp_relayed"}
+QUEUE = {
+    "djjp_job",
+    "djjp_attempt",
+    "djjp_consumer",
+    "djjp_dependency",
+    "djjp_queue",
+    "djjp_relayed",
+    "djjp_start",
+}
 
 
 def test_migrate_makes_in_each_file_its_own_tables_only(tmp_path: Path) -> None:

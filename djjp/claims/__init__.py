@@ -20,24 +20,33 @@ from djjp import conf
 from djjp.claims.base import Claims, Listener
 from djjp.claims.common import moment
 from djjp.claims.data import (
+    NOBODY,
     Claimed,
     Edge,
     Failure,
+    Held,
+    Holder,
     NewGraph,
     NewJob,
     Outcome,
     Peer,
     Problem,
     Progress,
+    Screened,
 )
+from djjp.claims.rates import SLACK
 from djjp.exceptions import QueueUnavailable
 
 __all__ = [
+    "NOBODY",
+    "SLACK",
     "Claimed",
     "Claims",
     "Coordinator",
     "Edge",
     "Failure",
+    "Held",
+    "Holder",
     "Listener",
     "NewGraph",
     "NewJob",
@@ -45,6 +54,7 @@ __all__ = [
     "Peer",
     "Problem",
     "Progress",
+    "Screened",
     "acall",
     "call",
     "coordinator",

@@ -19,11 +19,13 @@ from typing import Protocol
 from uuid import UUID
 
 from djjp.claims.common import TABLE, moment
-from djjp.claims.data import Claimed, Failure, NewGraph, NewJob, Outcome, Settled
+from djjp.claims.data import NOBODY, Claimed, Failure, Held, NewGraph, NewJob, Outcome, Settled
 from djjp.claims.fitness import Fitness
 from djjp.claims.people import ByPeople
+from djjp.claims.queues import Queues
 from djjp.claims.received import Received
 from djjp.claims.relays import Relays
+from djjp.claims.screening import Screening
 from djjp.claims.upkeep import Upkeep
 from djjp.models import FINISHED, Attempt, State, Trait
 
@@ -47,21 +49,32 @@ class Listener(Protocol):
         """Seconds until the queue should be looked at though nobody woke the consumer."""
 
 
-class Claims(ByPeople, Relays, Upkeep, Received, Fitness):
+class Claims(ByPeople, Relays, Upkeep, Screening, Queues, Received, Fitness):
     """The queue on one database alias, by its verbs: here those of the hot path."""
-
-    #: Queues that one consumer can be told to serve by name.
-    max_queues: int
 
     # Enqueue
 
-    @abstractmethod
-    def enqueue(self, job: NewJob) -> None:
-        """Write one job: one statement, and its own transaction unless one is open."""
+    def enqueue(self, job: NewJob) -> Held:
+        """Write one job, or tell who has its unique key; in a transaction of its own unless one is open."""
+        if job.traits & Trait.TERMS:
+            return self.enqueue_on_terms([job])
+        self._enqueue(job)
+        return NOBODY
+
+    def enqueue_many(self, jobs: Sequence[NewJob]) -> Held:
+        """Write many jobs, all or none of them, but for those whose unique key is held; returns who holds it."""
+        if any(job.traits & Trait.TERMS for job in jobs):
+            return self.enqueue_on_terms(jobs)
+        self._enqueue_many(jobs)
+        return NOBODY
 
     @abstractmethod
-    def enqueue_many(self, jobs: Sequence[NewJob]) -> None:
-        """Write many jobs, all or none of them."""
+    def _enqueue(self, job: NewJob) -> None:
+        """Write one plain job: one statement."""
+
+    @abstractmethod
+    def _enqueue_many(self, jobs: Sequence[NewJob]) -> None:
+        """Write many plain jobs."""
 
     def relay(self, jobs: Sequence[NewJob | NewGraph], fresh: Callable[[], None]) -> None:
         """Write jobs and pipelines that were read in an outbox, all or none, but for those that came before.
@@ -78,14 +91,21 @@ class Claims(ByPeople, Relays, Upkeep, Received, Fitness):
                 if isinstance(graph, NewGraph) and graph.id in new:
                     self.enqueue_graph(graph)
             arrived = [job for job in jobs if isinstance(job, NewJob) and job.id in new]
-            if len(arrived) == 1:
-                self.enqueue(arrived[0])
-            elif arrived:
-                self.enqueue_many(arrived)
+            if arrived:
+                self.enqueue_late(arrived)
             units = [unit for unit in jobs if unit.id in new]
             steps = [s for u in units for s in (u.jobs if isinstance(u, NewGraph) else [u])]
             if cancelled := [job.id for job in steps if job.state == State.CANCELLED]:
                 self.end_cancelled(cancelled, time.time())
+
+    def enqueue_late(self, jobs: Sequence[NewJob]) -> None:
+        """Write jobs whose handles are out already: one whose unique key is held is cancelled, and says so."""
+        held = self.enqueue(jobs[0]) if len(jobs) == 1 else self.enqueue_many(jobs)
+        for job in jobs:
+            if job.id in held:
+                reason = f"job {held[job.id].id} has its unique key"
+                self._insert_whole([job._replace(state=State.CANCELLED)])
+                self.end_cancelled([job.id], time.time(), reason)
 
     # The consumer's turn
 
@@ -129,7 +149,10 @@ class Claims(ByPeople, Relays, Upkeep, Received, Fitness):
         return accepted
 
     def release(self, consumer: str, jobs: Iterable[Claimed]) -> set[UUID]:
-        """Give claimed jobs back to ready, as if they had never been claimed."""
+        """Give claimed jobs back to ready, as if they had never been claimed.
+
+        For those that were claimed in an earlier transaction `let_in` follows.
+        """
         now, jobs = time.time(), list(jobs)
         rows = [
             Settled(job.id, job.attempt, State.READY, None, None, now, None, job.attempt - 1)
@@ -216,10 +239,3 @@ def _attempt(consumer: str, outcome: Outcome, failure: Failure) -> Attempt:
         message=failure.message,
         traceback=failure.traceback,
     )
-
-
-#: The table and columns an insert names, in the order of `NewJob`; the rest have constants.
-INSERT_COLUMNS = (
-    "id, name, queue, priority, state, run_after, created_at, arguments, on_crash, traits,"
-    " attempts, rescues"
-)

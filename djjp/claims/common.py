@@ -18,6 +18,14 @@ from djjp.models import Job
 
 TABLE = Job._meta.db_table
 
+#: The columns that an insert names, in the order of `NewJob`; attempts and rescues are 0 …
+INSERT_COLUMNS = (
+    "id, name, queue, priority, state, run_after, created_at, arguments, on_crash, traits,"
+    " attempts, rescues"
+)
+#: … and those that few jobs have a value in.
+MORE_COLUMNS = "pipeline, waits_for, unique_key, limit_key, limit_most, limit_per, expires_at"
+
 
 class OnDatabase(ABC):
     """One database alias. It holds no state of the connection: it serves every thread, each on its own one."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 from uuid import UUID
 
@@ -10,7 +12,7 @@ from djjp.models import OnCrash, State
 
 
 class NewJob(NamedTuple):
-    """A job to enqueue; `run_after` and `created_at` in seconds since the epoch."""
+    """A job to enqueue; its times, and `expires_at`, in seconds since the epoch."""
 
     id: UUID
     name: str
@@ -24,7 +26,23 @@ class NewJob(NamedTuple):
     traits: int = 0
     pipeline: UUID | None = None
     waits_for: int = 0
+    unique_key: str | None = None
+    limit_key: str | None = None
+    limit_most: int | None = None
+    limit_per: float | None = None
+    expires_at: float | None = None
 
+
+class Holder(NamedTuple):
+    """The live job that has a unique key."""
+
+    id: UUID
+    state: State
+
+
+#: Who has the unique keys of jobs that were therefore not enqueued, by these jobs' ids.
+Held = Mapping[UUID, Holder]
+NOBODY: Held = MappingProxyType({})
 
 #: The place of an edge to an `on_failure` job.
 ON_FAILURE = "!"
@@ -106,6 +124,20 @@ class Settled(NamedTuple):
     attempts: int
     run_after: float | None = None  # None leaves it as it is
     reason: str | None = None
+
+
+class Screened(NamedTuple):
+    """What is left of claimed jobs once their terms were looked at.
+
+    Attributes:
+        jobs: those that may run.
+        opened: whether others were made ready.
+        put_off: whether some wait for a later time now.
+    """
+
+    jobs: list[Claimed]
+    opened: bool = False
+    put_off: bool = False
 
 
 class Progress(NamedTuple):

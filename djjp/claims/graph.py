@@ -60,6 +60,8 @@ class Graph(OnDatabase):
     _join = "JOIN"
     #: Whether others may write at the same time, so that rows have to be locked.
     _locks = False
+    #: What makes a SELECT take its rows, but for those that others hold.
+    _skip_locked = ""
 
     # Enqueue
 
@@ -68,7 +70,7 @@ class Graph(OnDatabase):
 
         def write() -> None:
             with self.turn():
-                self._insert_steps(graph.jobs)
+                self._insert_whole(graph.jobs)
                 self._insert_edges(graph.edges)
                 self.announce()
 
@@ -79,7 +81,8 @@ class Graph(OnDatabase):
         """A job's values in the order of `INSERT_COLUMNS`, without the constants."""
 
     @abstractmethod
-    def _insert_steps(self, jobs: Sequence[NewJob]) -> None: ...
+    def _insert_whole(self, jobs: Sequence[NewJob]) -> None:
+        """Insert jobs with all that they can have, but for those whose id or unique key is there."""
 
     @abstractmethod
     def _insert_edges(self, edges: Sequence[Edge]) -> None: ...
@@ -213,6 +216,10 @@ class Graph(OnDatabase):
         return reasons
 
     # How rows are read
+
+    @abstractmethod
+    def _listed(self, name: str) -> str:
+        """What to select from for the texts in the one parameter, by a name."""
 
     def _rows(
         self,

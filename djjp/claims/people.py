@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 from uuid import UUID
+
+from django.db import IntegrityError
 
 from djjp.claims.common import TABLE
 from djjp.claims.data import ON_FAILURE
 from djjp.claims.graph import EDGES
 from djjp.claims.takeup import FRESH, TakeUp
+from djjp.claims.unique import Unique
 from djjp.models import Trait
 
 
-class ByPeople(TakeUp):
+class ByPeople(TakeUp, Unique):
     """Verbs on jobs that others may be running at the same moment."""
 
     def retry(self, ids: Iterable[UUID]) -> int:
         """Make finished jobs ready again with fresh attempts; returns how many were.
 
         The errors of earlier attempts are kept. In a pipeline this takes the rest up again; and what a
-        job waits for and what has not succeeded is retried with it.
+        job waits for and what has not succeeded is retried with it. One whose unique key another has by now
+        goes on without it.
         """
+        ids = list(ids)
+        for last in (False, False, True):
+            try:
+                return self._retry(ids)
+            except IntegrityError:  # another has taken a key in between
+                if last:
+                    raise
+        raise AssertionError  # the loop ends by itself
+
+    def _retry(self, ids: Collection[UUID]) -> int:
         with self.turn():
-            ids = list(ids)
             steps, below = self._around(ids)
+            self.give_up_keys({*ids, *map(self._uuid, steps)})
             count = self._update(
-                f"state = 'ready', run_after = NULL, traits = traits & ~{Trait.SWEPT}, {FRESH}",
+                "state = 'ready', run_after = NULL, expires_at = NULL,"
+                f" traits = traits & ~{Trait.SWEPT | Trait.EXPIRES}, {FRESH}",
                 # An on_failure job that nothing has called has nothing to be told.
                 "state IN ('succeeded', 'failed', 'cancelled')"
                 f" AND (traits & {Trait.ON_FAILURE} = 0 OR received IS NOT NULL)",
@@ -55,12 +70,14 @@ class ByPeople(TakeUp):
                 self.announce()
         return count
 
-    def end_cancelled(self, ids: Iterable[UUID], now: float) -> None:
+    def end_cancelled(
+        self, ids: Iterable[UUID], now: float, reason: str = "cancelled on request"
+    ) -> None:
         """Say when and why jobs have ended that came into the queue as cancelled."""
         self._update(
             "finished_at = %s, reason = %s",
             "state = 'cancelled' AND finished_at IS NULL",
-            [self._stamp(now), "cancelled on request"],
+            [self._stamp(now), reason],
             ids,
         )
 

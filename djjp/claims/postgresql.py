@@ -11,8 +11,8 @@ from uuid import UUID
 from django.db import IntegrityError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from djjp.claims.base import INSERT_COLUMNS, Claims
-from djjp.claims.common import TABLE
+from djjp.claims.base import Claims
+from djjp.claims.common import INSERT_COLUMNS, TABLE
 from djjp.claims.data import PLAIN_ENDS, Claimed, NewJob, Settled
 from djjp.claims.postgresql_graph import PostgreSQLGraph
 from djjp.claims.postgresql_house import CHANNEL, QUIET, PostgreSQLHouse
@@ -66,18 +66,16 @@ _last_notify = 0.0
 class PostgreSQLClaims(PostgreSQLGraph, PostgreSQLHouse, Claims):
     """The queue in a PostgreSQL database."""
 
-    max_queues = 10_000
-
     def _within(self, column: str) -> str:
         return f"{column} = ANY(%s)"
 
-    def enqueue(self, job: NewJob) -> None:
+    def _enqueue(self, job: NewJob) -> None:
         connection = self.connection
         statement = _INSERT_AND_NOTIFY if self._may_notify(connection) else _INSERT
         with connection.cursor() as cursor:
             cursor.execute(statement, self._row(job))
 
-    def enqueue_many(self, jobs: Sequence[NewJob]) -> None:
+    def _enqueue_many(self, jobs: Sequence[NewJob]) -> None:
         rows = [self._row(job) for job in jobs]
         with transaction.atomic(using=self.alias):
             try:

@@ -2,34 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from hashlib import blake2b
 from typing import Any
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
 
-from djjp.claims.base import INSERT_COLUMNS
-from djjp.claims.common import TABLE
+from djjp.claims.common import INSERT_COLUMNS, MORE_COLUMNS, TABLE
 from djjp.claims.data import Edge, NewJob
-from djjp.claims.graph import EDGES, Graph, Key
+from djjp.claims.graph import EDGES, Key
+from djjp.claims.limits import Limits
 
-_COLUMNS = f"{INSERT_COLUMNS}, pipeline, waits_for"
+_COLUMNS = f"{INSERT_COLUMNS}, {MORE_COLUMNS}"
 _COPY = f"COPY {TABLE} ({_COLUMNS}) FROM STDIN"
 _INSERT = f"""INSERT INTO {TABLE} ({_COLUMNS})
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (id) DO NOTHING"""
+VALUES ({", ".join(["%s"] * 19)}) ON CONFLICT DO NOTHING"""
 _INSERT_EDGES = f"""INSERT INTO {EDGES} (parent, child, place)
 SELECT * FROM unnest(%s::uuid[], %s::uuid[], %s::text[]) ON CONFLICT (parent, child) DO NOTHING"""
 
 
-class PostgreSQLGraph(Graph):
+class PostgreSQLGraph(Limits):
     """What differs on PostgreSQL."""
 
     _locks = True
 
-    def _insert_steps(self, jobs: Sequence[NewJob]) -> None:
-        rows = [(*self._row(job), 0, 0, job.pipeline, job.waits_for) for job in jobs]
+    _skip_locked = " FOR UPDATE SKIP LOCKED"
+
+    def _insert_whole(self, jobs: Sequence[NewJob]) -> None:
+        rows = [
+            (
+                *self._row(job),
+                0,
+                0,
+                job.pipeline,
+                job.waits_for,
+                job.unique_key,
+                job.limit_key,
+                job.limit_most,
+                job.limit_per,
+                None if job.expires_at is None else self._stamp(job.expires_at),
+            )
+            for job in jobs
+        ]
         connection = self.connection
         with connection.cursor() as cursor:
+            # COPY knows no ON CONFLICT.
+            if len(jobs) == 1 or any(job.unique_key is not None for job in jobs):
+                cursor.executemany(_INSERT, rows)
+                return
             try:
                 with (
                     transaction.atomic(using=self.alias),
@@ -38,8 +59,26 @@ class PostgreSQLGraph(Graph):
                 ):
                     for row in rows:
                         copy.write_row(row)
-            except IntegrityError:  # COPY knows no ON CONFLICT
+            except IntegrityError:
                 cursor.executemany(_INSERT, rows)
+
+    def _listed(self, name: str) -> str:
+        return f"unnest(%s::text[]) AS listed({name})"
+
+    def _lock_keys(self, keys: Collection[str]) -> None:
+        # In the order of what is locked: two keys may share a lock.
+        locks = sorted({_lock(key) for key in keys})
+        with self.connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(pg_advisory_xact_lock(lock)) FROM unnest(%s::bigint[]) AS held(lock)",
+                [locks],
+            )
+
+    def _clock(self) -> float:
+        with self.connection.cursor() as cursor:
+            cursor.execute("SELECT extract(epoch FROM clock_timestamp())::float8")
+            (now,) = cursor.fetchone()
+            return float(now)
 
     def _keys(self, ids: Iterable[UUID]) -> list[Key]:
         return list(ids)
@@ -62,3 +101,10 @@ class PostgreSQLGraph(Graph):
         columns = [list(column) for column in zip(*edges, strict=True)] or [[], [], []]
         with self.connection.cursor() as cursor:
             cursor.execute(_INSERT_EDGES, columns)
+
+
+def _lock(key: str) -> int:
+    """The number of a limit's key among the server's advisory locks."""
+    return int.from_bytes(
+        blake2b(f"djjp limit {key}".encode(), digest_size=8).digest(), signed=True
+    )

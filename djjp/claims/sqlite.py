@@ -21,11 +21,12 @@ from uuid import UUID
 from django.db import OperationalError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from djjp.claims.base import INSERT_COLUMNS, Claims
-from djjp.claims.common import TABLE, moment
+from djjp.claims.base import Claims
+from djjp.claims.common import INSERT_COLUMNS, TABLE, moment
 from djjp.claims.data import PLAIN_ENDS, Claimed, NewJob, Settled
 from djjp.claims.relays import RELAYED
 from djjp.claims.sqlite_graph import SQLiteGraph
+from djjp.claims.sqlite_heads import ARMS, first_ready, foremost
 from djjp.claims.sqlite_house import SQLiteHouse
 from djjp.ids import from_hex
 
@@ -98,18 +99,15 @@ def _retry_locked(work: Callable[[], T], timeout: float) -> T:
 class SQLiteClaims(SQLiteGraph, SQLiteHouse, Claims):
     """The queue in an SQLite file."""
 
-    # Each served queue is an arm of a compound SELECT, of which SQLite takes 500.
-    max_queues = 400
-
     def _within(self, column: str) -> str:
         return f"{column} IN (SELECT value FROM json_each(%s))"
 
-    def enqueue(self, job: NewJob) -> None:
+    def _enqueue(self, job: NewJob) -> None:
         connection: Any = self.connection
         row = self._row(job)
         self._write(connection, lambda: _insert(connection, row))
 
-    def enqueue_many(self, jobs: Sequence[NewJob]) -> None:
+    def _enqueue_many(self, jobs: Sequence[NewJob]) -> None:
         rows = [self._row(job) for job in jobs]
 
         def insert() -> None:
@@ -169,8 +167,11 @@ class SQLiteClaims(SQLiteGraph, SQLiteHouse, Claims):
         queues: Sequence[str] | None = None,
         without: Sequence[str] = (),
     ) -> list[Claimed]:
+        queues = self._foremost(queues)
+        if queues is not None and len(queues) == ARMS:
+            limit = min(limit, ARMS)
         with self.connection.cursor() as cursor:
-            heads, params = _heads(queues, without)
+            heads, params = first_ready(queues, without)
             columns = "id, name, arguments, attempts, rescues, traits"
             cursor.execute(
                 f"SELECT json_group_array(json_array({columns})) FROM ({heads})",
@@ -184,9 +185,16 @@ class SQLiteClaims(SQLiteGraph, SQLiteHouse, Claims):
         jobs = [Claimed(from_hex(row[0]), row[1], row[2], row[3] + 1, *row[4:]) for row in rows]
         return self.handed(jobs)
 
+    def _foremost(self, queues: Sequence[str] | None) -> Sequence[str] | None:
+        if queues is None or len(queues) <= ARMS:
+            return queues
+        with self.connection.cursor() as cursor:
+            cursor.execute(*foremost(queues))
+            return [name for (name,) in cursor.fetchall()]
+
     def has_ready(self, queues: Sequence[str] | None, without: Sequence[str]) -> bool:
         with self.connection.cursor() as cursor:
-            heads, params = _heads(queues, without)
+            heads, params = first_ready(self._foremost(queues), without)
             cursor.execute(f"SELECT 1 FROM ({heads})", [*params, 1])
             return cursor.fetchone() is not None
 
@@ -254,29 +262,6 @@ def _insert(connection: Any, row: tuple[Any, ...]) -> None:
     connection.validate_no_broken_transaction()
     with connection.wrap_database_errors:
         connection.connection.execute(_DRIVERS_INSERT, row)
-
-
-def _heads(queues: Sequence[str] | None, without: Sequence[str]) -> tuple[str, list[Any]]:
-    """A SELECT of the first ready jobs in the order of the claim, and its parameters but for the last, the limit.
-
-    For some queues it is a merge of their orders, each from its own place in the index; so a million
-    jobs in a queue that is not served are never met.
-    """
-    columns = "id, name, arguments, attempts, rescues, traits, priority"
-    order = "ORDER BY priority DESC, id LIMIT %s"
-    passed, names = "", list(without)
-    if names:
-        passed = f" AND name NOT IN ({', '.join(['%s'] * len(names))})"
-    ready = f"SELECT {columns} FROM {TABLE} INDEXED BY {{}} WHERE state = 'ready'{passed}"
-    if queues is None:
-        return f"{ready.format('djjp_job_ready')} {order}", names
-    # A queue named twice would give its jobs twice.
-    queues = list(dict.fromkeys(queues))
-    if not queues:
-        return f"SELECT {columns} FROM {TABLE} WHERE false {order}", []
-    arm = f"{ready.format('djjp_job_ready_queue')} AND queue = %s"
-    params = [value for queue in queues for value in (*names, queue)]
-    return f"{' UNION ALL '.join([arm] * len(queues))} {order}", params
 
 
 @lru_cache(maxsize=64)

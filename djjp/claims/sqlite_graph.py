@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
-from djjp.claims.base import INSERT_COLUMNS
-from djjp.claims.common import TABLE
+from djjp.claims.common import INSERT_COLUMNS, MORE_COLUMNS, TABLE
 from djjp.claims.data import Edge, NewJob
-from djjp.claims.graph import EDGES, Graph, Key
+from djjp.claims.graph import EDGES, Key
+from djjp.claims.limits import Limits
 
-_INSERT = f"""INSERT INTO {TABLE} ({INSERT_COLUMNS}, pipeline, waits_for)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, 0, 0, %s, %s) ON CONFLICT (id) DO NOTHING"""
+_INSERT = f"""INSERT INTO {TABLE} ({INSERT_COLUMNS}, {MORE_COLUMNS})
+VALUES ({", ".join(["%s"] * 10)}, 0, 0, {", ".join(["%s"] * 7)}) ON CONFLICT DO NOTHING"""
 
 _INSERT_EDGES = f"""INSERT INTO {EDGES} (parent, child, place) SELECT json_extract(value, '$[0]'),
 json_extract(value, '$[1]'), json_extract(value, '$[2]') FROM json_each(%s) WHERE true
 ON CONFLICT (parent, child) DO NOTHING"""
 
 
-class SQLiteGraph(Graph):
+class SQLiteGraph(Limits):
     """What differs on SQLite."""
 
     _join = "CROSS JOIN"
 
-    def _insert_steps(self, jobs: Sequence[NewJob]) -> None:
+    def _insert_whole(self, jobs: Sequence[NewJob]) -> None:
         rows = [
-            (*self._row(job), job.pipeline.hex if job.pipeline else None, job.waits_for)
+            (
+                *self._row(job),
+                job.pipeline.hex if job.pipeline else None,
+                job.waits_for,
+                job.unique_key,
+                job.limit_key,
+                job.limit_most,
+                job.limit_per,
+                None if job.expires_at is None else self._stamp(job.expires_at),
+            )
             for job in jobs
         ]
         with self.connection.cursor() as cursor:
@@ -37,6 +46,12 @@ class SQLiteGraph(Graph):
         text = json.dumps([(edge.parent.hex, edge.child.hex, edge.place) for edge in edges])
         with self.connection.cursor() as cursor:
             cursor.execute(_INSERT_EDGES, [text])
+
+    def _listed(self, name: str) -> str:
+        return f"(SELECT value AS {name} FROM json_each(%s)) AS listed"
+
+    def _lock_keys(self, keys: Collection[str]) -> None:
+        """The file's lock is held."""
 
     def _keys(self, ids: Iterable[UUID]) -> list[Key]:
         return [id.hex for id in ids]

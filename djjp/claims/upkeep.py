@@ -12,7 +12,8 @@ from uuid import UUID
 
 from djjp.claims.common import TABLE, epoch, moment
 from djjp.claims.data import ON_FAILURE, Peer, Progress
-from djjp.claims.graph import EDGES, Graph
+from djjp.claims.graph import EDGES
+from djjp.claims.limits import Limits
 from djjp.models import Attempt, Consumer, Job, State, Trait
 
 _RESCUE = f"""UPDATE {TABLE} SET
@@ -36,7 +37,7 @@ JOIN {TABLE} AS child ON child.id = edge.child WHERE edge.parent = {TABLE}.id
 AND edge.place <> '{ON_FAILURE}' AND NOT ({{gone}}))"""
 
 
-class Upkeep(Graph):
+class Upkeep(Limits):
     """Verbs of liveness, rescue and pruning."""
 
     # Consumers
@@ -117,6 +118,7 @@ class Upkeep(Graph):
             returned = self._give_back(peer.name, unbegun, now)
             rescued, failed = self._rescue(peer.name, ids - unbegun, now, max_rescues)
             self.follow(ids)
+            self.let_in(ids)
             if ids:
                 self.announce()
         return returned + rescued, failed

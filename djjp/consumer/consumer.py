@@ -14,6 +14,7 @@ from djjp.consumer.begun import Begun
 from djjp.consumer.liveness import Presence, new_name
 from djjp.consumer.maintenance import Maintenance
 from djjp.consumer.readahead import LONGEST
+from djjp.consumer.serving import Serving, parse
 from djjp.consumer.turns import Turns
 from djjp.consumer.wakeups import wait
 from djjp.models import Trait
@@ -35,7 +36,9 @@ class Consumer(Turns):
 
     Args:
         limit: how many jobs run at the same time.
-        queues: names of the queues to serve; None for all.
+        queues: the queues to serve: names or patterns such as `report.*`, the first of them first, or
+            with weights such as `mail:3`; None for all.
+        exclude_queues: names or patterns of queues not to serve.
         drain: stop when no job is left to run.
         max_jobs: stop after this many executions.
         shutdown_timeout: seconds that running jobs get to end once the consumer was told to stop.
@@ -47,13 +50,17 @@ class Consumer(Turns):
         limit: int,
         *,
         queues: Sequence[str] | None = None,
+        exclude_queues: Sequence[str] = (),
         drain: bool = False,
         max_jobs: int | None = None,
         shutdown_timeout: float = 25.0,
         concurrency: str | None = None,
     ) -> None:
         super().__init__(
-            limit, queues, max_jobs, concurrency=concurrency or conf.current().concurrency
+            limit,
+            Serving(None if queues is None else parse(queues), exclude_queues),
+            max_jobs,
+            concurrency=concurrency or conf.current().concurrency,
         )
         self._presence: Presence
         self._maintenance: Maintenance
@@ -138,11 +145,11 @@ class Consumer(Turns):
     def _appear(self) -> None:
         """Show the others that this consumer lives, under its present name."""
         self._presence = Presence(
-            self._claims, self.name, self._queues, self._limit, self._concurrency
+            self._claims, self.name, self._serving.names(), self._limit, self._concurrency
         )
         self._presence.begin()
         self._begun = Begun(self._claims.notes(), self.name, self._limit + LONGEST)
-        self._pool.begin, self._pool.consumer = self._begun.mark, self.name
+        self._pool.begin, self._pool.consumer = self._may_begin, self.name
         self._maintenance = Maintenance(self._claims, self._presence, self._lost)
 
     def _lost(self) -> None:
@@ -187,9 +194,17 @@ class Consumer(Turns):
             self._look_at = now + _LOOK_EVERY
             self._due = self._claims.next_due()
             self._may_have_ready = True
+            self._look_for_pauses()
             if self._held:
                 unwanted = self._claims.to_cancel(self.name)
                 self._pool.cancel(self._held[id] for id in unwanted if id in self._held)
+
+    def _look_for_pauses(self) -> None:
+        paused = self._claims.paused(time.time())
+        if paused - self._serving.paused:
+            # Some of what waits in line may be of a queue that is paused now.
+            self._give_back(self._pool.take_back())
+        self._serving.paused = paused
 
     # Waiting and ending
 
@@ -202,7 +217,7 @@ class Consumer(Turns):
         # With jobs in line, only until it shows that the slots ahead of them are stuck.
         timeout = self._read_ahead.overdue() if self._pool.waiting() else _LOOK_EVERY
         timeout = min(timeout, self._maintenance.due(), self._enforce_at - now)
-        busy = bool(self._outcomes or self._desk)
+        busy = bool(self._outcomes or self._desk or self._late)
         if self._stops:
             timeout = min(timeout, self._stop_by - now)
         elif self._room():
@@ -221,7 +236,7 @@ class Consumer(Turns):
             self.retire()
             if self._pool.blocked:
                 self.stop()
-        if self._outcomes or self._desk:
+        if self._outcomes or self._desk or self._late:
             return False
         if self._stops or self._pool.stuck(self._read_ahead.overdue()) == self._limit:
             self._give_back(self._pool.take_back())

@@ -87,7 +87,7 @@ class Execution:
     @property
     def timeout(self) -> float | None:
         """Seconds that it may take; None for no limit."""
-        return None if self.job is None else self.job.limit
+        return None if self.job is None else self.job.timeout_seconds
 
     @property
     def is_coroutine(self) -> bool:

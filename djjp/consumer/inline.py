@@ -21,7 +21,8 @@ from djjp.claims import Claimed, Claims, Outcome, Progress, queue
 from djjp.consumer import connections as tidying
 from djjp.consumer.execution import Execution
 from djjp.consumer.liveness import new_name
-from djjp.models import FINISHED
+from djjp.consumer.serving import Rank, Serving
+from djjp.models import FINISHED, Trait
 from djjp.outbox.enqueue import send_waiting
 from djjp.outbox.relay import sweep
 
@@ -40,12 +41,13 @@ def run_due(
     """
     claims, name, executed = queue(), new_name(), 0
     unknown: list[str] = []
+    serving = Serving(None if queues is None else [Rank(name) for name in queues])
     with tidying.kept():
         while max_jobs is None or executed < max_jobs:
             if relay:
                 sweep()
                 send_waiting()
-            claimed = _claim(claims, name, queues, unknown)
+            claimed = _claim(claims, name, serving, unknown)
             if claimed is None:
                 break
             _run(claims, name, claimed)
@@ -53,22 +55,27 @@ def run_due(
     return executed
 
 
-def _claim(
-    claims: Claims, name: str, queues: Sequence[str] | None, unknown: list[str]
-) -> Claimed | None:
+def _claim(claims: Claims, name: str, serving: Serving, unknown: list[str]) -> Claimed | None:
     """The next job that this process knows; None when there is none."""
     now = time.time()
     with claims.turn():
         due = claims.next_due()
         if due is not None and due <= now:
             claims.promote(now)
-        while claimed := claims.claim(name, 1, now, queues=queues, without=unknown):
+        serving.paused = claims.paused(now)
+        looks = serving.looks_for_names
+        while claimed := serving.take(
+            1,
+            serving.served(claims.queues_with_ready() if looks else []),
+            lambda queues, limit: claims.claim(name, limit, now, queues=queues, without=unknown),
+        ):
             (job,) = claimed
-            if registry.knows(job.name, job.arguments):
+            if not registry.knows(job.name, job.arguments):
+                claims.release(name, claimed)
+                unknown.append(job.name)
+                logger.warning("left in the queue: no job named %r is registered here", job.name)
+            elif not job.traits & Trait.SCREENED or claims.screen(name, claimed).jobs:
                 return job
-            claims.release(name, claimed)
-            unknown.append(job.name)
-            logger.warning("left in the queue: no job named %r is registered here", job.name)
     return None
 
 
@@ -86,6 +93,7 @@ def _run(claims: Claims, name: str, claimed: Claimed) -> None:
         if reports:
             claims.progress(name, reports[-1:])
         accepted = claims.finish(name, [outcome])
+        claims.let_in([claimed.id] if claimed.traits & Trait.LIMITED else [])
     _log(outcome, claimed.id in accepted)
 
 

@@ -24,6 +24,10 @@ logger = logging.getLogger("djjp.consumer")
 WATCH_EVERY = 0.4
 #: Seconds between two heartbeats, at most.
 BEAT_EVERY = 5.0
+#: Seconds between two looks for jobs that did not start in time, and for those that are kept waiting.
+TIDY_EVERY = 1.0
+#: How many jobs expire in one step.
+EXPIRE_ROWS = 500
 #: How many rows a step of pruning looks at; a walk over all finished jobs is made of such steps.
 PRUNE_ROWS = 1000
 #: Seconds between two steps while there is something to prune, and between two walks.
@@ -53,13 +57,15 @@ class Maintenance:
         self._beat_every = min(limits)
         self._beat_at = 0.0
         self._watch_at = 0.0
+        self._tidy_at = 0.0
+        self._let_in_after = ""
         # Consumers that were started together do not walk together.
         self._prune_at = time.monotonic() + random.uniform(0.1, 1) * PRUNE_EVERY / 10  # noqa: S311  (no secret)
         self._walk = Walk()
 
     def due(self) -> float:
         """Seconds until something is to be done."""
-        return min(self._beat_at, self._watch_at, self._prune_at) - time.monotonic()
+        return min(self._beat_at, self._watch_at, self._tidy_at, self._prune_at) - time.monotonic()
 
     def cut_off(self) -> None:
         """The database was away: show at once that this consumer lives, and be slow to judge others."""
@@ -79,17 +85,27 @@ class Maintenance:
                 self._lost()
 
     def work(self, *, prune: bool) -> bool:
-        """Do what else is due; whether jobs were rescued, which may be ready now."""
+        """Do what else is due; whether jobs may be ready by it."""
         now, rescued = time.monotonic(), False
         if now >= self._watch_at:
             self._watch_at = now + WATCH_EVERY
             for peer in self._watch.dead(self._claims, self._presence.name):
                 rescued = rescue(self._claims, peer) or rescued
             self._watch_at = min(self._watch_at, time.monotonic() + self._watch.patience_left())
+        if now >= self._tidy_at:
+            rescued = self._tidy(now) or rescued
         if now >= self._prune_at:
             more = prune and self._walk.step(self._claims)
             self._prune_at = now + (PRUNE_STEP if more else PRUNE_EVERY)
         return rescued
+
+    def _tidy(self, now: float) -> bool:
+        """Cancel what did not start in time, and let in what waits though there is room; whether any was."""
+        expired = self._claims.expire(time.time(), EXPIRE_ROWS)
+        opened, last = self._claims.let_in_left(self._let_in_after)
+        self._let_in_after = last or ""
+        self._tidy_at = now if expired == EXPIRE_ROWS or last else now + TIDY_EVERY
+        return opened > 0
 
 
 class Walk:

@@ -15,7 +15,6 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
 from djjp import conf
-from djjp.claims import queue
 from djjp.consumer.consumer import Consumer
 from djjp.consumer.watch import Watched, code_changed, memory_over, supervisor_gone, watching
 from djjp.models import Job
@@ -32,6 +31,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 def consume(
     *,
     queues: Sequence[str] | None = None,
+    exclude_queues: Sequence[str] = (),
     concurrency: str | None = None,
     concurrency_limit: int | None = None,
     drain: bool = False,
@@ -47,6 +47,7 @@ def consume(
     one, and a SIGINT, which a terminal sends to the whole process group, is not for it.
 
     Args:
+        queues, exclude_queues, drain, max_jobs, concurrency: as `Consumer` takes them.
         max_rss: MB of memory above which it takes no more jobs and ends when the running ones have.
         reload: end likewise when the code changes.
         supervisor: process id of the supervisor that started this process, if one did.
@@ -55,10 +56,11 @@ def consume(
         ImproperlyConfigured: as `require()` does.
     """
     settings = conf.current()
-    require(queues)
+    require()
     consumer = Consumer(
         concurrency_limit or settings.concurrency_limit,
         queues=queues,
+        exclude_queues=exclude_queues,
         drain=drain,
         max_jobs=max_jobs,
         concurrency=concurrency,
@@ -73,6 +75,8 @@ def consume(
     if reload:
         watched.append(Watched(code_changed(), ending.retire, logging.INFO))
     where = "all queues" if queues is None else ", ".join(queues)
+    if exclude_queues:
+        where += f" but {', '.join(exclude_queues)}"
     with ending.by_signals(), watching(consumer.name, watched):
         logger.info("consumer %s serves %s", consumer.name, where)
         ended = consumer.run()
@@ -90,23 +94,16 @@ def consume(
     return code
 
 
-def require(queues: Sequence[str] | None) -> None:
+def require() -> None:
     """Look whether a consumer can run at all.
 
     Raises:
-        ImproperlyConfigured: the queue's database has no tables yet, or there are more queues than a
-            consumer on it can serve by name.
+        ImproperlyConfigured: the queue's database has no tables yet.
     """
     alias = conf.current().db_name
     if Job._meta.db_table not in connections[alias].introspection.table_names():
         raise ImproperlyConfigured(
             f"the queue's database has no tables; make them: python manage.py migrate --database={alias}"
-        )
-    most = queue().max_queues
-    if queues is not None and len(queues) > most:
-        raise ImproperlyConfigured(
-            f"{len(queues)} queues are named; a consumer on this database serves up to {most} by name, "
-            "or all of them without --queues"
         )
 
 

@@ -17,17 +17,18 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from math import inf
 from uuid import UUID
 
 from djjp import registry
-from djjp.claims import Claimed, Claims, Outcome, Progress
+from djjp.claims import SLACK, Claimed, Claims, Outcome, Progress, Screened
 from djjp.consumer.async_pool import AsyncPool
 from djjp.consumer.begun import Begun
 from djjp.consumer.desk import Desk
 from djjp.consumer.liveness import new_name
 from djjp.consumer.pools import ThreadPool
 from djjp.consumer.readahead import ReadAhead
+from djjp.consumer.serving import Served, Serving
 from djjp.consumer.wakeups import Bell
 from djjp.models import FINISHED, State, Trait
 
@@ -40,7 +41,7 @@ class Turns:
     def __init__(
         self,
         limit: int,
-        queues: Sequence[str] | None,
+        serving: Serving,
         max_jobs: int | None,
         *,
         concurrency: str,
@@ -50,7 +51,7 @@ class Turns:
         self._claims: Claims
         self._begun: Begun
         self._limit = limit
-        self._queues = queues
+        self._serving = serving
         self._max_jobs = max_jobs
         self._concurrency = concurrency
 
@@ -69,6 +70,8 @@ class Turns:
         self._held: dict[UUID, Claimed] = {}
         self._taken: set[Claimed] = set()  # what others have taken over while it ran here
         self._unknown: list[str] = []
+        self._start_by: dict[UUID, float] = {}  # of jobs under a rate, by the monotonic clock
+        self._late: deque[Claimed] = deque()  # those that were counted and did not start in time
 
         self._may_have_ready = True  # whether a claim may find something
         self._due: float | None = None  # when the next scheduled job is due, as last read
@@ -90,35 +93,38 @@ class Turns:
         now = time.time()
         due = self._due is not None and self._due <= now and not self._stops
         room = self._room(len(outcomes))
-        progress = dict(self._progress)
-        idle = not (reported or progress or self._desk or due)
+        progress, late = dict(self._progress), list(self._late)
+        idle = not (reported or progress or late or self._desk or due)
         if idle and not self._finds_ready(room):
             return
-        claimed: list[Claimed] = []
-        accepted: set[UUID] = set()
-        with self._claims.turn():
+        claims = self._claims
+        with claims.turn():
             if progress:
-                self._claims.progress(self.name, list(progress.values()))
-            if outcomes:
-                accepted = self._claims.finish(self.name, outcomes)
-            self._desk.serve(self._claims)
+                claims.progress(self.name, list(progress.values()))
+            accepted = claims.finish(self.name, outcomes) if outcomes else set()
+            self._desk.serve(claims)
             if due:
-                self._claims.promote(now)
-            if room:
-                claimed = self._claim(room, now)
-        for id, told in progress.items():
-            if self._progress.get(id) is told:
-                del self._progress[id]
+                claims.promote(now)
+            if late:
+                claims.release(self.name, late)
+            screened = self._screened(self._claim(room, now) if room else [], outcomes)
+        self._forget_progress(progress)
         self._settle(reported, accepted)
+        self._drop_late(late)
         self._desk.answer()
-        self._begin(claimed)
+        self._begin(screened.jobs)
         freed = any(outcome.claimed.traits & Trait.AWAITED for outcome in outcomes)
-        if due or freed:
-            self._due = self._claims.next_due()
-        if freed and not room:
+        if due or freed or screened.put_off:
+            self._due = claims.next_due()
+        if (freed and not room) or late or screened.opened:
             self._may_have_ready = True
         self._worked_at = time.monotonic()
         self._forget_statements()
+
+    def _forget_progress(self, written: dict[UUID, Progress]) -> None:
+        for id, told in written.items():
+            if self._progress.get(id) is told:
+                del self._progress[id]
 
     def _forget_statements(self) -> None:
         """Under DEBUG Django keeps each statement, which a process that lives long cannot afford."""
@@ -129,14 +135,25 @@ class Turns:
     def _finds_ready(self, room: int) -> bool:
         """Look before a transaction is opened for nothing but a claim."""
         if room and self._may_have_ready:
-            self._may_have_ready = self._claims.has_ready(self._queues, self._unknown)
+            self._may_have_ready = any(
+                self._claims.has_ready(queues, self._unknown) for _, queues in self._served()
+            )
             return self._may_have_ready
         return False
 
+    def _served(self) -> list[Served]:
+        """The queues to look into."""
+        looks = self._serving.looks_for_names
+        return self._serving.served(self._claims.queues_with_ready() if looks else [])
+
     def _claim(self, room: int, now: float) -> list[Claimed]:
         """Claim up to `room` jobs; what this process does not know goes straight back."""
-        claimed = self._claims.claim(
-            self.name, room, now, queues=self._queues, without=self._unknown
+        claimed = self._serving.take(
+            room,
+            self._served(),
+            lambda queues, limit: self._claims.claim(
+                self.name, limit, now, queues=queues, without=self._unknown
+            ),
         )
         # Less than the room may mean that others have locked more than they took.
         self._may_have_ready = bool(claimed)
@@ -149,11 +166,43 @@ class Turns:
             self._unknown.append(name)
         return [job for job in claimed if job not in unknown]
 
+    def _screened(self, claimed: list[Claimed], outcomes: list[Outcome]) -> Screened:
+        """Keep those of the claimed jobs that may run now, and let in whom the ended ones kept waiting."""
+        ended = [o.claimed.id for o in outcomes if o.claimed.traits & Trait.LIMITED]
+        if not ended and not any(job.traits & Trait.SCREENED for job in claimed):
+            return Screened(claimed)
+        began = time.monotonic()
+        screened = self._claims.screen(self.name, claimed, ended)
+        for job in screened.jobs:
+            if job.traits & Trait.RATED:
+                self._start_by[job.id] = began + SLACK
+        return screened
+
     def _begin(self, claimed: list[Claimed]) -> None:
         if claimed:
             self._held.update([(job.id, job) for job in claimed])
             self._begun.expect(claimed)
             self._pool.submit(claimed)
+
+    def _may_begin(self, job: Claimed) -> bool:
+        """Whether a job may begin now, noted where its consumer's death would ask for it; on its thread."""
+        if job.traits & Trait.RATED and time.monotonic() > self._start_by.pop(job.id, inf):
+            # The window in which it was counted may be over: it is counted anew.
+            self._late.append(job)
+            self._bell.ring()
+            return False
+        return self._begun.mark(job)
+
+    def _drop_late(self, late: list[Claimed]) -> None:
+        for job in late:
+            self._late.popleft()
+            self._dropped(job)
+
+    def _dropped(self, job: Claimed) -> None:
+        """Forget a job that was given back."""
+        self._held.pop(job.id, None)
+        self._start_by.pop(job.id, None)
+        self._begun.forget([job])
 
     def _settle(self, reported: list[Outcome], accepted: set[UUID]) -> None:
         """Let go of what has ended, now that it is written."""
@@ -174,6 +223,9 @@ class Turns:
             elif outcome.state != State.SUCCEEDED:
                 self._ended_otherwise(outcome)
         self._begun.forget(jobs)
+        if self._start_by:
+            for job in jobs:
+                self._start_by.pop(job.id, None)
 
     def _ended_otherwise(self, outcome: Outcome) -> None:
         if outcome.state not in FINISHED:
@@ -207,9 +259,11 @@ class Turns:
         if jobs:
             self._release(jobs)
             for job in jobs:
-                del self._held[job.id]
-            self._begun.forget(jobs)
+                self._dropped(job)
 
     def _release(self, jobs: list[Claimed]) -> None:
         with self._claims.turn():
-            self._claims.release(self.name, jobs)
+            accepted = self._claims.release(self.name, jobs)
+            limited = [job.id for job in jobs if job.traits & Trait.LIMITED and job.id in accepted]
+            if limited:
+                self._claims.let_in(limited)

@@ -16,7 +16,7 @@ class State(models.TextChoices):
     """Where a job is in its life. `docs/internals.md` has the picture."""
 
     SCHEDULED = "scheduled"  # waits for its time
-    BLOCKED = "blocked"  # waits for another job
+    BLOCKED = "blocked"  # waits for another job: of its pipeline, or under its limit
     READY = "ready"  # may be claimed
     RUNNING = "running"  # claimed by a consumer
     SUCCEEDED = "succeeded"
@@ -25,6 +25,7 @@ class State(models.TextChoices):
 
 
 FINISHED = (State.SUCCEEDED, State.FAILED, State.CANCELLED)
+LIVE = (State.SCHEDULED, State.BLOCKED, State.READY, State.RUNNING)
 
 
 class OnCrash(models.TextChoices):
@@ -42,8 +43,18 @@ class Trait:
 
     AWAITED = 1  # others wait for it: its end is followed up
     RECEIVES = 2  # what it is handed comes before its own arguments
+    LIMITED = 4  # only so many of its key run at once
+    RATED = 8  # only so many of its key start in a span of time
+    UNIQUE = 16  # it has a unique key
+    EXPIRES = 32  # it must start in time
     SWEPT = 64  # it was cancelled because a job that it waited for did not succeed
     ON_FAILURE = 128  # it runs only when one of those that it waits for does not succeed
+    UNTIL_START = 256  # its unique key is free once it starts
+
+    #: What takes a longer statement to enqueue …
+    TERMS = LIMITED | RATED | UNIQUE | EXPIRES
+    #: … and what is looked at once more after the claim.
+    SCREENED = LIMITED | RATED | EXPIRES | UNTIL_START
 
 
 class Job(models.Model):
@@ -63,6 +74,11 @@ class Job(models.Model):
         traits: what it needs beyond being run: see `Trait`.
         pipeline: what it has in common with the other jobs of its pipeline; null for a job by itself.
         waits_for: how many jobs have yet to succeed before it may run, while it is blocked.
+        unique_key: no other live job has it.
+        limit_key: what its limit or rate is counted by.
+        limit_most: how many of that key run at once, or start within …
+        limit_per: … so many seconds; null for a limit.
+        expires_at: when it is cancelled, if it has not started.
         received: why an `on_failure` job runs, as the codec's JSON text. What a step receives is not
             copied: it stands in its parents' rows.
     """
@@ -92,9 +108,22 @@ class Job(models.Model):
     pipeline = models.UUIDField(null=True, blank=True)
     waits_for = models.IntegerField(default=0, db_default=0)
     received = models.TextField(null=True, blank=True)
+    unique_key = models.CharField(max_length=200, null=True, blank=True)
+    limit_key = models.CharField(max_length=200, null=True, blank=True)
+    limit_most = models.PositiveIntegerField(null=True, blank=True)
+    limit_per = models.FloatField(null=True, blank=True)
+    expires_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         db_table = "djjp_job"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["unique_key"],
+                condition=Q(unique_key__isnull=False)
+                & Q(state__in=["scheduled", "blocked", "ready", "running"]),
+                name="djjp_job_unique_key",
+            ),
+        ]
         indexes = [
             # The global order, for a consumer that serves every queue …
             models.Index(
@@ -116,6 +145,27 @@ class Job(models.Model):
                 fields=["consumer"],
                 condition=Q(state="running", cancel_requested=True),
                 name="djjp_job_cancelling",
+            ),
+            # Of jobs under a limit only: how many of a key run, and which of it wait, by their queues.
+            models.Index(
+                fields=["state", "limit_key", "queue", "-priority", "id"],
+                condition=Q(limit_key__isnull=False)
+                & Q(waits_for=0)
+                # Alternatives, of which SQLite sees that each of them is enough; of a list it does not.
+                & (Q(state="blocked") | Q(state="ready") | Q(state="running")),
+                name="djjp_job_limit",
+            ),
+            # Of jobs under a rate: until when those that wait are put off.
+            models.Index(
+                fields=["limit_key", "run_after"],
+                condition=Q(limit_key__isnull=False) & Q(state="scheduled"),
+                name="djjp_job_put_off",
+            ),
+            models.Index(
+                fields=["expires_at"],
+                condition=Q(expires_at__isnull=False)
+                & Q(state__in=["scheduled", "blocked", "ready"]),
+                name="djjp_job_expires",
             ),
             # Of every state, but of the steps of pipelines only.
             models.Index(

@@ -13,7 +13,7 @@ from asgiref.sync import sync_to_async
 from django.db import connections, transaction
 
 from djjp import claims, conf
-from djjp.claims import Claims, NewGraph, NewJob
+from djjp.claims import NOBODY, Claims, Held, NewGraph, NewJob
 from djjp.outbox import nesting, relay, rows
 
 logger = logging.getLogger("djjp.outbox")
@@ -30,8 +30,8 @@ observers: list[Callable[[Sequence[NewJob], str], None]] = []
 inline: Callable[[], None] | None = None
 
 
-def enqueue(jobs: Sequence[NewJob] | NewGraph, database: str | None = None) -> None:
-    """Enqueue jobs, or a pipeline, all or none of them.
+def enqueue(jobs: Sequence[NewJob] | NewGraph, database: str | None = None) -> Held:
+    """Enqueue jobs, or a pipeline, all or none of them; returns who has the unique keys of some instead.
 
     Inside `atomic()` of a database in `DJJP["outbox"]` they commit or vanish with its transaction; of
     several open ones, with the innermost.
@@ -40,40 +40,39 @@ def enqueue(jobs: Sequence[NewJob] | NewGraph, database: str | None = None) -> N
         database: the alias whose transaction they belong to, if it has one open; None for the innermost.
     """
     if not jobs:
-        return
-    place = _send_off(jobs, database)
+        return NOBODY
+    place, held = _send_off(jobs, database)
     for tell in tuple(observers):
-        tell(jobs.jobs if isinstance(jobs, NewGraph) else jobs, place)
+        all_of_them = jobs.jobs if isinstance(jobs, NewGraph) else jobs
+        tell([job for job in all_of_them if job.id not in held], place)
     if inline is not None:
         inline()
+    return held
 
 
-def _send_off(jobs: Sequence[NewJob] | NewGraph, database: str | None) -> str:
-    """Send jobs where they belong; returns where that is, as `observers` are told it."""
+def _send_off(jobs: Sequence[NewJob] | NewGraph, database: str | None) -> tuple[str, Held]:
+    """Send jobs where they belong; returns where that is, as `observers` are told it, and what was held."""
     settings = conf.current()
     alias = _transaction(settings, database) if inline is None else None
     if alias is None:
-        claims.call(partial(_write, jobs=jobs))
-    elif alias == settings.db_name:
+        return "queue", claims.call(partial(_write, jobs=jobs))
+    if alias == settings.db_name:
         # Here and not by a consumer's coordinator, for the transaction is here.
-        _write(claims.queue(), jobs)
-    elif rows.installed():
+        return "queue", _write(claims.queue(), jobs)
+    if rows.installed():
         units = [jobs] if isinstance(jobs, NewGraph) else jobs
         rows.write(alias, units)
         _after_commit(alias, [unit.id for unit in units])
-        return "outbox"
-    else:
-        transaction.on_commit(_Waiting(jobs).send, using=alias)
-        return "on_commit"
-    return "queue"
+        return "outbox", NOBODY
+    transaction.on_commit(_Waiting(jobs).send, using=alias)
+    return "on_commit", NOBODY
 
 
-async def aenqueue(jobs: Sequence[NewJob] | NewGraph, database: str | None = None) -> None:
+async def aenqueue(jobs: Sequence[NewJob] | NewGraph, database: str | None = None) -> Held:
     """`enqueue` for coroutines: a job that has used no thread needs none for this either."""
     if jobs and claims.unattended.get()():
-        await claims.acall(partial(_write, jobs=jobs))
-    else:
-        await sync_to_async(enqueue)(jobs, database)
+        return await claims.acall(partial(_write, jobs=jobs))
+    return await sync_to_async(enqueue)(jobs, database)
 
 
 def _transaction(settings: conf.Settings, database: str | None) -> str | None:
@@ -91,13 +90,18 @@ def _transaction(settings: conf.Settings, database: str | None) -> str | None:
     return None if nesting.is_of_testcase(alias) else alias
 
 
-def _write(queue: Claims, jobs: Sequence[NewJob] | NewGraph) -> None:
+def _write(queue: Claims, jobs: Sequence[NewJob] | NewGraph) -> Held:
     if isinstance(jobs, NewGraph):
         queue.enqueue_graph(jobs)
-    elif len(jobs) == 1:
-        queue.enqueue(jobs[0])
+        return NOBODY
+    return queue.enqueue(jobs[0]) if len(jobs) == 1 else queue.enqueue_many(jobs)
+
+
+def _write_late(queue: Claims, jobs: Sequence[NewJob] | NewGraph) -> None:
+    if isinstance(jobs, NewGraph):
+        queue.enqueue_graph(jobs)
     else:
-        queue.enqueue_many(jobs)
+        queue.enqueue_late(jobs)
 
 
 class _Waiting:
@@ -109,7 +113,7 @@ class _Waiting:
 
     def send(self) -> None:
         if not self._sent:
-            claims.call(partial(_write, jobs=self._jobs))
+            claims.call(partial(_write_late, jobs=self._jobs))
             self._sent = True
 
 

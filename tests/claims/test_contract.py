@@ -69,6 +69,11 @@ def test_an_enqueued_job_is_a_row_with_all_that_was_given(queue: Claims) -> None
         "arguments": '{"args":[1],"kwargs":{"copy_to":"a@b.c"}}',
         "result": None,
         "on_crash": "fail",
+        "unique_key": None,
+        "limit_key": None,
+        "limit_most": None,
+        "limit_per": None,
+        "expires_at": None,
         "cancel_requested": False,
         "reason": None,
         "progress_done": None,
@@ -301,14 +306,15 @@ def test_served_queues_are_claimed_in_the_global_order_and_others_never(
     assert set(Job.objects.filter(state="ready").values_list("id", flat=True)) == set(others)
 
 
-def test_as_many_queues_as_a_consumer_may_serve_are_served(queue: Claims) -> None:
-    served = [f"q{number}" for number in range(min(1000, queue.max_queues))]
-    jobs = [new_job(queue=served[-1]), new_job(queue=served[0])]
+def test_a_thousand_queues_are_served_in_the_order_of_their_jobs(queue: Claims) -> None:
+    served = [f"q{number}" for number in range(1000)]
+    jobs = [new_job(queue=name, priority=number % 7) for number, name in enumerate(served)]
     queue.enqueue_many(jobs)
     assert queue.has_ready(served, ["unknown"])
-    assert [job.id for job in claim(queue, queues=served, without=["unknown"])] == [
-        job.id for job in jobs
-    ]
+    first = sorted(jobs, key=lambda job: (-job.priority, job.id))
+    for start in (0, 300):
+        claimed = claim(queue, limit=300, queues=served, without=["unknown"])
+        assert [job.id for job in claimed] == [job.id for job in first[start : start + 300]]
 
 
 def test_a_queue_that_is_named_twice_is_served_once(queue: Claims) -> None:

@@ -412,6 +412,10 @@ def test_what_has_finished_costs_a_new_job_nothing(crowded: tuple[Claims, Any]) 
             "djjp_job_running",
             "djjp_job_cancelling",
             "djjp_job_pipeline",
+            "djjp_job_limit",
+            "djjp_job_put_off",
+            "djjp_job_expires",
+            "djjp_job_unique_key",
         }
         if queue.connection.vendor == "sqlite":
             cursor.execute("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql <> ''")

@@ -37,16 +37,6 @@ def test_one_process_enqueues_and_another_runs(processes: Processes, queue: Clai
     assert handle.join(0) == 3
 
 
-def test_more_queues_than_can_be_served_by_name_are_refused(
-    processes: Processes, queue: Claims
-) -> None:
-    names = ",".join(f"q{i}" for i in range(queue.max_queues + 1))
-    ended = processes.run("start_consumer", "--drain", "--queues", names)
-
-    assert ended.returncode == 1
-    assert f"up to {queue.max_queues} by name" in ended.stderr
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_running_jobs_end_and_gives_back_the_rest(
     processes: Processes, queue: Claims, number: int

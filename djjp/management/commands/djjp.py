@@ -11,7 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError
 from django.utils import timezone
 
-from djjp import overview
+from djjp import overview, pausing
 from djjp.consumer.process import require
 from djjp.exceptions import JobDoesNotExist, QueueUnavailable
 from djjp.handles import JobHandle, get_job
@@ -31,7 +31,7 @@ def _in_words() -> Iterator[None]:
 def command() -> None:
     """Look at the queue, and act on it."""
     with _in_words():
-        require(None)
+        require()
 
 
 @command.command()
@@ -39,11 +39,14 @@ def status() -> None:
     """How many jobs are in each queue, and which consumers are there."""
     with _in_words():
         counts, consumers = overview.counts(), overview.consumers()
+        paused = pausing.paused()
     if counts:
         rows = [[name, *(found.get(s, 0) for s in State)] for name, found in counts.items()]
         _table(["queue", *(state.value for state in State)], rows)
     else:
         click.echo("no jobs")
+    for name, until in paused.items():
+        click.echo(f"{name} is paused" + ("" if until is None else f" until {_moment(until)}"))
     click.echo()
     if not consumers:
         click.echo("no consumers")
@@ -98,6 +101,28 @@ def cancel(ids: Sequence[str]) -> None:
             handle.cancel()
             told = ", and told to stop" if handle.state == State.RUNNING else ""
             click.echo(f"{handle.id} is {handle.state}{told}")
+
+
+@command.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--for", "seconds", type=click.FloatRange(0, min_open=True), metavar="SECONDS")
+def pause(names: Sequence[str], seconds: float | None) -> None:
+    """Have the jobs of queues wait, until these are resumed or for so many seconds."""
+    with _in_words():
+        for name in dict.fromkeys(names):
+            until = pausing.pause(name, seconds)
+            ends = "" if until is None else f" until {_moment(until)}"
+            click.echo(f"{name} is paused{ends}")
+
+
+@command.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+def resume(names: Sequence[str]) -> None:
+    """Have the jobs of paused queues run again."""
+    with _in_words():
+        for name in dict.fromkeys(names):
+            was = pausing.resume(name)
+            click.echo(f"{name} goes on" if was else f"{name} was not paused")
 
 
 @command.command()

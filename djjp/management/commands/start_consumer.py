@@ -11,6 +11,7 @@ from django.core.management import CommandError
 from django.db import connections
 
 from djjp.consumer.process import consume, require
+from djjp.consumer.serving import parse
 from djjp.consumer.supervisor import Supervisor, child_command, own_supervisor
 
 
@@ -19,14 +20,24 @@ def _names(
 ) -> list[str] | None:
     if value is None:
         return None
-    names = [name for part in value.split(",") if (name := part.strip())]
-    if not names:
-        raise click.BadParameter("name at least one queue, as in --queues mail,default")
-    return list(dict.fromkeys(names))
+    names = list(dict.fromkeys(name for part in value.split(",") if (name := part.strip())))
+    try:
+        parse(names)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    return names
 
 
 @click.command()
-@click.option("--queues", callback=_names, metavar="NAME,…", help="Serve these queues only.")
+@click.option(
+    "--queues",
+    callback=_names,
+    metavar="NAME,…",
+    help="Serve these queues only, the first of them first: mail,report.*; or by weights: mail:3,default:1.",
+)
+@click.option(
+    "--exclude-queues", callback=_names, metavar="NAME,…", help="Serve all queues but these."
+)
 @click.option(
     "--concurrency",
     type=click.Choice(["threads", "asyncio"]),
@@ -55,6 +66,7 @@ def _names(
 def command(
     context: click.Context,
     queues: list[str] | None,
+    exclude_queues: list[str] | None,
     concurrency: str | None,
     concurrency_limit: int | None,
     processes: int | None,
@@ -70,13 +82,14 @@ def command(
         raise CommandError("\n".join(["the queue cannot be consumed:", *errors]))
     try:
         if supervisor is None and (processes or reload):
-            require(queues)
+            require()
             _close_connections()
             line = child_command("start_consumer", context.params)
             code = Supervisor(line, processes or 1, drain=drain, reload=reload).run()
         else:
             code = consume(
                 queues=queues,
+                exclude_queues=exclude_queues or (),
                 concurrency=concurrency,
                 concurrency_limit=concurrency_limit,
                 drain=drain,

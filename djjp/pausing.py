@@ -1,0 +1,48 @@
+"""Pausing queues: their jobs wait, and keep their order, until the queue goes on."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timedelta
+
+from djjp import claims, conf
+from djjp.models import Queue
+
+
+def pause(name: str, duration: float | timedelta | None = None) -> datetime | None:
+    """Have the jobs of a queue wait; what runs goes on. A queue exists by being named.
+
+    Args:
+        duration: seconds, or a timedelta, after which the queue goes on by itself; None for not before
+            `resume()`.
+
+    Returns:
+        When it goes on by itself.
+
+    Raises:
+        ValueError: the name is none, or the duration is not above 0.
+    """
+    if not 1 <= len(name) <= 100:
+        raise ValueError(f"the queue is {name!r}; it must be a text of 1 to 100 characters")
+    now = time.time()
+    if duration is not None and not conf.seconds(duration) > 0:
+        raise ValueError(f"duration is {duration!r}; it must be above 0, or None for no end")
+    until = None if duration is None else now + conf.seconds(duration)
+    claims.call(lambda queue: queue.pause(name, now, until))
+    return None if until is None else claims.moment(until)
+
+
+def resume(name: str) -> bool:
+    """Have the jobs of a paused queue run again; whether it was paused."""
+    return claims.call(lambda queue: queue.resume(name))
+
+
+def paused() -> dict[str, datetime | None]:
+    """The queues that are paused now, by name, each with the time at which it goes on by itself."""
+    now = claims.moment(time.time())
+
+    def look(queue: claims.Claims) -> dict[str, datetime | None]:
+        rows = Queue.objects.using(queue.alias).order_by("pk").values_list("pk", "paused_until")
+        return {name: until for name, until in rows if until is None or until > now}
+
+    return claims.call(look)

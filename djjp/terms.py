@@ -1,0 +1,49 @@
+"""The terms of one call: what its limit, its unique key and its expiry are, as its row says it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from djjp import codec, limits
+from djjp.claims import NewJob
+from djjp.limits import Limit
+from djjp.models import Trait
+from djjp.retries import span
+
+if TYPE_CHECKING:
+    from djjp.jobs import RegisteredJob
+
+
+def agreed(job: RegisteredJob[..., Any], row: NewJob, *, receives: bool = False) -> NewJob:
+    """The row of a call of a job that has terms.
+
+    Args:
+        receives: whether its first argument comes only when it runs.
+
+    Raises:
+        TypeError, ValueError: a key cannot be made of the call's arguments.
+    """
+    args, kwargs = codec.decode_arguments(row.arguments)
+    if receives:
+        args.insert(0, limits.NOT_YET)
+    traits = row.traits
+    more: dict[str, Any] = {}
+    limit = job.limit
+    if limit is not None:
+        kind = type(limit).__name__
+        text = limits.text_of(f"the key of a {kind}", limit.key, job.signature, args, kwargs)
+        more.update(limit_key=text, limit_most=limit.most)
+        if isinstance(limit, Limit):
+            traits |= Trait.LIMITED
+        else:
+            traits |= Trait.RATED
+            more["limit_per"] = span("per", limit.per)
+    if job.unique_key is not None:
+        text = limits.text_of("unique_key", job.unique_key, job.signature, args, kwargs)
+        more["unique_key"] = text
+        traits |= Trait.UNIQUE | (Trait.UNTIL_START if job.unique_until == "start" else 0)
+    if job.expires_after is not None:
+        traits |= Trait.EXPIRES
+        due = row.created_at if row.run_after is None else max(row.run_after, row.created_at)
+        more["expires_at"] = due + span("expires_after", job.expires_after)
+    return row._replace(traits=traits, **more)
