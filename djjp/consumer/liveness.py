@@ -115,7 +115,7 @@ class Watch:
 
     def cut_off(self) -> None:
         """This consumer has just been away from the database, and so perhaps have the others."""
-        self._not_before = self._now + MERCY
+        self._not_before = self._clock() + MERCY
         self._free_since.clear()
 
     def dead(self, claims: Claims, name: str) -> list[Peer]:

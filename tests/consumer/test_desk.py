@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.db import IntegrityError, OperationalError, transaction
 
-from djjp.claims import Claims
+from djjp.claims import NOBODY, Claims
 from djjp.consumer.desk import Desk
 from djjp.consumer.wakeups import Bell
 from djjp.exceptions import QueueUnavailable
@@ -59,7 +59,7 @@ def test_a_call_is_answered_once_the_turn_has_committed(
         assert not answer.done()
     desk.answer()
 
-    assert answer.result(10) is None
+    assert answer.result(10) == NOBODY
     assert Job.objects.filter(pk=job.id).exists()
 
 
