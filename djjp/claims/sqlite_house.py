@@ -1,4 +1,4 @@
-"""SQLite beside the hot path: a consumer's lock and its wake-ups, and what the file must be."""
+"""SQLite beside the hot path: a consumer's lock, and what the file must be."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from typing import Any
 from djjp.claims import lockfile
 from djjp.claims.data import Problem
 from djjp.claims.fitness import Fitness
+from djjp.claims.sqlite_listener import DataVersion
 from djjp.claims.upkeep import Upkeep
-
-# Milliseconds that a consumer waits for a lock in one go.
-_PATIENCE = 2000
 
 
 class SQLiteHouse(Upkeep, Fitness):
@@ -69,51 +67,6 @@ class SQLiteHouse(Upkeep, Fitness):
                 f"djjp needs SQLite 3.35 or newer; this Python has {sqlite3.sqlite_version}",
                 "Use a Python built with a newer SQLite, or keep the queue in PostgreSQL.",
             )
-
-
-class DataVersion:
-    """Makes a connection a consumer's, and notices writes of others.
-
-    It does so by `PRAGMA data_version`, a read of shared memory that takes 3 µs.
-    """
-
-    def __init__(self, claims: SQLiteHouse) -> None:
-        self._claims = claims
-        self._driver: Any = None
-        self._seen = self._read()
-
-    def fileno(self) -> int | None:
-        return None
-
-    def woken(self) -> bool:
-        now = self._read()
-        woken, self._seen = now != self._seen, now
-        return woken
-
-    def interval(self, quiet: float) -> float:
-        return 0.002 if quiet < 0.1 else 0.005
-
-    def looks(self) -> float:
-        return 1.0
-
-    def _adopt(self, connection: Any) -> None:
-        """Wait less long for a lock than others: a consumer tries again by itself.
-
-        While it waits inside SQLite it can neither heed a signal nor interrupt a job.
-        """
-        driver = connection.connection
-        (allowed,) = driver.execute("PRAGMA busy_timeout").fetchone()
-        driver.execute(f"PRAGMA busy_timeout = {min(int(allowed), _PATIENCE)}")
-        self._driver = driver
-
-    def _read(self) -> int:
-        connection: Any = self._claims.connection
-        connection.ensure_connection()
-        if connection.connection is not self._driver:
-            self._adopt(connection)
-        # Beneath Django's cursor: this runs two hundred times a second in an idle consumer.
-        (version,) = connection.connection.execute("PRAGMA data_version").fetchone()
-        return int(version)
 
 
 def _lock(folder: Path, consumer: str) -> Path:

@@ -56,9 +56,7 @@ def wait(bell: Bell, listener: Listener | None, timeout: float, quiet: float) ->
     until = time.monotonic() + timeout
     with selectors.DefaultSelector() as selector:
         selector.register(bell, selectors.EVENT_READ)
-        fd = None if listener is None else listener.fileno()
-        if fd is not None:
-            selector.register(fd, selectors.EVENT_READ)
+        heard: int | None = None
         while True:
             left = until - time.monotonic()
             if left <= 0:
@@ -67,6 +65,12 @@ def wait(bell: Bell, listener: Listener | None, timeout: float, quiet: float) ->
                 selector.select(left)
                 bell.quiet()
                 return False
+            if (fd := listener.fileno()) != heard:
+                if heard is not None:
+                    selector.unregister(heard)
+                if fd is not None:
+                    selector.register(fd, selectors.EVENT_READ)
+                heard = fd
             began = time.monotonic()
             events = selector.select(min(left, listener.interval(quiet)))
             if listener.woken():
