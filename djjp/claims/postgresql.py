@@ -15,8 +15,10 @@ from djjp.claims.base import Claims
 from djjp.claims.common import INSERT_COLUMNS, TABLE
 from djjp.claims.data import PLAIN_ENDS, Claimed, NewJob, Settled
 from djjp.claims.postgresql_graph import PostgreSQLGraph
+from djjp.claims.postgresql_heads import INDEXES, first_behind, first_ready
 from djjp.claims.postgresql_house import CHANNEL, QUIET, PostgreSQLHouse
 from djjp.claims.relays import RELAYED
+from djjp.claims.watermark import Marks, marks_of
 
 # A call that is repeated after its connection was lost may find its row there.
 _INSERT = f"""INSERT INTO {TABLE} ({INSERT_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, 0, 0)
@@ -30,7 +32,12 @@ _COPY = f"COPY {TABLE} ({INSERT_COLUMNS}) FROM STDIN"
 _CLAIM = f"""WITH picked AS MATERIALIZED ({{heads}})
 UPDATE {TABLE} AS job SET state = 'running', consumer = %s, started_at = %s, attempts = job.attempts + 1
 FROM picked WHERE job.id = picked.id
-RETURNING job.id, job.name, job.arguments, job.attempts, job.rescues, job.traits, job.priority"""
+RETURNING job.id, job.name, job.arguments, job.attempts, job.rescues, job.traits, job.queue, job.priority"""
+
+# How many entries this session's scans have met in the indexes of ready jobs, also those that are dead.
+_MET = (
+    "SELECT sum(pg_stat_get_xact_tuples_returned(name::regclass)) FROM unnest(%s::text[]) AS name"
+)
 
 # The fence is written so that no index of consumers or states fits it: each row of the batch is looked
 # up by its id, also where the planner takes the batch for longer than what runs. Times come as numbers,
@@ -124,19 +131,54 @@ class PostgreSQLClaims(PostgreSQLGraph, PostgreSQLHouse, Claims):
         queues: Sequence[str] | None = None,
         without: Sequence[str] = (),
     ) -> list[Claimed]:
-        heads, params = _heads(queues, without, limit, lock=True)
-        with self.connection.cursor() as cursor:
-            cursor.execute(_CLAIM.format(heads=heads), [*params, consumer, self._stamp(now)])
-            rows = cursor.fetchall()
+        marks = self._marks(queues, without)
+        rows: list[Any] = []
+        if marks.usable:
+            rows = self._take(first_behind(marks, queues, without, limit, lock=True), consumer, now)
+            marks.reached(_places(rows, queues), back=False)
+        if (rest := limit - len(rows)) > 0:
+            heads = first_ready(queues, without, rest, lock=True)
+            if marks.wanting:
+                began, before = time.monotonic(), self._met()
+                first = self._take(heads, consumer, now)
+                marks.looked(self._met() - before - len(first), time.monotonic() - began)
+                # Where that was all there is, nothing is left to go back to.
+                marks.reached(_places(first, queues), back=len(first) == rest)
+            else:
+                first = self._take(heads, consumer, now)
+            rows += first
         # RETURNING keeps no order.
-        rows.sort(key=lambda row: (-row[6], row[0]))
+        rows.sort(key=lambda row: (-row[7], row[0]))
         return self.handed([Claimed(*row[:6]) for row in rows])
 
     def has_ready(self, queues: Sequence[str] | None, without: Sequence[str]) -> bool:
-        heads, params = _heads(queues, without, 1, lock=False)
+        self.connection.ensure_connection()
+        marks = self._marks(queues, without)
+        if marks.usable and self._finds(first_behind(marks, queues, without, 1, lock=False)):
+            return True
+        return self._finds(first_ready(queues, without, 1, lock=False))
+
+    def _marks(self, queues: Sequence[str] | None, without: Sequence[str]) -> Marks:
+        return marks_of(self.connection.connection, queues, without)
+
+    def _take(self, heads: tuple[str, list[Any]], consumer: str, now: float) -> list[Any]:
+        select, params = heads
         with self.connection.cursor() as cursor:
-            cursor.execute(f"SELECT 1 FROM ({heads}) AS heads LIMIT 1", params)
+            cursor.execute(_CLAIM.format(heads=select), [*params, consumer, self._stamp(now)])
+            rows: list[Any] = cursor.fetchall()
+            return rows
+
+    def _finds(self, heads: tuple[str, list[Any]]) -> bool:
+        select, params = heads
+        with self.connection.cursor() as cursor:
+            cursor.execute(f"SELECT 1 FROM ({select}) AS heads LIMIT 1", params)
             return cursor.fetchone() is not None
+
+    def _met(self) -> int:
+        with self.connection.cursor() as cursor:
+            cursor.execute(_MET, [INDEXES])
+            (count,) = cursor.fetchone()
+            return int(count)
 
     def _settle(self, consumer: str, rows: Sequence[Settled]) -> set[UUID]:
         ended = all(row.state in PLAIN_ENDS for row in rows)
@@ -196,28 +238,8 @@ def _values(row: Settled) -> dict[str, Any]:
     return {**_end(row), "consumer": row.consumer, **more}
 
 
-def _heads(
-    queues: Sequence[str] | None, without: Sequence[str], limit: int, *, lock: bool
-) -> tuple[str, list[Any]]:
-    """A SELECT of the first ready jobs in the order of the claim, and its parameters.
-
-    For some queues it takes the head of each, from its own place in the index; so a million jobs in
-    a queue that is not served are never met.
-    """
-    passed = " AND name <> ALL(%s)" if without else ""
-    names: list[Any] = [list(without)] if without else []
-    source = f"SELECT id, priority FROM {TABLE} WHERE state = 'ready'"
-    order = "ORDER BY priority DESC, id LIMIT %s"
-    skip = " FOR UPDATE SKIP LOCKED" if lock else ""
-    if queues is None:
-        return f"{source}{passed} {order}{skip}", [*names, limit]
-    # A queue named twice would give its jobs twice.
-    queues = list(dict.fromkeys(queues))
-    if len(queues) == 1:
-        return f"{source} AND queue = %s{passed} {order}{skip}", [queues[0], *names, limit]
-    head = f"{source} AND queue = served.queue{passed} {order}{skip}"
-    heads = (
-        "SELECT head.id, head.priority FROM unnest(%s::text[]) AS served(queue)"
-        f" CROSS JOIN LATERAL ({head}) AS head {order}"
-    )
-    return heads, [queues, *names, limit, limit]
+def _places(
+    rows: Sequence[Any], queues: Sequence[str] | None
+) -> list[tuple[str | None, int, UUID]]:
+    """Where claimed rows stood: in the order of their queue, or of all queues together."""
+    return [(None if queues is None else row[6], row[7], row[0]) for row in rows]

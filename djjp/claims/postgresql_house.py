@@ -7,7 +7,7 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
@@ -15,6 +15,7 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from djjp import conf
+from djjp.claims.common import TABLE
 from djjp.claims.data import Problem
 from djjp.claims.fitness import Fitness
 from djjp.claims.upkeep import Upkeep
@@ -60,6 +61,11 @@ _KEEPALIVE = (
 
 _MINE = """SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1
 AND pid = pg_backend_pid() AND (classid::bigint << 32 | objid::bigint) = %s"""
+
+
+# Each job leaves two dead rows behind. By default the server removes them once they are a fifth of the table,
+# which where millions of finished jobs are kept would be hundreds of thousands.
+_VACUUM = {"autovacuum_vacuum_scale_factor": "0.01", "autovacuum_vacuum_threshold": "1000"}
 
 
 class PostgreSQLHouse(Upkeep, Fitness):
@@ -122,6 +128,15 @@ class PostgreSQLHouse(Upkeep, Fitness):
         options = settings.get("OPTIONS") or {}
         host = settings.get("HOST") or options.get("host") or options.get("service")
         return [str(part or "") for part in (host, settings.get("PORT"), settings["NAME"])]
+
+    def storage(self) -> Sequence[tuple[str, str]]:
+        wanted = ", ".join(f"{name} = {value}" for name, value in _VACUUM.items())
+        return [
+            (
+                f"ALTER TABLE {TABLE} SET ({wanted})",
+                f"ALTER TABLE {TABLE} RESET ({', '.join(_VACUUM)})",
+            )
+        ]
 
     def server_problems(self) -> Iterable[Problem]:
         version = self.connection.pg_version  # type: ignore[attr-defined]  # only this wrapper has it

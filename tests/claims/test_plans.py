@@ -22,6 +22,7 @@ from django.test import override_settings
 
 from djjp import claims
 from djjp.claims import Claimed, Claims, Outcome
+from djjp.claims.watermark import FIRST, PILE, marks_of
 from djjp.databases import queue_database
 from djjp.models import Job, State
 from tests.claims.rows import new_job
@@ -82,6 +83,17 @@ def _retry(queue: Claims) -> object:
     return queue.retry(Job.objects.filter(state="succeeded").values_list("id", flat=True)[:10])
 
 
+def _behind_marks(queue: Claims, queues: list[str] | None = None) -> object:
+    """A claim as of a session that has met a pile of dead entries, at some priorities."""
+    if queue.connection.vendor == "postgresql":
+        queue.connection.ensure_connection()
+        marks = marks_of(queue.connection.connection, queues, ["x"])
+        marks.looked(PILE + 1, 0.0)
+        at = [(None if queues is None else queue, 0) for queue in queues or [""]]
+        marks.reached([(*place, FIRST) for place in at], back=True)
+    return queue.claim("me", 50, NOW, queues=queues, without=["x"])
+
+
 KEY = "the primary key"
 ANY, BY_QUEUE, DUE = {"djjp_job_ready"}, {"djjp_job_ready_queue"}, {"djjp_job_scheduled"}
 # What this consumer runs is as few as the batch.
@@ -101,6 +113,8 @@ CASES = {
     "claim, three queues, but not some names": Case(
         lambda q: q.claim("me", 50, NOW, queues=SERVED[:3], without=["x", "y"]), BY_QUEUE
     ),
+    "claim, behind marks": Case(_behind_marks, ANY),
+    "claim, three queues, behind marks": Case(lambda q: _behind_marks(q, SERVED[:3]), BY_QUEUE),
     "look, every queue": Case(lambda q: q.has_ready(None, []), ANY),
     "look, one queue": Case(lambda q: q.has_ready(["served-7"], []), BY_QUEUE),
     "look, a hundred queues": Case(lambda q: q.has_ready(SERVED, ["x"]), BY_QUEUE),

@@ -1,0 +1,97 @@
+"""The first ready jobs on PostgreSQL: what claims and looks select, from the start or behind marks.
+
+A consumer of some queues takes the head of each, from its own place in the index; so a million jobs in
+a queue that is not served are never met.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from djjp.claims.common import TABLE
+from djjp.claims.watermark import Marks
+
+#: The indexes that give the order: of all queues together, and of each.
+INDEXES = ["djjp_job_ready", "djjp_job_ready_queue"]
+
+_READY = f"SELECT id, priority FROM {TABLE} WHERE state = 'ready'"
+_ORDER = "ORDER BY priority DESC, id LIMIT %s"
+
+# One part after the other, until there are enough: the last LIMIT ends it, and what comes after is neither
+# read nor locked. An ORDER BY there would first read all parts.
+_IN_PARTS = f"""SELECT head.id, head.priority FROM unnest({{arrays}}) AS part({{columns}}) CROSS JOIN LATERAL (
+SELECT * FROM ({_READY} AND {{behind}} AND id > part.mark{{passed}}
+ORDER BY {{lead}}priority DESC, id LIMIT %s{{skip}}) AS behind
+UNION ALL
+SELECT * FROM ({_READY}{{within}} AND priority < part.priority AND priority > part.below{{passed}}
+{_ORDER}{{skip}}) AS after_that
+) AS head {{last}}"""
+# The first column of the index is compared as one of some. As a plain equality it would drop out of the order, and
+# the primary key, which leads through all that has finished since, would look like a way to have the rest.
+_ALL = {
+    "arrays": "%s::int[], %s::uuid[], %s::int[]",
+    "columns": "priority, mark, below",
+    "behind": "priority = ANY(ARRAY[part.priority, part.priority])",
+    "lead": "",
+    "within": "",
+}
+_SOME = {
+    "arrays": "%s::int[], %s::uuid[], %s::int[], %s::text[]",
+    "columns": "priority, mark, below, queue",
+    "behind": "queue = ANY(ARRAY[part.queue, part.queue]) AND priority = part.priority",
+    "lead": "queue, ",
+    "within": " AND queue = part.queue",
+}
+
+
+def first_ready(
+    queues: Sequence[str] | None, without: Sequence[str], limit: int, *, lock: bool
+) -> tuple[str, list[Any]]:
+    """A SELECT of the first ready jobs in the order of the claim, and its parameters."""
+    passed, names = _passed(without)
+    tail = f"{passed} {_ORDER}{_skip(lock)}"
+    if queues is None:
+        return f"{_READY}{tail}", [*names, limit]
+    # A queue named twice would give its jobs twice.
+    queues = list(dict.fromkeys(queues))
+    if len(queues) == 1:
+        return f"{_READY} AND queue = %s{tail}", [queues[0], *names, limit]
+    heads = (
+        "SELECT head.id, head.priority FROM unnest(%s::text[]) AS served(queue)"
+        f" CROSS JOIN LATERAL ({_READY} AND queue = served.queue{tail}) AS head {_ORDER}"
+    )
+    return heads, [queues, *names, limit, limit]
+
+
+def first_behind(
+    marks: Marks, queues: Sequence[str] | None, without: Sequence[str], limit: int, *, lock: bool
+) -> tuple[str, list[Any]]:
+    """The same, but for what lies before the marks."""
+    if queues is not None:
+        queues = list(dict.fromkeys(queues))
+    passed, names = _passed(without)
+    parts = marks.parts(queues)
+    arrays: list[Any] = [
+        [part.priority for part in parts],
+        [part.mark for part in parts],
+        [part.below for part in parts],
+    ]
+    if queues is not None:
+        arrays.append([part.queue for part in parts])
+    heads = _IN_PARTS.format(
+        **(_ALL if queues is None else _SOME),
+        passed=passed,
+        skip=_skip(lock),
+        # The parts of one queue are in its order; those of several have to be merged.
+        last="LIMIT %s" if queues is None or len(queues) == 1 else _ORDER,
+    )
+    return heads, [*arrays, *names, limit, *names, limit, limit]
+
+
+def _passed(without: Sequence[str]) -> tuple[str, list[Any]]:
+    return (" AND name <> ALL(%s)", [list(without)]) if without else ("", [])
+
+
+def _skip(lock: bool) -> str:
+    return " FOR UPDATE SKIP LOCKED" if lock else ""
