@@ -7,21 +7,21 @@ not fit the function's signature, an argument that the codec cannot carry.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property, partial, update_wrapper
 from types import FunctionType
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-from djjp import codec, limits, options, registry
+from djjp import codec, limits, options, registry, schedules
 from djjp.bulk import arun_many, run_many
 from djjp.calls import BoundAlone, BoundJob, BoundRest
 from djjp.claims import Claimed, Outcome
 from djjp.current import current_job
 from djjp.handles import JobHandle, aget_job, get_job
 from djjp.limits import Key, Limit, Rate
-from djjp.models import OnCrash
+from djjp.models import CatchUp, OnCrash
 from djjp.retries import Backoff, exponential, span
 
 __all__ = [
@@ -54,7 +54,7 @@ class RegisteredJob(Generic[P, R]):
         run_after: when its jobs may start, if not at once.
         database: the alias whose transaction an enqueue belongs to, if not the innermost.
         max_attempts, backoff, retry_on, timeout, on_crash, limit, unique_key, unique_until,
-            expires_after: as `job()` takes them.
+            expires_after, cron, tz, every, catch_up, schedule_args, schedule_kwargs: as `job()` takes them.
     """
 
     function: Callable[P, R]
@@ -72,6 +72,12 @@ class RegisteredJob(Generic[P, R]):
     unique_key: Key | None = None
     unique_until: str = "finish"
     expires_after: float | timedelta | None = None
+    cron: str | None = None
+    tz: str | None = None
+    every: float | timedelta | None = None
+    catch_up: str = CatchUp.ONCE
+    schedule_args: Sequence[Any] = ()
+    schedule_kwargs: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         options.check(self)
@@ -81,6 +87,7 @@ class RegisteredJob(Generic[P, R]):
             )
         if self.unique_key is not None:
             limits.check_places("unique_key", self.unique_key, self.signature)
+        schedules.check(self)
         update_wrapper(self, self.function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -213,6 +220,12 @@ def job(
     unique_key: Key | None = None,
     unique_until: str = "finish",
     expires_after: float | timedelta | None = None,
+    cron: str | None = None,
+    tz: str | None = None,
+    every: float | timedelta | None = None,
+    catch_up: str = "once",
+    schedule_args: Sequence[Any] = (),
+    schedule_kwargs: Mapping[str, Any] | None = None,
 ) -> Callable[[Callable[P, R]], RegisteredJob[P, R]]: ...
 def job(
     function: Callable[..., Any] | None = None, /, *, name: str | None = None, **given: Any
@@ -238,6 +251,12 @@ def job(
         unique_until: "finish" keeps the key until the job has ended, "start" until it runs.
         expires_after: seconds, or a timedelta, within which the job must have started, counted from its
             enqueue or from its `run_after`; then it is cancelled.
+        cron, tz: run by itself at the times of this cron expression, by the clocks of this time zone;
+            Django's `TIME_ZONE` by default.
+        every: run by itself at each multiple of these seconds, or this timedelta, since 1970 in UTC.
+        catch_up: what to do about times at which no consumer ran: "none" leaves them out, "once" runs
+            the job once for all of them, "all" once for each.
+        schedule_args, schedule_kwargs: the arguments when it runs by itself.
 
     Raises:
         JobNameTaken: another function has the name.

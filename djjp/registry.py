@@ -54,6 +54,11 @@ def find(name: str) -> RegisteredJob[..., Any] | None:
     return _jobs.get(name)
 
 
+def names() -> list[str]:
+    """The names of all that is registered, in order."""
+    return sorted(_jobs)
+
+
 def get(name: str, arguments: str = "") -> RegisteredJob[..., Any]:
     """What a row with this name and these arguments runs.
 

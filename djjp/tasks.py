@@ -23,7 +23,7 @@ from asgiref.sync import sync_to_async
 from django.apps import apps
 from django.dispatch import Signal
 
-from djjp import registry, results
+from djjp import registry, results, schedules
 from djjp.claims import Claimed, Outcome
 from djjp.exceptions import EncodeError
 from djjp.framework import (
@@ -168,6 +168,11 @@ def _job(task: AnyTask, options: Mapping[str, Any]) -> RegisteredTask:
     theirs = {"function", "name", "queue", "priority", "run_after", "task", "given"} & {*options}
     if theirs:
         raise TypeError(f"{', '.join(sorted(theirs))}: to be said to @task or to its using()")
+    if scheduled := {*schedules.OPTIONS} & {*options}:
+        raise TypeError(
+            f"{', '.join(sorted(scheduled))}: a task has no schedule in the code; make one in the admin, or "
+            "have a @job with a schedule enqueue it"
+        )
     return RegisteredTask(
         function=task.func,
         name=task.module_path,

@@ -49,6 +49,7 @@ FLOORS = {
         "results",
         "retries",
         "schedules",
+        "slots",
         "tasks",
         "terms",
     ],

@@ -59,6 +59,7 @@ __all__ = [
     "call",
     "coordinator",
     "moment",
+    "on",
     "queue",
     "unattended",
 ]
@@ -95,6 +96,11 @@ def queue() -> Claims:
     alias = conf.current().db_name
     if alias not in connections.settings:
         raise ImproperlyConfigured(f"DJJP['db_name'] is {alias!r}, which is no alias in DATABASES")
+    return on(alias)
+
+
+def on(alias: str) -> Claims:
+    """The verbs on the database of an alias, whatever `DJJP` says."""
     return _strategy(connections.settings[alias]["ENGINE"], alias)(alias)
 
 

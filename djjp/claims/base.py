@@ -26,6 +26,7 @@ from djjp.claims.queues import Queues
 from djjp.claims.received import Received
 from djjp.claims.relays import Relays
 from djjp.claims.screening import Screening
+from djjp.claims.timetable import Timetable
 from djjp.claims.upkeep import Upkeep
 from djjp.models import FINISHED, Attempt, State, Trait
 
@@ -49,7 +50,7 @@ class Listener(Protocol):
         """Seconds until the queue should be looked at though nobody woke the consumer."""
 
 
-class Claims(ByPeople, Relays, Upkeep, Screening, Queues, Received, Fitness):
+class Claims(ByPeople, Relays, Upkeep, Screening, Queues, Timetable, Received, Fitness):
     """The queue on one database alias, by its verbs: here those of the hot path."""
 
     # Enqueue

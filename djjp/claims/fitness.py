@@ -1,9 +1,9 @@
-"""Fitness: what keeps a database from holding the queue, for the system checks."""
+"""Fitness: what keeps a database from holding the queue, and how it stores it best."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from django.db import connections
@@ -13,7 +13,7 @@ from djjp.claims.data import Problem
 
 
 class Fitness(OnDatabase):
-    """The questions of the system checks."""
+    """The questions of the system checks, and of a migration."""
 
     def configuration_problems(self) -> Iterable[Problem]:
         """What is wrong with the alias' settings, told without connecting."""
@@ -36,3 +36,7 @@ class Fitness(OnDatabase):
     @abstractmethod
     def server_problems(self) -> Iterable[Problem]:
         """What is wrong with the database itself."""
+
+    def storage(self) -> Sequence[tuple[str, str]]:
+        """Statements that say how tables are stored, each with the one that takes it back."""
+        return []

@@ -116,7 +116,7 @@ class Consumer(Turns):
                         self._begun.go_on()
                     self._look(listener)
                     self._turn()
-                    if self._maintenance.work(prune=not self._stops):
+                    if self._maintenance.work(ending=self._stops > 0):
                         self._may_have_ready = True
                     if self._over():
                         self._presence.end()

@@ -1,8 +1,8 @@
 """Maintenance: what each consumer does for the queue beside its jobs, a little at a time.
 
-It beats, looks after the other consumers, and prunes. It is due by the clock and not when the queue is
-quiet, so it goes on under constant load; and it is never a job, which might wait behind what it
-should mend.
+It beats, looks after the other consumers, fires schedules, and prunes. It is due by the clock and not
+when the queue is quiet, so it goes on under constant load; and it is never a job, which might wait behind
+what it should mend.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from uuid import UUID
 from djjp import conf
 from djjp.claims import Claims
 from djjp.consumer.liveness import Presence, Watch, rescue
+from djjp.consumer.timekeeper import Timekeeper
 from djjp.models import State
 
 logger = logging.getLogger("djjp.consumer")
@@ -62,10 +63,12 @@ class Maintenance:
         # Consumers that were started together do not walk together.
         self._prune_at = time.monotonic() + random.uniform(0.1, 1) * PRUNE_EVERY / 10  # noqa: S311  (no secret)
         self._walk = Walk()
+        self._timekeeper = Timekeeper(claims)
 
     def due(self) -> float:
         """Seconds until something is to be done."""
-        return min(self._beat_at, self._watch_at, self._tidy_at, self._prune_at) - time.monotonic()
+        chore = min(self._beat_at, self._watch_at, self._tidy_at, self._prune_at)
+        return min(chore - time.monotonic(), self._timekeeper.due())
 
     def cut_off(self) -> None:
         """The database was away: show at once that this consumer lives, and be slow to judge others."""
@@ -84,20 +87,28 @@ class Maintenance:
             if not self._presence.beat():
                 self._lost()
 
-    def work(self, *, prune: bool) -> bool:
-        """Do what else is due; whether jobs may be ready by it."""
-        now, rescued = time.monotonic(), False
+    def work(self, *, ending: bool) -> bool:
+        """Do what else is due; whether jobs may be ready by it.
+
+        Args:
+            ending: whether this consumer is about to end: then it begins nothing that can wait.
+        """
+        now, fresh = time.monotonic(), False
         if now >= self._watch_at:
             self._watch_at = now + WATCH_EVERY
             for peer in self._watch.dead(self._claims, self._presence.name):
-                rescued = rescue(self._claims, peer) or rescued
+                fresh = rescue(self._claims, peer) or fresh
             self._watch_at = min(self._watch_at, time.monotonic() + self._watch.patience_left())
         if now >= self._tidy_at:
-            rescued = self._tidy(now) or rescued
+            fresh = self._tidy(now) or fresh
         if now >= self._prune_at:
-            more = prune and self._walk.step(self._claims)
+            more = not ending and self._walk.step(self._claims)
             self._prune_at = now + (PRUNE_STEP if more else PRUNE_EVERY)
-        return rescued
+        if ending:
+            self._timekeeper.stop()
+        elif self._timekeeper.due() <= 0:
+            fresh = self._timekeeper.work(time.time()) or fresh
+        return fresh
 
     def _tidy(self, now: float) -> bool:
         """Cancel what did not start in time, and let in what waits though there is room; whether any was."""

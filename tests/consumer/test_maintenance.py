@@ -128,7 +128,7 @@ def test_heartbeats_come_five_times_in_a_limit_and_not_with_every_turn(
 
     first = heartbeat()
     assert heartbeat() == first
-    chores.work(prune=False)
+    chores.work(ending=True)
     assert chores.due() <= 0.1
     eventually(lambda: heartbeat() != first)
     assert LOST == []
@@ -156,8 +156,8 @@ def test_pruning_comes_again_and_again_while_there_is_something_to_prune(
     monkeypatch.setattr(maintenance, "PRUNE_ROWS", 4)
     ended(queue, State.SUCCEEDED, 400 * DAY, 20)
     chores._prune_at = time.monotonic()
-    chores.work(prune=False)
+    chores.work(ending=True)
     assert left() == {"succeeded": 20}, "a consumer that is about to end begins nothing"
 
     chores._prune_at = time.monotonic()
-    eventually(lambda: chores.work(prune=True) or not left())
+    eventually(lambda: chores.work(ending=False) or not left())

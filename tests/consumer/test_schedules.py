@@ -1,0 +1,287 @@
+"""Schedules as consumers fire them: each slot once, whoever looks, whenever it began to, whatever its clock says."""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+from django.db import connections
+from django.test.utils import CaptureQueriesContext
+
+from djjp import codec, slots, testing
+from djjp.claims import Claims
+from djjp.consumer import timekeeper
+from djjp.consumer.timekeeper import Timekeeper
+from djjp.models import Job, Schedule, Slot, Source, State
+from tests.claims.verbs import NOW, at_once
+from tests.consumer.beside import consuming, drain
+from tests.harness import Processes, eventually
+from tests.project.shop.jobs import TALLY, add, mail, tally
+from tests.timetables import by_hand, registered
+
+MINUTE = timedelta(minutes=1)
+START = 1_767_225_600.0  # a full hour
+
+
+def fired() -> list[float]:
+    return sorted(Slot.objects.values_list("slot", flat=True))
+
+
+def keeper(queue: Claims, began: float = START) -> Timekeeper:
+    made = Timekeeper(queue)
+    made._began = began
+    return made
+
+
+# Which slots
+
+
+def test_an_interval_that_is_longer_than_any_consumer_lives_fires_all_the_same(
+    queue: Claims,
+) -> None:
+    with registered(every=timedelta(minutes=10)):
+        for minute in range(61):
+            keeper(queue, START + 60 * minute + 1).work(START + 60 * minute + 1)
+    assert fired() == [START + 600 * n for n in range(1, 7)]
+    assert Job.objects.count() == 6
+
+
+def test_slots_do_not_depend_on_when_a_consumer_begins(queue: Claims) -> None:
+    with registered(cron="*/10 * * * *"):
+        first = keeper(queue)
+        first.work(START + 123)
+        for now in (599, 600.0, 601, 1199.9, 1200.5):
+            keeper(queue).work(START + now)
+    assert fired() == [START + 600, START + 1200]
+
+
+def test_a_new_schedule_begins_with_its_next_slot(queue: Claims) -> None:
+    with registered(every=MINUTE, catch_up="all"):
+        watch = keeper(queue)
+        assert not watch.work(START + 30)
+        assert not watch.work(START + 59.9)
+        assert watch.work(START + 60.0)
+    assert fired() == [START + 60]
+
+
+def test_consumers_whose_clocks_differ_fire_each_slot_once(queue: Claims) -> None:
+    with registered(every=1):
+        keeper(queue).work(START)
+        keepers = {skew: keeper(queue) for skew in (-0.35, -0.01, 0.0, 0.01)}
+        for step in range(1, 41):
+            now = START + step * 0.25
+            works = [partial(k.work, now + skew) for skew, k in keepers.items()]
+            at_once(*[lambda _, work=work: work() for work in works])
+    assert fired() == [START + n for n in range(1, 11)]
+    assert Job.objects.count() == 10
+
+
+@pytest.mark.parametrize(
+    ("catch_up", "expected"),
+    [
+        ("none", []),
+        ("once", [START + 600]),
+        ("all", [START + 60 * n for n in range(1, 11)]),
+    ],
+)
+def test_what_came_while_no_consumer_ran(
+    queue: Claims, catch_up: str, expected: list[float]
+) -> None:
+    with registered(every=MINUTE, catch_up=catch_up):
+        keeper(queue).work(START + 1)
+        back = keeper(queue, began=START + 630)
+        back.work(START + 630)
+        assert fired() == expected
+        back.work(START + 645)
+        assert fired() == expected
+        back.work(START + 660)
+        assert fired() == [*expected, START + 660], "and goes on as usual"
+    assert Job.objects.count() == len(expected) + 1
+
+
+def test_what_is_not_caught_up_with_may_be_a_little_late_and_no_more(queue: Claims) -> None:
+    """As when the database was away: this consumer was there when the slot came."""
+    with registered(every=timedelta(hours=1), catch_up="none"):
+        watch = keeper(queue)
+        watch.work(START + 1)
+        watch.work(START + 3600 + 30)
+        watch.work(START + 7200 + 61)
+    assert fired() == [START + 3600]
+
+
+def test_what_is_made_up_for_comes_in_batches_between_the_turns(
+    queue: Claims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timekeeper, "BATCH", 4)
+    with registered(every=MINUTE, catch_up="all"):
+        watch = keeper(queue)
+        watch.work(START + 1)
+        counts = []
+        for _ in range(4):
+            watch.work(START + 601)
+            counts.append(len(fired()))
+            watch._read_at = time.monotonic() + 1000
+            # Measured by the real clock, on which all of these times are past.
+            assert watch.due() < 0
+        assert counts == [4, 8, 10, 10]
+
+
+# What is fired
+
+
+def test_a_scheduled_job_has_its_arguments_and_options(queue: Claims) -> None:
+    options = {"queue": "reports", "priority": 3, "expires_after": 60, "unique_key": "k"}
+    given = {"schedule_args": [1, (2, 3)], "schedule_kwargs": {"day": "monday"}}
+    with registered(every=MINUTE, **options, **given):
+        watch = keeper(queue)
+        for n in range(3):
+            watch.work(START + 1 + 60 * n)
+    made = Job.objects.get()  # the second has found its unique key held
+    assert (made.name, made.queue, made.priority) == ("test.scheduled", "reports", 3)
+    assert codec.decode_arguments(made.arguments) == ([1, (2, 3)], {"day": "monday"})
+    assert made.expires_at is not None
+    assert fired() == [START + 60, START + 120]
+    assert Schedule.objects.get().last_job == made.pk
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"job": "long.gone"},
+        {"job": mail.name, "arguments": '{"args":[1,2,3],"kwargs":{}}'},
+        {"job": add.name, "source": Source.CODE},
+        {"job": add.name, "arguments": "damaged"},
+        {"job": add.name, "every": None, "cron": "never * * * *", "tz": "UTC"},
+    ],
+)
+def test_what_cannot_be_fired_here_is_left_to_others_and_harms_nothing(
+    queue: Claims, fields: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "djjp.consumer")
+    by_hand(settled=START, **{"every": MINUTE, **fields})
+    before = Schedule.objects.values().get()
+    with registered(every=MINUTE):
+        watch = keeper(queue)
+        for n in range(3):
+            watch.work(START + 1 + 60 * n)
+            assert watch.due() > -1e9
+    assert len(fired()) == 2
+    assert set(Job.objects.values_list("name", flat=True)) == {"test.scheduled"}
+    assert Schedule.objects.values().get(pk=before["id"]) == before
+    said = [r.getMessage() for r in caplog.records]
+    assert len(said) == 1
+    assert "is left to other consumers" in said[0]
+
+
+def test_a_key_that_cannot_be_made_holds_up_no_other_schedule(
+    queue: Claims, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*args: object, **kwargs: object) -> str:
+        raise RuntimeError("no key today")
+
+    with registered("test.broken", every=MINUTE, unique_key=broken), registered(every=MINUTE):
+        watch = keeper(queue)
+        for n in range(3):
+            watch.work(START + 1 + 60 * n)
+    assert list(Job.objects.values_list("name", flat=True)) == ["test.scheduled"] * 2
+    assert caplog.text.count("no key today") == 1
+
+
+def test_what_the_code_has_dropped_fires_no_more_and_comes_back_with_it(queue: Claims) -> None:
+    with registered(every=MINUTE):
+        keeper(queue).work(START + 1)
+    keeper(queue).work(START + 301)
+    assert fired() == []
+    with registered(every=MINUTE):
+        keeper(queue).work(START + 601)
+    assert fired() == [START + 600]
+
+
+def test_one_that_people_have_disabled_stays_so_when_consumers_start(queue: Claims) -> None:
+    with registered(every=MINUTE):
+        keeper(queue).work(START + 1)
+        Schedule.objects.update(enabled=False)
+        keeper(queue).work(START + 61)
+        assert fired() == []
+        assert not Schedule.objects.get().enabled
+
+
+# What it costs
+
+
+def test_an_idle_consumer_without_schedules_reads_once_in_a_while(queue: Claims) -> None:
+    watch = Timekeeper(queue)
+    with CaptureQueriesContext(connections[queue.alias]) as captured:
+        watch.work(time.time())
+    assert [query["sql"].split()[0] for query in captured] == ["SELECT"]
+    assert timekeeper.READ_EVERY - 1 < watch.due() <= timekeeper.READ_EVERY
+
+
+def test_the_next_slot_is_kept_in_mind(queue: Claims) -> None:
+    with registered(every=timedelta(seconds=1.5)):
+        watch = Timekeeper(queue)
+        watch.work(time.time())
+        following = slots.first(slots.Every(1_500_000), Schedule.objects.get().settled)
+        assert following is not None
+        assert watch.due() == pytest.approx(following - time.time(), abs=0.1)
+
+
+# Consumers
+
+
+def test_a_consumer_fires_what_becomes_due_and_ends_as_usual(queue: Claims) -> None:
+    with registered(every=0.2), consuming():
+        eventually(lambda: Job.objects.filter(state=State.SUCCEEDED).count() >= 3)
+    assert len(fired()) == Job.objects.count()
+    assert Job.objects.exclude(state=State.SUCCEEDED).count() <= 1
+
+
+def test_a_consumer_that_drains_the_queue_runs_what_is_due_and_waits_for_nothing(
+    queue: Claims,
+) -> None:
+    with registered(every=timedelta(days=1), catch_up="all"):
+        assert drain().executed == 0
+        Schedule.objects.update(settled=time.time() - 86_400 * 3)
+        assert drain().executed == 3
+        assert drain().executed == 0
+
+
+def test_the_drain_of_tests_fires_no_schedule(queue: Claims) -> None:
+    with registered(every=MINUTE):
+        keeper(queue).work(START)
+        assert testing.drain() == 0
+    assert fired() == []
+
+
+def test_real_consumers_share_a_schedule_whatever_queues_they_serve(
+    queue: Claims, processes: Processes
+) -> None:
+    """`--queues` says whose jobs a consumer runs: schedules belong to no queue."""
+    TALLY.unlink(missing_ok=True)
+    row = by_hand(tally.name, time.time(), every=timedelta(seconds=0.5), arguments=_key("beat"))
+    consumers = [processes.consumer("--queues", "mail"), processes.consumer()]
+    eventually(lambda: len(fired()) >= 5)
+    Schedule.objects.update(enabled=False)
+    eventually(lambda: not Job.objects.exclude(state=State.SUCCEEDED).exists())
+    assert [processes.end(each)[0] for each in consumers] == [0, 0]
+    assert len(TALLY.read_text().splitlines()) == Job.objects.count() == len(fired())
+    spans = [later - before for before, later in zip(fired(), fired()[1:], strict=False)]
+    assert set(spans) == {0.5}, "none was left out"
+    row.refresh_from_db()
+    assert row.last_slot == fired()[-1]
+
+
+def test_a_consumer_of_other_queues_alone_fires_too(queue: Claims, processes: Processes) -> None:
+    by_hand(mail.name, time.time(), every=timedelta(seconds=0.5), arguments=_key("a@b.c"))
+    consumer = processes.consumer("--queues", "default")
+    eventually(lambda: Job.objects.count() >= 2)
+    assert processes.end(consumer)[0] == 0
+    assert set(Job.objects.values_list("queue", "state")) == {("mail", State.READY)}
+
+
+def _key(text: str) -> str:
+    return codec.encode_arguments((text,), {}, None)
