@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from benchmarks import environment, report
 from benchmarks.options import count, some_of
 
-SECTIONS = ("table", "drain", "pipelines", "enqueue", "pickup")
+SECTIONS = ("table", "drain", "pipelines", "enqueue", "crowd", "pickup")
 # With --quick: rows of the table that cannot take less than so many seconds are left out.
 _QUICK = 60.0
 
@@ -32,19 +32,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _measures(options: argparse.Namespace) -> dict[str, Callable[[], report.Section]]:
     # Django has to be set up before these are imported.
-    from benchmarks import drain, enqueue, naps, pickup, pipelines
+    from benchmarks import crowd, drain, enqueue, naps, pickup, pipelines
 
     databases, repeat, seed = options.databases, options.repeat, options.seed
     rows = [naps.Row(*row) for row in options.rows] or naps.ROWS
     longest = _QUICK if options.quick else None
     samples, idle = options.samples, options.idle_seconds
-    return {
+    measures = {
         "table": lambda: naps.measure(databases, rows, seed, longest),
         "drain": lambda: drain.measure(databases, options.drain_jobs, repeat),
         "pipelines": lambda: pipelines.measure(databases, options.pipelines, repeat),
         "enqueue": lambda: enqueue.measure(databases, options.enqueue_jobs, repeat),
+        "crowd": lambda: crowd.measure(options.enqueue_jobs, repeat),
         "pickup": lambda: pickup.measure(databases, samples, idle, repeat, seed),
     }
+    if "postgresql" not in databases:
+        del measures["crowd"]
+    return measures
 
 
 def _parser() -> argparse.ArgumentParser:

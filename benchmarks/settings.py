@@ -34,7 +34,10 @@ if "DJJP_BENCH_APPLICATION" in os.environ:
     DATABASES["default"] = DATABASES[os.environ.get("DJJP_BENCH_WRITES", "default")]
 
 DATABASE_ROUTERS = ["djjp.routers.QueueRouter"]
-DJJP = {"db_name": os.environ.get("DJJP_BENCH_ALIAS", "sqlite")}
+DJJP = {
+    "db_name": os.environ.get("DJJP_BENCH_ALIAS", "sqlite"),
+    "listen": os.environ.get("DJJP_BENCH_LISTEN") != "no",
+}
 
 # Only `scale.py` looks at the admin; a consumer starts sooner without.
 if "DJJP_BENCH_ADMIN" in os.environ:

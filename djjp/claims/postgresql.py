@@ -11,6 +11,7 @@ from uuid import UUID
 from django.db import IntegrityError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from djjp import conf
 from djjp.claims.base import Claims
 from djjp.claims.common import INSERT_COLUMNS, TABLE
 from djjp.claims.data import PLAIN_ENDS, Claimed, NewJob, Settled
@@ -23,7 +24,6 @@ from djjp.claims.watermark import Marks, marks_of
 # A call that is repeated after its connection was lost may find its row there.
 _INSERT = f"""INSERT INTO {TABLE} ({INSERT_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, 0, 0)
 ON CONFLICT (id) DO NOTHING"""
-_INSERT_AND_NOTIFY = f"WITH enqueued AS ({_INSERT}) SELECT pg_notify('{CHANNEL}', '')"
 _NOTE_RELAYED = f"""INSERT INTO {RELAYED} (id, relayed_at) SELECT unnest(%s::uuid[]), %s::timestamptz
 ON CONFLICT (id) DO NOTHING RETURNING id"""
 _COPY = f"COPY {TABLE} ({INSERT_COLUMNS}) FROM STDIN"
@@ -40,12 +40,14 @@ _MET = (
 )
 
 # The fence is written so that no index of consumers or states fits it: each row of the batch is looked
-# up by its id, also where the planner takes the batch for longer than what runs. Times come as numbers,
-# which nobody has to write as text and read again.
+# up by its id, also where the planner takes the batch for longer than what runs. And it has to take it for
+# short, by a condition that always holds: planned while the table was small, it would else read the whole
+# primary key, and go on to while the table grows. Times come as numbers, which nobody has to write as
+# text and read again.
 _FENCED = f"""UPDATE {TABLE} AS job SET {{changes}}
 FROM json_to_recordset(%s::json) AS row(id uuid, attempt integer, state text, result text,
 began float8, ended float8, consumer text, attempts integer, due float8, reason text)
-WHERE job.id = row.id AND job.attempts = row.attempt
+WHERE job.id = row.id AND job.attempts = row.attempt AND row.attempt - row.attempt = 0
 AND job.consumer || '' = %s AND job.state || '' = 'running'
 RETURNING job.id"""
 
@@ -77,10 +79,11 @@ class PostgreSQLClaims(PostgreSQLGraph, PostgreSQLHouse, Claims):
         return f"{column} = ANY(%s)"
 
     def _enqueue(self, job: NewJob) -> None:
-        connection = self.connection
-        statement = _INSERT_AND_NOTIFY if self._may_notify(connection) else _INSERT
-        with connection.cursor() as cursor:
-            cursor.execute(statement, self._row(job))
+        with self.connection.cursor() as cursor:
+            cursor.execute(_INSERT, self._row(job))
+        # After the commit, and with one of its own, which waits for no disk: the lock that a notification takes
+        # would else make each enqueuer's commit wait for those of all others.
+        self.announce()
 
     def _enqueue_many(self, jobs: Sequence[NewJob]) -> None:
         rows = [self._row(job) for job in jobs]
@@ -91,7 +94,7 @@ class PostgreSQLClaims(PostgreSQLGraph, PostgreSQLHouse, Claims):
             except IntegrityError:  # COPY knows no ON CONFLICT
                 with self.connection.cursor() as cursor:
                     cursor.executemany(_INSERT, rows)
-            self.announce()
+        self.announce()
 
     def _note_relayed(self, ids: Sequence[UUID], now: float) -> set[UUID]:
         with self.connection.cursor() as cursor:
@@ -202,12 +205,14 @@ class PostgreSQLClaims(PostgreSQLGraph, PostgreSQLHouse, Claims):
                 cursor.execute(f"SELECT pg_notify('{CHANNEL}', '')")
 
     def _may_notify(self, connection: BaseDatabaseWrapper) -> bool:
-        """Whether a notification is owed now.
+        """Whether a notification is owed now: never where nobody listens.
 
         Inside a transaction it is always: nobody can tell when it commits, and the server folds
         equal notifications of one transaction into one.
         """
         global _last_notify
+        if not conf.current().listen:
+            return False
         if connection.in_atomic_block:
             return True
         now = time.monotonic()

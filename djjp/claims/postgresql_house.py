@@ -185,7 +185,7 @@ class Notifications:
     def __init__(self, claims: PostgreSQLHouse) -> None:
         self._claims = claims
         self._driver: Any = None
-        self._heard = False
+        self._heard, self._heard_at = False, 0.0
         self._own = f"djjp_{token_hex(8)}"
         self._asked_at: float | None = None
         self._ask_at = 0.0
@@ -211,8 +211,9 @@ class Notifications:
         return heard
 
     def interval(self, quiet: float) -> float:
-        # Just after work, an enqueuer may have kept quiet because its last notification is so young.
-        interval = 2 * QUIET if quiet < 4 * QUIET else 1.0
+        # Just after work, or a notification, an enqueuer may keep quiet because its last one is so young.
+        since = min(quiet, time.monotonic() - self._heard_at)
+        interval = 2 * QUIET if since < 4 * QUIET else 1.0
         return interval if self._instead is None else self._instead.interval(quiet)
 
     def looks(self) -> float:
@@ -239,7 +240,7 @@ class Notifications:
 
     def _hears(self, channel: str) -> None:
         if channel != self._own:
-            self._heard = True
+            self._heard, self._heard_at = True, time.monotonic()
             return
         self._asked_at = None
         if self._instead is not None:
