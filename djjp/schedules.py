@@ -122,10 +122,16 @@ def call(row: Schedule) -> BoundJob:
     job = registry.find(row.job)
     if job is None:
         raise JobNotRegistered(row.job)
-    if row.source == Source.CODE and not is_scheduled(job):
+    if row.source == Source.CODE and not is_in_code(row):
         raise ValueError(f"the job {row.job!r} has no schedule in the code any more")
     args, kwargs = codec.decode_arguments(row.arguments)
     return job.bind_alone(*args, **kwargs)
+
+
+def is_in_code(row: Schedule) -> bool:
+    """Whether the code that is loaded here declares a schedule."""
+    job = registry.find(row.job)
+    return row.source == Source.CODE and job is not None and is_scheduled(job)
 
 
 def problem(row: Schedule) -> str | None:

@@ -60,9 +60,7 @@ class Every:
         number = int(moment * _MICROSECONDS) // self.interval
         while True:
             number += 1
-            slot = number * self.interval / _MICROSECONDS
-            if slot > moment:
-                yield slot
+            yield number * self.interval / _MICROSECONDS
 
 
 @dataclass(frozen=True)

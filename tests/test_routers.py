@@ -159,6 +159,8 @@ QUEUE = {
     "djjp_dependency",
     "djjp_queue",
     "djjp_relayed",
+    "djjp_schedule",
+    "djjp_slot",
     "djjp_start",
 }
 

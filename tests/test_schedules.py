@@ -93,7 +93,7 @@ def two(a: int, b: int = 0) -> None:
             "schedule_args is 'ab'; it must be a list",
         ),
         ({"every": 5, "schedule_kwargs": [1]}, TypeError, "schedule_kwargs is [1]; it must be"),
-        ({"every": 5, "schedule_args": [object()]}, EncodeError, "cannot encode a:"),
+        ({"every": 5, "schedule_args": [object()]}, EncodeError, "cannot encode a, which"),
     ],
 )
 def test_a_schedule_that_cannot_be_is_refused_where_it_is_written(

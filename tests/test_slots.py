@@ -243,6 +243,7 @@ def test_an_expression_that_is_taken(expression: str) -> None:
             "0 0 30 2 *",
             "with '30' for the day-of-month; it must be 1 to 31 as the months have them",
         ),
+        ("0 0 LW * */7", "which never comes"),  # a last weekday that is a Sunday
         ("0 0 * 13 *", "with '13' for the month; it must be 1 to 12 or JAN to DEC"),
         ("0 0 * * MOON", "with 'MOON' for the day-of-week; it must be 0 to 7 or SUN to SAT"),
     ],

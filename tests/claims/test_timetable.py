@@ -60,8 +60,8 @@ def test_of_many_consumers_at_once_one_fires_a_slot(queue: Claims) -> None:
     (row,) = declared(queue, "one")
     for n in range(1, 21):
         seen = Schedule.objects.get(pk=row.pk)
-        slot = NOW + n * MINUTE
-        counts = at_once(*[lambda q: q.fire(seen, [(slot, new_job())])] * 4)
+        due = NOW + n * MINUTE
+        counts = at_once(*[lambda q, seen=seen, due=due: q.fire(seen, [(due, new_job())])] * 4)
         assert sorted(counts) == [0, 0, 0, 1]
     assert len(jobs()) == len(slots()) == 20
 
@@ -95,7 +95,7 @@ def test_a_slot_that_had_its_job_gets_no_other_though_the_mark_was_set_back(queu
 def test_a_slot_and_its_job_come_together_or_not_at_all(queue: Claims) -> None:
     (row,) = declared(queue, "one")
     good, bad = new_job(), new_job(queue=None)
-    with pytest.raises(Exception, match="(?i)null"), transaction.atomic(using=queue.alias):
+    with pytest.raises(Exception, match=r"(?i)null"), transaction.atomic(using=queue.alias):
         queue.fire(row, [(NOW + MINUTE, good), (NOW + 2 * MINUTE, bad)])
     assert (jobs(), slots()) == (set(), [])
     assert Schedule.objects.get().settled == NOW

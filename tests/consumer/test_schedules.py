@@ -1,4 +1,4 @@
-"""Schedules as consumers fire them: each slot once, whoever looks, whenever it began to, whatever its clock says."""
+"""Schedules as consumers fire them: each slot once, whoever looks and whatever its clock says."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import time
 from datetime import timedelta
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -15,12 +16,14 @@ from django.test.utils import CaptureQueriesContext
 from djjp import codec, slots, testing
 from djjp.claims import Claims
 from djjp.consumer import timekeeper
+from djjp.consumer.liveness import Presence, new_name
+from djjp.consumer.maintenance import Maintenance
 from djjp.consumer.timekeeper import Timekeeper
 from djjp.models import Job, Schedule, Slot, Source, State
-from tests.claims.verbs import NOW, at_once
+from tests.claims.verbs import at_once
 from tests.consumer.beside import consuming, drain
 from tests.harness import Processes, eventually
-from tests.project.shop.jobs import TALLY, add, mail, tally
+from tests.project.shop.jobs import TALLY, echo, mail, tally
 from tests.timetables import by_hand, registered
 
 MINUTE = timedelta(minutes=1)
@@ -153,9 +156,9 @@ def test_a_scheduled_job_has_its_arguments_and_options(queue: Claims) -> None:
     [
         {"job": "long.gone"},
         {"job": mail.name, "arguments": '{"args":[1,2,3],"kwargs":{}}'},
-        {"job": add.name, "source": Source.CODE},
-        {"job": add.name, "arguments": "damaged"},
-        {"job": add.name, "every": None, "cron": "never * * * *", "tz": "UTC"},
+        {"job": echo.name, "source": Source.CODE},
+        {"job": echo.name, "arguments": "damaged"},
+        {"job": echo.name, "every": None, "cron": "never * * * *", "tz": "UTC"},
     ],
 )
 def test_what_cannot_be_fired_here_is_left_to_others_and_harms_nothing(
@@ -205,9 +208,11 @@ def test_one_that_people_have_disabled_stays_so_when_consumers_start(queue: Clai
     with registered(every=MINUTE):
         keeper(queue).work(START + 1)
         Schedule.objects.update(enabled=False)
-        keeper(queue).work(START + 61)
+        watch = keeper(queue)
+        watch.work(START + 61)
         assert fired() == []
         assert not Schedule.objects.get().enabled
+        assert watch.due() > 0, "its slots are nothing to wait for"
 
 
 # What it costs
@@ -231,6 +236,19 @@ def test_the_next_slot_is_kept_in_mind(queue: Claims) -> None:
 
 
 # Consumers
+
+
+def test_a_consumer_that_is_about_to_end_fires_nothing_and_waits_for_no_slot(queue: Claims) -> None:
+    presence = Presence(queue, new_name(), None, 1)
+    presence.begin()
+    chores = Maintenance(queue, presence, lost=lambda: None)
+    with registered(every=0.1):
+        keeper(queue).work(START)
+        chores.beat()
+        for _ in range(3):
+            chores.work(ending=True)
+    assert fired() == []
+    assert chores.due() > 0, "a slot that is due would keep it from resting"
 
 
 def test_a_consumer_fires_what_becomes_due_and_ends_as_usual(queue: Claims) -> None:
@@ -262,15 +280,15 @@ def test_real_consumers_share_a_schedule_whatever_queues_they_serve(
 ) -> None:
     """`--queues` says whose jobs a consumer runs: schedules belong to no queue."""
     TALLY.unlink(missing_ok=True)
-    row = by_hand(tally.name, time.time(), every=timedelta(seconds=0.5), arguments=_key("beat"))
+    half = {"every": timedelta(seconds=0.5), "catch_up": "all", "arguments": _key("beat")}
+    row = by_hand(tally.name, time.time(), **half)
     consumers = [processes.consumer("--queues", "mail"), processes.consumer()]
     eventually(lambda: len(fired()) >= 5)
     Schedule.objects.update(enabled=False)
     eventually(lambda: not Job.objects.exclude(state=State.SUCCEEDED).exists())
     assert [processes.end(each)[0] for each in consumers] == [0, 0]
     assert len(TALLY.read_text().splitlines()) == Job.objects.count() == len(fired())
-    spans = [later - before for before, later in zip(fired(), fired()[1:], strict=False)]
-    assert set(spans) == {0.5}, "none was left out"
+    assert {later - before for before, later in pairwise(fired())} == {0.5}, "none was left out"
     row.refresh_from_db()
     assert row.last_slot == fired()[-1]
 

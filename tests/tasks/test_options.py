@@ -70,8 +70,9 @@ def test_a_task_is_stopped_at_its_timeout() -> None:
         ({"max_attempts": 0}, "max_attempts is 0"),
         ({"queue": "mail"}, "queue: to be said to @task"),
         ({"name": "x", "task": None}, "name, task: to be said to @task"),
+        ({"cron": "* * * * *", "tz": "UTC"}, "cron, tz: a task has no schedule in the code"),
     ],
-    ids=["misspelt", "out of range", "the queue", "the name"],
+    ids=["misspelt", "out of range", "the queue", "the name", "a schedule"],
 )
 def test_a_wrong_option_is_an_error_where_it_is_given(
     options: dict[str, Any], complaint: str
