@@ -113,6 +113,34 @@ def on(alias: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def beside(alias: str) -> Iterator[str]:
+    """The alias of one more queue, on the same kind of database."""
+    from django.core.management import call_command
+    from django.db import connections
+
+    from djjp.databases import queue_database
+
+    name = f"{alias}_beside"
+    with ExitStack() as stack:
+        if alias == "postgresql":
+            where: str | Path = stack.enter_context(
+                another(os.environ["DJJP_BENCH_POSTGRES_URL"], "beside")
+            )
+        else:
+            where = Path(os.environ["DJJP_BENCH_HOME"]) / "beside.sqlite3"
+        known = {"default": connections.settings["default"], name: queue_database(where)}
+        connections.settings[name] = connections.configure_settings(known)[name]
+        with on(name):
+            call_command("migrate", database=name, verbosity=0)
+        try:
+            yield name
+        finally:
+            connections[name].close()
+            del connections[name]
+            del connections.settings[name]
+
+
 def empty(alias: str) -> None:
     """Throw all jobs away, and what they left in the files."""
     from django.db import connections

@@ -1,7 +1,7 @@
 """`python -m benchmarks.scale`: what a turn, an enqueue, the admin and a prune cost on a queue that is full.
 
-Each is measured on 1,000 ready jobs, then on the filled queue, with the same number of samples; the ratio is
-that of the medians.
+Each is measured on a queue of 1,000 ready jobs and on a full one, turn and turn about, so that whatever else
+the machine does falls on both. The ratio is the median of the samples' own ratios.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import argparse
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import environment, report
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 BATCH = 50
 # Turns under an old snapshot carry more: it is the jobs that count, and nobody times these turns.
 _MANY = 500
+
+#: Takes one sample, in milliseconds, as often as it is called.
+_Measure = AbstractContextManager[Callable[[], float]]
 
 _COLUMNS = [
     Column("database", "database"),
@@ -50,8 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         facts = environment.facts()
         rows: list[dict[str, Any]] = []
         for alias in options.databases:
-            with environment.on(alias):
-                rows += _measured(alias, size, options.samples, options.snapshot_jobs)
+            rows += _measured(alias, size, options.samples, options.snapshot_jobs)
         section = Section("scale", f"Medians on {size}", _COLUMNS, rows)
         if options.json:
             print(report.json_of(facts, [section]))
@@ -63,85 +65,113 @@ def _measured(alias: str, size: Size, samples: int, snapshot_jobs: int) -> list[
     from benchmarks.filling import SMALL, fill
     from djjp.claims import queue
 
-    measured: list[Mapping[str, Spread]] = []
-    for number, this in enumerate((SMALL, size)):
-        progress(f"scale: {alias}, {this}")
-        environment.empty(alias)
-        fill(queue(), this)
-        progress("    filled")
-        full = number == 1
-        measured.append(_costs(queue(), this, samples, snapshot_jobs if full else 0))
-    small, full_costs = measured
-    rows = []
-    for what, cost in full_costs.items():
-        base = small.get(what, small["turn, all queues served"])
-        row = {"database": alias, "what": what, "small_ms": base, "full_ms": cost}
-        rows.append({**row, "ratio": cost.median / base.median})
-    return rows
+    with environment.beside(alias) as beside:
+        for place, this in ((beside, SMALL), (alias, size)):
+            progress(f"scale: {alias}, {this}")
+            with environment.on(place):
+                environment.empty(place)
+                fill(queue(), this)
+        pair = _Pair(beside, alias, samples)
+        # On the small queue all but one of them are empty: it is the naming that costs the same.
+        named = [f"q{number}" for number in range(100)]
+        progress(f"    turns, {samples} of each kind")
+        with _consumers(pair):
+            pair.compare("turn, all queues served", lambda: _turns(None))
+            pair.compare("turn, one queue served", lambda: _turns(named[:1]))
+            pair.compare("turn, 100 queues served", lambda: _turns(named))
+        progress("    enqueues, pages, prunes")
+        pair.compare("enqueue", _enqueues)
+        pair.compare("admin, first page", _pages)
+        pair.compare("prune of 1,000", _prunes, max(1, samples // 10))
+        if snapshot_jobs:
+            progress(f"    {snapshot_jobs:,} jobs under an open transaction")
+            with _consumers(pair), environment.on(alias), _old_snapshot(queue()):
+                with _turns(None, _MANY) as turn:
+                    for _ in range(-(-snapshot_jobs // _MANY)):
+                        turn()
+                what = f"turn, {snapshot_jobs:,} jobs after the start of an open transaction"
+                pair.compare(what, lambda: _turns(None))
+    return [{"database": alias, **row} for row in pair.rows]
 
 
-def _costs(queue: Claims, size: Size, samples: int, snapshot_jobs: int) -> dict[str, Spread]:
-    """Milliseconds of everything that is measured, each `samples` times."""
-    # On the small queue all but one of them are empty: it is the naming that costs the same.
-    named = [f"q{number}" for number in range(100)]
-    progress(f"    turns, {samples} of each kind")
-    queue.listener()  # makes this connection a consumer's
-    costs = {
-        "turn, all queues served": _turns(queue, None, samples),
-        "turn, one queue served": _turns(queue, named[:1], samples),
-        "turn, 100 queues served": _turns(queue, named, samples),
-    }
-    queue.connection.close()
-    progress("    enqueues, pages, prunes")
-    costs["enqueue"] = _enqueues(queue, samples)
-    costs["admin, first page"] = _pages(samples)
-    costs["prune of 1,000"] = _prunes(queue, max(1, samples // 10))
-    if snapshot_jobs:
-        progress(f"    {snapshot_jobs:,} jobs under an open transaction")
-        queue.listener()
-        with _old_snapshot(queue):
-            for _ in range(-(-snapshot_jobs // _MANY)):
-                _turns(queue, None, 1, _MANY)
-            what = f"turn, {snapshot_jobs:,} jobs after the start of an open transaction"
-            costs[what] = _turns(queue, None, samples)
-        queue.connection.close()
-    return costs
+class _Pair:
+    """The small queue and the full one, by their aliases, and how they compare."""
+
+    def __init__(self, small: str, full: str, samples: int) -> None:
+        self.aliases = (small, full)
+        self.rows: list[dict[str, Any]] = []
+        self._samples = samples
+
+    def compare(self, what: str, make: Callable[[], _Measure], samples: int | None = None) -> None:
+        """Take samples of what `make` gives, on one queue and then on the other."""
+        took: dict[str, list[float]] = {alias: [] for alias in self.aliases}
+        with ExitStack() as stack:
+            measures = {}
+            for alias in self.aliases:
+                with environment.on(alias):
+                    measures[alias] = stack.enter_context(make())
+            for _ in range(samples or self._samples):
+                for alias, measure in measures.items():
+                    with environment.on(alias):
+                        took[alias].append(measure())
+        small, full = (Spread.of(took[alias]) for alias in self.aliases)
+        row = {"what": what, "small_ms": small, "full_ms": full}
+        self.rows.append({**row, "ratio": full.ratio(small).median})
 
 
-def _turns(queue: Claims, served: Sequence[str] | None, samples: int, batch: int = BATCH) -> Spread:
+@contextmanager
+def _consumers(pair: _Pair) -> Iterator[None]:
+    """The connections to both queues as consumers have them."""
+    from djjp.claims import queue
+
+    queues = []
+    for alias in pair.aliases:
+        with environment.on(alias):
+            queues.append(queue())
+            queues[-1].listener()
+    yield
+    for each in queues:
+        each.connection.close()
+
+
+@contextmanager
+def _turns(served: Sequence[str] | None, batch: int = BATCH) -> Iterator[Callable[[], float]]:
     """A turn: finish the last batch, claim the next. As many jobs come in between, untimed."""
     from benchmarks.filling import CONSUMER, new, outcomes
+    from djjp.claims import queue as current
 
-    names = served or ["q0"]
+    queue, names = current(), served or ["q0"]
     with queue.turn():
         held = queue.claim(CONSUMER, batch, time.time(), queues=served)
 
-    def turn() -> None:
+    def turn() -> float:
         nonlocal held
+        queue.enqueue_many([new(names[number % len(names)]) for number in range(batch)])
+        ended = outcomes(held)
+        began = time.perf_counter()
         with queue.turn():
             queue.finish(CONSUMER, ended)
             held = queue.claim(CONSUMER, batch, time.time(), queues=served)
-
-    took = []
-    for _ in range(samples):
-        queue.enqueue_many([new(names[number % len(names)]) for number in range(batch)])
-        ended = outcomes(held)
-        took.append(_milliseconds(turn))
+        took = (time.perf_counter() - began) * 1000
         if len(held) != batch:
             raise RuntimeError(f"a turn claimed {len(held)} of {batch} jobs")
+        return took
+
+    yield turn
     with queue.turn():
         queue.release(CONSUMER, held)
-    return Spread.of(took)
 
 
-def _enqueues(queue: Claims, samples: int) -> Spread:
+@contextmanager
+def _enqueues() -> Iterator[Callable[[], float]]:
     from benchmarks.jobs import noop
 
     noop.run_later(0)
-    return Spread.of([_milliseconds(lambda: noop.run_later(1)) for _ in range(samples)])
+    yield lambda: _milliseconds(lambda: noop.run_later(1))
 
 
-def _pages(samples: int) -> Spread:
+@contextmanager
+def _pages() -> Iterator[Callable[[], float]]:
     """The admin's list of jobs, asked for as a browser does."""
     from django.contrib.auth import get_user_model
     from django.test import Client
@@ -157,24 +187,28 @@ def _pages(samples: int) -> Spread:
             raise RuntimeError(f"the admin answered {answer.status_code}")
 
     page()
-    return Spread.of([_milliseconds(page) for _ in range(samples)])
+    yield lambda: _milliseconds(page)
 
 
-def _prunes(queue: Claims, samples: int) -> Spread:
+@contextmanager
+def _prunes() -> Iterator[Callable[[], float]]:
     """One portion of a prune; where there is nothing finished, as many are first."""
     from benchmarks.filling import CONSUMER, new, outcomes
+    from djjp.claims import queue as current
     from djjp.models import FINISHED, Job, State
 
-    took = []
-    for _ in range(samples):
+    queue = current()
+
+    def prune() -> float:
         if Job.objects.filter(state=State.SUCCEEDED)[:1000].count() < 1000:
             queue.enqueue_many([new("q0") for _ in range(1000)])
             with queue.turn():
                 claimed = queue.claim(CONSUMER, 1000, time.time())
             with queue.turn():
                 queue.finish(CONSUMER, outcomes(claimed))
-        took.append(_milliseconds(lambda: queue.prune(FINISHED, time.time() + 60, None, 1000)))
-    return Spread.of(took)
+        return _milliseconds(lambda: queue.prune(FINISHED, time.time() + 60, None, 1000))
+
+    yield prune
 
 
 @contextmanager

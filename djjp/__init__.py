@@ -9,11 +9,14 @@ import typing
 if typing.TYPE_CHECKING:
     from djjp.exceptions import Discard, Retry
     from djjp.jobs import aget_job, arun_many, current_job, get_job, job, run_many
+    from djjp.limits import Limit, Rate
     from djjp.pipelines import chain, group
 
 __version__ = "0.1.0"
 __all__ = [
     "Discard",
+    "Limit",
+    "Rate",
     "Retry",
     "aget_job",
     "arun_many",

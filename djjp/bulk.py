@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from uuid import UUID
 
 from asgiref.sync import sync_to_async
 
 from djjp.calls import BoundJob, handle_of
-from djjp.claims import Holder
+from djjp.claims import NOBODY, Held
 from djjp.handles import JobHandle
 from djjp.outbox.enqueue import enqueue
 
@@ -25,13 +24,19 @@ def run_many(bound: Iterable[BoundJob]) -> list[JobHandle]:
     handles: list[JobHandle] = []
     for calls in _chunks(bound):
         rows = [call.row() for call in calls]
-        held: dict[UUID, Holder] = {}
-        # As a rule there is one: none in particular.
-        for database in {call.job.database for call in calls}:
-            pairs = zip(calls, rows, strict=True)
-            theirs = [row for call, row in pairs if call.job.database == database]
-            held.update(enqueue(theirs, database))
-        handles += [handle_of(row, held) for row in rows]
+        databases = {call.job.database for call in calls}
+        held: Held = NOBODY
+        if len(databases) == 1:  # as a rule: none in particular
+            held = enqueue(rows, *databases)
+        else:
+            for database in databases:
+                pairs = zip(calls, rows, strict=True)
+                theirs = [row for call, row in pairs if call.job.database == database]
+                held = {**held, **enqueue(theirs, database)}
+        if held:
+            handles += [handle_of(row, held) for row in rows]
+        else:
+            handles += [JobHandle(row.id, row.state) for row in rows]
     return handles
 
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from djjp.jobs import RegisteredJob
 
 
+_ON_CRASH = {each.value: each for each in OnCrash}
+
+
 @dataclass(frozen=True)
 class BoundJob:
     """A call that is not made yet.
@@ -67,9 +70,9 @@ class BoundJob:
     def step(self, *, behind: bool = False) -> NewJob:
         """`row()` for a place in a pipeline, behind another job or not, where the call was checked."""
         job, now = self.job, time.time()
-        due = _due(job.run_after, now)
+        due = None if job.run_after is None else _due(job.run_after, now)
         state = State.READY if due is None or due <= now else State.SCHEDULED
-        on_crash = OnCrash(job.on_crash)
+        on_crash = _ON_CRASH[job.on_crash]
         row = NewJob(
             new_id(), job.name, job.queue, job.priority, state, due, now, self.arguments, on_crash
         )
@@ -99,10 +102,8 @@ def handle_of(row: NewJob, held: Held) -> JobHandle:
     return JobHandle(row.id, row.state)
 
 
-def _due(run_after: timedelta | datetime | None, now: float) -> float | None:
+def _due(run_after: timedelta | datetime, now: float) -> float:
     """Seconds since the epoch; a naive datetime is in Django's current time zone."""
-    if run_after is None:
-        return None
     if isinstance(run_after, timedelta):
         return now + run_after.total_seconds()
     if timezone.is_naive(run_after) and settings.USE_TZ:

@@ -28,6 +28,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from djjp.exceptions import EncodeError
+from djjp.jsontext import dumps
 
 TAG = "$djjp"
 DEEPEST = 200
@@ -51,7 +52,7 @@ def encode_arguments(
         if _SCALARS.issuperset(map(type, args)) and (  # the common call: nothing to walk
             not kwargs or (_SCALARS.issuperset(map(type, kwargs.values())) and TAG not in kwargs)
         ):
-            text = _dumps({"args": args, "kwargs": kwargs})
+            text = dumps({"args": args, "kwargs": kwargs})
             if "\\ud" not in text:
                 return text
         return _encode({"args": [*args], "kwargs": kwargs}, -2)
@@ -103,7 +104,7 @@ class _Refusal(Exception):
 
 def _encode(value: Any, depth: int) -> str:
     tree = _walk(value, depth, _SCALARS)
-    text = _dumps(tree)
+    text = dumps(tree)
     if "\\ud" in text and _loads(text)[0] != tree:  # an emoji has two as well, and comes back
         raise ValueError("JSON makes one character of two surrogates")
     return text
@@ -162,7 +163,7 @@ class _Rule(NamedTuple):
 
 
 def _text(value: str) -> str:
-    if _loads(_dumps(value))[0] != value:
+    if _loads(dumps(value))[0] != value:
         raise ValueError("JSON makes one character of the two surrogates in it; pass bytes")
     return str.__str__(value)
 
@@ -240,8 +241,7 @@ def _untag(found: dict[str, Any]) -> Any:
         raise ValueError(f"{reprlib.repr(payload)} does not fit {tag!r}: {error}") from error
 
 
-# The walk meets a circle before the encoder can; int() refuses the names of NaN and the infinities.
-_dumps = json.JSONEncoder(check_circular=False, allow_nan=False, separators=(",", ":")).encode
+# int() refuses the names of NaN and the infinities.
 _loads = json.JSONDecoder(parse_constant=int).raw_decode
 _loads_tagged = json.JSONDecoder(parse_constant=int, object_hook=_untag).raw_decode
 _MARK = f'"{TAG}"'
@@ -273,7 +273,7 @@ def _explained(named: list[tuple[str, Any]], error: Exception) -> EncodeError:
 def _problem(value: Any) -> str:
     """The path in `value` to what is refused, and why; empty if all of it can be encoded."""
     try:
-        _dumps(_walk([[value]], -2, _CERTAIN))  # as deep as it was among the arguments
+        dumps(_walk([[value]], -2, _CERTAIN))  # as deep as it was among the arguments
     except _Refusal as refusal:
         steps = [step.format(_brief(label)) for step, label in reversed(refusal.path[:-2])]
         path = "".join(steps[:8]) + ("..." if len(steps) > 8 else "")

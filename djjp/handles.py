@@ -26,6 +26,8 @@ class JobHandle:
     `refresh()` reads the row anew; so do `join()` and `retry()`.
     """
 
+    __slots__ = ("_errors", "_row", "_state", "id")
+
     def __init__(self, id: UUID, state: State | None = None) -> None:
         self.id = id
         self._state = state

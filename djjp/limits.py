@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -19,6 +20,8 @@ Key = str | Callable[..., str]
 NOT_YET = object()
 
 _LONGEST = 200
+_LONGEST_SPAN = timedelta(days=36_500)
+_MOST = 2**31 - 1  # what every database can count to
 _PLACE = re.compile(r"\{(\w+)\}")
 
 
@@ -56,11 +59,10 @@ class Rate:
     def __post_init__(self) -> None:
         _check_key("the key of a Rate", self.key)
         _check_most("Rate", self.most)
-        if not span("per", self.per) > 0:
-            raise ValueError(f"per is {self.per!r}; it must be above 0")
+        _check_span("per", self.per)
 
 
-def check(limit: object, unique_key: object, unique_until: object, expires_after: object) -> None:
+def check(limit: object, unique_key: object, unique_until: object, expires_after: Any) -> None:
     """Check these options of a job.
 
     Raises:
@@ -74,14 +76,19 @@ def check(limit: object, unique_key: object, unique_until: object, expires_after
         _check_key("unique_key", unique_key)
     if unique_until not in ("finish", "start"):
         raise ValueError(f"unique_until is {unique_until!r}; it must be 'finish' or 'start'")
-    if expires_after is not None and not span("expires_after", expires_after) > 0:
-        raise ValueError(f"expires_after is {expires_after!r}; it must be above 0")
+    if expires_after is not None:
+        _check_span("expires_after", expires_after)
 
 
 def check_places(option: str, key: Key, signature: inspect.Signature) -> None:
     """Raise ValueError where a key names what is no parameter of the function."""
     if callable(key):
         return
+    if set(_PLACE.sub("", key)) & {"{", "}"}:
+        raise ValueError(
+            f"{option} is {key!r}; braces are for parameters alone, as in '{{tenant_id}}'; what is to be made "
+            "of an argument, or to have braces of its own, is for a function to return"
+        )
     kinds = [parameter.kind for parameter in signature.parameters.values()]
     for name in _PLACE.findall(key):
         if name not in signature.parameters and inspect.Parameter.VAR_KEYWORD not in kinds:
@@ -111,8 +118,7 @@ def text_of(
     text = key(*args, **kwargs) if callable(key) else _filled(option, key, signature, args, kwargs)
     if not isinstance(text, str):
         raise TypeError(f"{option} is {text!r}, which its function returned; it must be a text")
-    if not 1 <= len(text) <= _LONGEST:
-        raise ValueError(f"{option} is {text!r}; it must be a text of 1 to {_LONGEST} characters")
+    _check_text(option, text)
     return text
 
 
@@ -137,9 +143,14 @@ def _filled(
 
     def fill(place: re.Match[str]) -> str:
         name = place[1]
-        if values.get(name, NOT_YET) is NOT_YET:
+        value = values.get(name, NOT_YET)
+        if value is NOT_YET or (type(value) is tuple and any(each is NOT_YET for each in value)):
             raise TypeError(f"{option} {key!r} needs {name!r}, which is not among the arguments")
-        return str(values[name])
+        if isinstance(value, (set, frozenset)):
+            raise TypeError(
+                f"{option} {key!r} needs {name!r}, which is a set: it has no order, so no text of its own"
+            )
+        return str(value)
 
     return _PLACE.sub(fill, key)
 
@@ -147,15 +158,34 @@ def _filled(
 def _check_key(option: str, key: object) -> None:
     if callable(key):
         return
-    if not isinstance(key, str) or not 1 <= len(key) <= _LONGEST:
+    if not isinstance(key, str):
         raise TypeError(
             f"{option} is {key!r}; it must be a text of 1 to {_LONGEST} characters, in which "
             "{parameter} stands for an argument, or a function of the arguments"
         )
+    _check_text(option, key)
+
+
+def _check_text(option: str, text: str) -> None:
+    if not 1 <= len(text) <= _LONGEST:
+        raise ValueError(
+            f"{option} is {reprlib.repr(text)}, of {len(text)} characters; it must have 1 to {_LONGEST}"
+        )
+    if "\0" in text or any("\ud800" <= each <= "\udfff" for each in text):
+        raise ValueError(
+            f"{option} is {text!r}; no database takes NUL characters or lone surrogates in a text"
+        )
 
 
 def _check_most(kind: str, most: object) -> None:
-    if type(most) is not int or most < 1:
+    if type(most) is not int or not 1 <= most <= _MOST:
         raise ValueError(
-            f"the number of a {kind} is {most!r}; it must be a whole number, 1 or more"
+            f"the number of a {kind} is {most!r}; it must be a whole number, 1 or more, up to {_MOST}"
+        )
+
+
+def _check_span(option: str, value: float | timedelta) -> None:
+    if not 0 < span(option, value) <= _LONGEST_SPAN.total_seconds():
+        raise ValueError(
+            f"{option} is {value!r}; it must be above 0, and no more than {_LONGEST_SPAN.days:,} days"
         )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from djjp import claims, conf
 from djjp.models import Queue
+
+# The year 9999 in any time zone, in seconds since the epoch.
+_LATEST = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 
 
 def pause(name: str, duration: float | timedelta | None = None) -> datetime | None:
@@ -20,21 +23,35 @@ def pause(name: str, duration: float | timedelta | None = None) -> datetime | No
         When it goes on by itself.
 
     Raises:
-        ValueError: the name is none, or the duration is not above 0.
+        ValueError: the name is none, or the duration is not above 0, or longer than time is.
     """
-    if not 1 <= len(name) <= 100:
-        raise ValueError(f"the queue is {name!r}; it must be a text of 1 to 100 characters")
+    check(name)
     now = time.time()
-    if duration is not None and not conf.seconds(duration) > 0:
-        raise ValueError(f"duration is {duration!r}; it must be above 0, or None for no end")
     until = None if duration is None else now + conf.seconds(duration)
+    if until is not None and not now < until < _LATEST:
+        raise ValueError(
+            f"duration is {duration!r}; it must be above 0 and end before the year 9999, or None for no end"
+        )
     claims.call(lambda queue: queue.pause(name, now, until))
     return None if until is None else claims.moment(until)
 
 
+def check(name: object) -> None:
+    """Whether a queue can be paused by this name.
+
+    Raises:
+        ValueError: it is no name of a queue; the message says why.
+    """
+    if not isinstance(name, str) or not 1 <= len(name) <= 100:
+        raise ValueError(f"the queue is {name!r}; it must be a text of 1 to 100 characters")
+    if "*" in name:
+        raise ValueError(f"the queue is {name!r}; queues are paused by their names, one by one")
+
+
 def resume(name: str) -> bool:
     """Have the jobs of a paused queue run again; whether it was paused."""
-    return claims.call(lambda queue: queue.resume(name))
+    now = time.time()
+    return claims.call(lambda queue: queue.resume(name, now))
 
 
 def paused() -> dict[str, datetime | None]:

@@ -13,6 +13,9 @@ from djjp.retries import span
 if TYPE_CHECKING:
     from djjp.jobs import RegisteredJob
 
+#: The last moment that every database can write, in UTC and in any zone: the end of the year 9998.
+_LAST = 253_370_764_799.0
+
 
 def agreed(job: RegisteredJob[..., Any], row: NewJob, *, receives: bool = False) -> NewJob:
     """The row of a call of a job that has terms.
@@ -45,5 +48,5 @@ def agreed(job: RegisteredJob[..., Any], row: NewJob, *, receives: bool = False)
     if job.expires_after is not None:
         traits |= Trait.EXPIRES
         due = row.created_at if row.run_after is None else max(row.run_after, row.created_at)
-        more["expires_at"] = due + span("expires_after", job.expires_after)
+        more["expires_at"] = min(due + span("expires_after", job.expires_after), _LAST)
     return row._replace(traits=traits, **more)

@@ -1,7 +1,7 @@
-"""`make demo`: index the library of the Python that runs this, one job per module.
+"""`make demo`: index the library of the Python that runs this, one job per module, and report on it.
 
-This process enqueues the jobs and watches; another one, the consumer, runs them. At the end both
-databases are opened to show which tables each one holds: exit code 1 if they are not apart.
+This process enqueues the first job and watches; another one, the consumer, runs it and what comes of it.
+At the end both databases are opened to show which tables each one holds: exit code 1 if they are not apart.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import sysconfig
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 if TYPE_CHECKING:
     from example_multidb.progress import Process
@@ -35,12 +34,13 @@ def main(argv: list[str]) -> int:
     from example_multidb.progress import consumer
 
     migrate()
-    calls = enqueue(options.source)
+    enqueue(options.source)
     with consumer() as process:
-        watch(process, len(calls))
+        watch(process)
     report.show_modules()
+    report.show_packages()
     report.show_throughput(process)
-    report.show_failures(calls)
+    report.show_failures()
     apart = report.show_isolation()
     if options.site and apart:
         serve(options.port)
@@ -101,45 +101,39 @@ def migrate() -> None:
     print(f"  manage.py migrate --database=queue    queue        {place('queue')}")
 
 
-def enqueue(source: Path) -> dict[UUID, str]:
-    """Enqueue a job per module; returns the modules' names by the ids of their jobs."""
-    from djjp import run_many
-    from djjp.backend import as_job
-    from example_multidb.library import jobs as as_jobs
-    from example_multidb.library import tasks as as_tasks
+def enqueue(source: Path) -> None:
+    """Enqueue the job that lists the modules and enqueues the rest."""
     from example_multidb.library.counting import modules
-    from example_multidb.library.models import Module
+    from example_multidb.library.jobs import index_library
+    from example_multidb.library.models import Module, Package
     from example_multidb.progress import jobs
     from example_multidb.report import heading
 
-    heading("One job per module")
-    found = list(modules(source))
-    if not found:
+    heading("A pipeline: list the modules, index each, summarise each package")
+    if next(modules(source), None) is None:
         raise DemoError(f"There are no Python files below {source}.")
     # A run starts clean: the rows of an earlier one would be counted again.
     Module.objects.all().delete()
+    Package.objects.all().delete()
     jobs().delete()
     began = time.perf_counter()
-    # One half as jobs, the other as tasks of Django's own framework: they share everything.
-    kinds = [as_jobs.index_module, as_job(as_tasks.index_module)]
-    handles = run_many(kinds[i % 2].bind(*module) for i, module in enumerate(found))
-    took = time.perf_counter() - began
+    index_library.run_later(str(source))
+    took = 1000 * (time.perf_counter() - began)
     print(f"  source     {source}")
-    print(f"  enqueued   {len(handles):,} jobs in {took:.2f} s, by this process")
-    return {handle.id: name for handle, (name, _) in zip(handles, found, strict=True)}
+    print(f"  enqueued   {index_library.name} in {took:.1f} ms, by this process")
 
 
-def watch(process: Process, total: int) -> None:
+def watch(process: Process) -> None:
     """Show how far the consumer is, until it ends."""
     from example_multidb.progress import Bar, finished, states
 
     print(f"  consumer   process {process.popen.pid}: manage.py start_consumer --drain\n")
-    bar = Bar(total)
+    bar = Bar()
     while (code := process.popen.poll()) is None:
         bar.show(states())
         time.sleep(0.1)
     bar.show(states(), last=True)
-    left = total - finished(states())
+    left = sum(states().values()) - finished(states())
     if code or left:
         raise DemoError(
             f"The consumer ended with code {code} and left {left} jobs.\n{process.said()}"

@@ -18,7 +18,7 @@ from typing import IO
 
 from django.db.models import Count, QuerySet
 
-from djjp.models import Job
+from djjp.models import FINISHED, Job
 
 MANAGE = Path(__file__).resolve().parent / "manage.py"
 
@@ -67,42 +67,50 @@ def end(popen: subprocess.Popen[bytes]) -> None:
 # How far it is
 
 
-#: Under which the demo's jobs and tasks are in the queue.
-NAMES = ["library.index_module", "example_multidb.library.tasks.index_module"]
+#: Under which the steps are in the queue, jobs and tasks, and what runs only where one fails.
+STEPS = [
+    "library.index_library",
+    "library.index_module",
+    "example_multidb.library.tasks.index_module",
+    "library.summarise",
+]
+ON_FAILURE = "library.note_failure"
 
 
 def jobs() -> QuerySet[Job]:
     """The demo's jobs, and no others: the queue may be one that is used for more."""
-    return Job.objects.filter(name__in=NAMES)
+    return Job.objects.filter(name__in=[*STEPS, ON_FAILURE])
 
 
 def states() -> dict[str, int]:
-    """How many jobs are in each state."""
-    return dict(jobs().values_list("state").annotate(Count("id")))
+    """How many steps are in each state."""
+    steps = Job.objects.filter(name__in=STEPS)
+    return dict(steps.values_list("state").annotate(Count("id")))
 
 
 def finished(counts: Mapping[str, int]) -> int:
-    return counts.get("succeeded", 0) + counts.get("failed", 0)
+    return sum(counts.get(state, 0) for state in FINISHED)
 
 
 class Bar:
     """A progress bar on a terminal; anywhere else a line for each quarter."""
 
-    def __init__(self, total: int) -> None:
-        self._total = total
+    def __init__(self) -> None:
         self._terminal = sys.stdout.isatty()
         self._quarters = 0
-        self._began: float | None = None
 
     def show(self, counts: Mapping[str, int], *, last: bool = False) -> None:
-        done, failed = finished(counts), counts.get("failed", 0)
-        text = f"{done:,} of {self._total:,} jobs" + (f", {failed} failed" if failed else "")
+        done, total = finished(counts), max(1, sum(counts.values()))
+        ended = [
+            f"{counts[state]} {state}" for state in ("failed", "cancelled") if counts.get(state)
+        ]
+        text = ", ".join([f"{done:,} of {total:,} jobs", *ended])
         if self._terminal:
             width = max(10, min(40, shutil.get_terminal_size().columns - len(text) - 16))
-            full = width * done // self._total
-            bar = f"[{'#' * full}{'.' * (width - full)}] {100 * done // self._total:3} %"
+            full = width * done // total
+            bar = f"[{'#' * full}{'.' * (width - full)}] {100 * done // total:3} %"
             # \033[K clears what a longer line has left behind.
             print(f"\r  {bar}  {text}\033[K", end="\n" if last else "", flush=True)
-        elif (quarters := 4 * done // self._total) > self._quarters:
+        elif (quarters := 4 * done // total) > self._quarters:
             self._quarters = quarters
             print(f"  {25 * quarters:3} %  {text}", flush=True)

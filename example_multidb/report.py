@@ -1,24 +1,23 @@
-"""What the demo tells at its end: modules, throughput, failures, and the tables of both databases.
+"""What the demo tells at its end: modules, packages, throughput, failures, and the tables of both databases.
 
 Imported once Django is ready.
 """
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import textwrap
-from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 from django.db import connections
 from django.db.models import Count, Max, Min, Sum
 
 from djjp import get_job
 from djjp.conf import current
-from example_multidb.library.models import Module
+from example_multidb.library.models import Module, Package
 from example_multidb.progress import Process, jobs
 
 SHOWN_FAILURES = 20
@@ -41,10 +40,27 @@ def show_modules() -> None:
         print(f"  {row['name']:{width}}" + "".join(f"{row[column]:12,}" for column in columns))
 
 
+def show_packages() -> None:
+    """The report that the last steps have stored."""
+    summarised = Package.objects.filter(reason="").order_by("-lines", "name")
+    heading(f"The report: {len(summarised)} packages are summarised")
+    width = max([len("package"), *(len(package.name) for package in summarised[:10])])
+    print(f"  {'package':{width}}{'modules':>12}{'lines':>12}")
+    for package in summarised[:10]:
+        print(f"  {package.name:{width}}{package.modules:12,}{package.lines:12,}")
+    for package in Package.objects.exclude(reason="").order_by("name"):
+        print(f"  {package.name} is not, for a module of it failed:")
+        print(f"{INDENT}{shorten(package.reason)}")
+
+
 def show_throughput(process: Process) -> None:
     """From the jobs' own times: the consumer's start-up comes before the first of them."""
     heading("Throughput")
-    ran = jobs().aggregate(count=Count("id"), first=Min("started_at"), last=Max("finished_at"))
+    ran = (
+        jobs()
+        .exclude(started_at=None)
+        .aggregate(count=Count("id"), first=Min("started_at"), last=Max("finished_at"))
+    )
     start_up = ran["first"].timestamp() - process.started
     took = (ran["last"] - ran["first"]).total_seconds()
     print(f"  consumer start-up   {start_up:.2f} s until its first job began")
@@ -54,16 +70,16 @@ def show_throughput(process: Process) -> None:
     )
 
 
-def show_failures(calls: Mapping[UUID, str]) -> None:
-    failed = [job.id for job in jobs().filter(state="failed").order_by("id")]
+def show_failures() -> None:
+    failed = list(jobs().filter(state="failed").order_by("id"))
     heading(f"Failed jobs: {len(failed)}")
     if not failed:
         print("  None. (What fails here are files that are no valid Python; some systems")
         print("  package Python without its own tests, which hold them.)")
         return
-    for id in failed[:SHOWN_FAILURES]:
-        error = get_job(id).errors[-1]
-        print(f"  {calls[id]}")
+    for job in failed[:SHOWN_FAILURES]:
+        error = get_job(job.id).errors[-1]
+        print(f"  {json.loads(job.arguments)['args'][0]}")
         print(f"{INDENT}{shorten(f'{short_name(error.exception_class)}: {error.message}')}")
     if len(failed) > SHOWN_FAILURES:
         print(f"  and {len(failed) - SHOWN_FAILURES} more")

@@ -23,7 +23,7 @@ from django.test import override_settings
 from djjp import claims
 from djjp.claims import Claims
 from djjp.databases import queue_database
-from djjp.models import Attempt, Consumer, Dependency, Job, Relayed, Schedule, Slot
+from djjp.models import Attempt, Consumer, Dependency, Job, Queue, Relayed, Schedule, Slot, Start
 from djjp.outbox.models import OutboxJob
 from tests.harness import Processes
 from tests.project.shop.models import Execution
@@ -116,8 +116,10 @@ def queue(request: pytest.FixtureRequest, migrated_queues: set[str]) -> Iterator
         Dependency.objects.all()._raw_delete(alias)
         Consumer.objects.all().delete()  # of those that were killed
         Relayed.objects.all().delete()
+        Queue.objects.all().delete()
         Schedule.objects.all().delete()
         Slot.objects.all().delete()
+        Start.objects.all().delete()
         OutboxJob.objects.all().delete()
         Execution.objects.all().delete()
 

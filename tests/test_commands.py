@@ -18,11 +18,14 @@ from django.utils import timezone
 from djjp import overview, run_many
 from djjp.claims import Claims
 from djjp.consumer.maintenance import Walk
-from djjp.models import Attempt, Job, State
+from djjp.exceptions import JobNotRegistered
+from djjp.models import Attempt, Job, Queue, State
+from djjp.schedules import declared
 from tests.claims.rows import new_job
 from tests.consumer.beside import drain
 from tests.harness import Processes, eventually
-from tests.project.shop.jobs import add, fail, hog, mail, nap
+from tests.project.shop.jobs import add, echo, fail, hog, mail, nap
+from tests.timetables import by_hand, registered
 
 
 @pytest.fixture
@@ -79,13 +82,15 @@ def test_status_shows_the_consumers_that_live_and_what_they_run(
     processes: Processes, queue: Claims, djjp: Any
 ) -> None:
     run_many([hog.bind(600.0), nap.bind(600.0), nap.bind(600.0)])
-    consumer = processes.consumer("--queues", "mail,default", "--concurrency-limit", "7")
+    consumer = processes.consumer(
+        *("--queues", "mail,default", "--exclude-queues", "m", "--concurrency-limit", "7")
+    )
     eventually(lambda: Job.objects.filter(state="running").count() == 3)
 
     shown = djjp("status")
 
     assert re.search(
-        rf"consumer \S+:{consumer.pid}:\w+: serves mail, default, up to 7 jobs at once; "
+        rf"consumer \S+:{consumer.pid}:\w+: serves mail, default, not m, up to 7 jobs at once; "
         r"started \d{4}-\d\d-\d\d [\d:]{8}, heartbeat \d+\.\d s ago\n",
         shown,
     )
@@ -212,6 +217,82 @@ def test_called_from_python_an_error_is_an_exit_too(
     assert "there is no job" in capsys.readouterr().err
 
 
+# pause and resume
+
+
+def test_a_queue_is_paused_and_resumed_by_its_name(queue: Claims, djjp: Any) -> None:
+    handle = mail.run_later("a@b.c")
+
+    assert djjp("pause", "mail", "never seen") == "mail is paused\nnever seen is paused\n"
+    assert "\nmail is paused\nnever seen is paused\n" in djjp("status")
+    assert drain().executed == 0
+
+    said = djjp("resume", "mail", "default")
+    assert said == "mail goes on\ndefault was not paused\n"
+    assert "mail is paused" not in djjp("status")
+    assert drain().executed == 1
+    assert handle.join(0) == "a@b.c"
+
+
+def test_a_pause_for_some_seconds_says_when_it_ends(queue: Claims, djjp: Any) -> None:
+    said = djjp("pause", "mail", "--for", "3600")
+
+    assert re.fullmatch(r"mail is paused until \d{4}-\d\d-\d\d [\d:]{8}\n", said)
+    assert said in djjp("status")
+    ends = Queue.objects.get().paused_until
+    assert ends is not None
+    assert 3500 < (ends - timezone.now()).total_seconds() <= 3600
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("mail", "report.*"),
+        ("mail", ""),
+        ("mail", "x" * 101),
+        ("mail", "--for", "0"),
+        ("mail", "--for", "nan"),
+        ("mail", "--for", "1e300"),
+        (),
+    ],
+)
+def test_what_cannot_be_paused_is_said_before_anything_is(
+    queue: Claims, djjp: Any, arguments: tuple[str, ...]
+) -> None:
+    with pytest.raises(click.UsageError):
+        djjp("pause", *arguments)
+    assert not Queue.objects.exists()
+
+
+# The queues of a consumer
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--queues", "mail:3,default", "either all queues have a weight"),
+        ("--queues", "mail:0", "'mail:0': a weight is a whole number from 1 to 1000"),
+        ("--queues", " , ", "name at least one queue"),
+        ("--exclude-queues", "", "name at least one queue"),
+    ],
+)
+def test_queues_that_make_no_sense_are_refused(
+    queue: Claims, option: str, value: str, said: str
+) -> None:
+    with pytest.raises(click.BadParameter, match=re.escape(said)):
+        call_command("start_consumer", "--drain", option, value)
+
+
+def test_what_to_leave_out_has_no_weights(queue: Claims) -> None:
+    handle = add.using(queue="a:3").run_later(1)
+    call_command("start_consumer", "--drain", "--exclude-queues", "a:3")
+    handle.refresh()
+    assert handle.state == "ready"
+    call_command("start_consumer", "--drain", "--exclude-queues", "a")
+    handle.refresh()
+    assert handle.state == "succeeded"
+
+
 # prune
 
 
@@ -331,5 +412,38 @@ def test_help_says_what_each_command_does(processes: Processes, queue: Claims) -
     done = processes.run("djjp", "--help")
 
     assert done.returncode == 0
-    for name in ("status", "jobs", "retry", "cancel", "prune"):
+    for name in ("status", "jobs", "retry", "cancel", "pause", "resume", "prune"):
         assert re.search(rf"^  {name}  +\S", done.stdout, re.MULTILINE), name
+
+
+# schedules
+
+
+def test_schedules_are_listed_with_their_next_and_last_runs(queue: Claims, djjp: Any) -> None:
+    at = 1_767_225_600.0  # 2026-01-01 00:00 UTC
+    daily = {"cron": "0 9 * * *", "tz": "Europe/Berlin", "last_slot": at - 3600}
+    often = {"every": timedelta(minutes=5)}
+    by_hand(echo.name, at, name="b daily", **daily)
+    by_hand(echo.name, at, name="c off", enabled=False, **often)
+    by_hand("long.gone", at, name="d gone", **often)
+    with override_settings(TIME_ZONE="UTC"), registered("a.scheduled", every=90):
+        queue.declare(declared(), at)
+        head, *rows = djjp("schedules").splitlines()
+    assert re.split(r"  +", head) == ["name", "job", "when", "enabled", "next", "last"]
+    assert [re.split(r"  +", row) for row in rows] == [
+        ["a.scheduled", "a.scheduled", "every 0:01:30", "yes", "2026-01-01 00:01:30", "-"],
+        [
+            *("b daily", echo.name, "0 9 * * * Europe/Berlin", "yes"),
+            *("2026-01-01 08:00:00", "2025-12-31 23:00:00"),
+        ],
+        ["c off", echo.name, "every 0:05:00", "no", "-", "-"],
+        [
+            *("d gone", "long.gone", "every 0:05:00", "yes", "-", "-"),
+            f"not here: {JobNotRegistered('long.gone')}",
+        ],
+    ]
+    assert "no job named 'a.scheduled' is registered here" in djjp("schedules")
+
+
+def test_no_schedules_are_said_to_be_none(queue: Claims, djjp: Any) -> None:
+    assert djjp("schedules") == "no schedules\n"

@@ -29,6 +29,7 @@ FLOORS = {
         "exceptions",
         "framework",
         "ids",
+        "jsontext",
         "signals",
     ],
     "storage": ["models", "claims", "migrations"],

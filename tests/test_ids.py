@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import os
+import pickle
 import random
+import subprocess
+import sys
 import threading
 import time
 from uuid import RFC_4122, UUID
@@ -8,7 +12,7 @@ from uuid import RFC_4122, UUID
 import pytest
 
 from djjp import ids
-from djjp.ids import new_id
+from djjp.ids import from_hex, new_id
 
 
 def milliseconds(id: UUID) -> int:
@@ -20,6 +24,36 @@ def test_an_id_is_a_uuid_of_version_7() -> None:
         id = new_id()
         assert id.version == 7
         assert id.variant == RFC_4122
+
+
+def test_an_id_is_a_uuid_in_all_that_a_uuid_does() -> None:
+    for id in (new_id(), from_hex(new_id().hex)):
+        plain = UUID(str(id))
+        assert type(id) is UUID
+        assert (id, hash(id), repr(id), id.bytes) == (plain, hash(plain), repr(plain), plain.bytes)
+        assert id.is_safe is plain.is_safe
+        assert pickle.loads(pickle.dumps(id)) == plain  # noqa: S301  (its own)
+        with pytest.raises(TypeError):
+            id.int = 1  # type: ignore[misc]  # nobody may
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_process_draws_random_bits_of_its_own() -> None:
+    """As the processes of a web server do, which have loaded djjp before they are forked."""
+    code = """
+import os
+from djjp.ids import new_id
+def draw():
+    return [new_id().int & (1 << 62) - 1 for _ in range(5)]
+draw()
+child = os.fork()
+print(draw(), flush=True)
+if child:
+    os.waitpid(child, 0)
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    one, other = (eval(line) for line in told.stdout.splitlines())  # noqa: S307  (its own)
+    assert not set(one) & set(other)
 
 
 def test_the_time_can_be_read_from_an_id() -> None:

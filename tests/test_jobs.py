@@ -158,6 +158,33 @@ def test_wrong_arguments_are_a_type_error_here_and_nothing_is_written(
         ((1,), {"b": [{"deep": object()}]}, "b"),
     ],
 )
+def none() -> None: ...
+def two(a: Any, b: Any) -> None: ...
+def some(a: Any, b: Any = 1, /, c: Any = 2) -> None: ...
+def rest(a: Any, *more: Any) -> None: ...
+def needs(a: Any, *, b: Any) -> None: ...
+def may(a: Any = 1, *, b: Any = 2, **more: Any) -> None: ...
+
+
+@pytest.mark.parametrize("function", [none, two, some, rest, needs, may])
+def test_a_call_is_accepted_exactly_if_the_function_would_take_it(function: Any) -> None:
+    its = RegisteredJob(function, "test.its")
+    for count in range(6):
+        for named in ({}, {"a": 0}, {"b": 0}, {"c": 0}, {"z": 0}):
+            fits = True
+            try:
+                function(*range(count), **named)
+            except TypeError:
+                fits = False
+            try:
+                bound = its.bind(*range(count), **named)
+                bound.check()
+            except TypeError:
+                assert not fits
+            else:
+                assert fits
+
+
 def test_an_argument_that_cannot_be_encoded_is_named_and_nothing_is_written(
     queue: Claims, args: tuple[Any, ...], kwargs: dict[str, Any], named: str
 ) -> None:

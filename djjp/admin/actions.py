@@ -7,7 +7,8 @@ too. Who may change jobs may do both.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
@@ -21,7 +22,7 @@ from django.urls import URLPattern, path, reverse
 
 from djjp import claims
 from djjp.admin import presentation as show
-from djjp.models import FINISHED, Job, State
+from djjp.models import FINISHED, Job, State, Trait
 
 if TYPE_CHECKING:
     Base = admin.ModelAdmin[Job]
@@ -34,28 +35,38 @@ class Action(NamedTuple):
 
     Attributes:
         done: what was done, as the log and the messages say it.
-        left: why some were left alone.
-        states: the states in which it can be done.
-        verb: does it; returns to how many jobs.
+        obstacle: why it cannot be done to a job; None where it can.
+        verb: does it; returns to how many jobs, which may be more than were given: see `retry`.
     """
 
     done: str
-    left: str
-    states: Collection[State]
+    obstacle: Callable[[Job], str | None]
     verb: Callable[[list[UUID]], int]
+
+
+def _no_retry(job: Job) -> str | None:
+    if job.state not in FINISHED:
+        return "not having ended"
+    if job.traits & Trait.ON_FAILURE and job.received is None:
+        return "for which nothing has failed"
+    return None
+
+
+def _no_cancel(job: Job) -> str | None:
+    if job.state in FINISHED:
+        return "having ended"
+    return "told to stop already" if show.is_told_to_stop(job) else None
 
 
 ACTIONS = {
     "retry": Action(
         "Retried",
-        "not having ended",
-        FINISHED,
+        _no_retry,
         lambda ids: claims.call(lambda queue: queue.retry(ids)),
     ),
     "cancel": Action(
         "Cancelled",
-        "having ended",
-        [state for state in State if state not in FINISHED],
+        _no_cancel,
         lambda ids: claims.call(lambda queue: queue.cancel(ids, time.time())),
     ),
 }
@@ -76,7 +87,7 @@ class Actions(Base):
         return [
             name
             for name, action in ACTIONS.items()
-            if job.state in action.states and self._may(request, name)
+            if action.obstacle(job) is None and self._may(request, name)
         ]
 
     def get_urls(self) -> list[URLPattern]:
@@ -122,9 +133,10 @@ class Actions(Base):
         if not jobs:
             return
         action = ACTIONS[name]
-        count = action.verb([job.pk for job in jobs])
+        left = Counter(obstacle for job in jobs if (obstacle := action.obstacle(job)))
+        met: Any = [job for job in jobs if action.obstacle(job) is None]
+        count = action.verb([job.pk for job in met]) if met else 0
         user: Any = request.user
-        met: Any = [job for job in jobs if job.state in action.states]
         if met:
             LogEntry.objects.log_actions(user.pk, met, CHANGE, f"{action.done}.")
         if count:
@@ -132,6 +144,8 @@ class Actions(Base):
             if any(job.state == State.RUNNING for job in met):
                 text += " What runs is told to stop, and ends soon."
             self.message_user(request, text, messages.SUCCESS)
-        if left := len(jobs) - count:
-            text = f"{show.count(left, 'job')} left alone, {action.left}."
+        if count < len(met):
+            left["changed by others meanwhile"] = len(met) - count
+        for why, number in left.items():
+            text = f"{show.count(number, 'job')} left alone, {why}."
             self.message_user(request, text, messages.WARNING)

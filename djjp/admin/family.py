@@ -1,4 +1,4 @@
-"""What a job's page says of its pipeline: what the job waits for, and what waits for it."""
+"""What a job's page says of its pipeline: what the job runs after, and what runs after it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 from django.urls import reverse
 from django.utils.http import urlencode
 
+from djjp.admin import presentation as show
+from djjp.claims.data import ON_FAILURE
 from djjp.models import Dependency, Job
 
 #: How many jobs are shown on each side.
@@ -19,33 +21,31 @@ def family(job: Job, site_name: str) -> dict[str, Any] | None:
         return None
     jobs = reverse("admin:djjp_job_changelist", current_app=site_name)
     edges = Dependency.objects.order_by("parent", "child")
-    above = edges.filter(child=job.pk).values_list("parent", flat=True)
-    # The edges of a pipeline's last group lead to the pipeline itself.
+    above = edges.filter(child=job.pk).values_list("parent", "place")
     # The edges of a pipeline's last group lead to the pipeline itself, which is no job.
-    below = edges.filter(parent=job.pk)
+    below = edges.filter(parent=job.pk).values_list("child", "place")
     return {
         "url": f"{jobs}?{urlencode({'q': str(job.pipeline)})}",
         "id": job.pipeline,
         "sides": [
-            ("Waits for", *_shown(list(above[: SHOWN + 1]), site_name)),
-            (
-                "Is awaited by",
-                *_shown(list(below.values_list("child", flat=True)[: SHOWN + 1]), site_name),
-            ),
+            ("Runs after", *_shown(list(above[: SHOWN + 1]), site_name)),
+            ("Runs before", *_shown(list(below[: SHOWN + 1]), site_name)),
         ],
     }
 
 
-def _shown(ids: list[Any], site_name: str) -> tuple[list[dict[str, Any]], bool]:
+def _shown(edges: list[tuple[Any, str]], site_name: str) -> tuple[list[dict[str, Any]], bool]:
     """The jobs to show, and whether there are more."""
-    found = Job.objects.only("pk", "name", "state").in_bulk(ids[:SHOWN])
+    ids = [id for id, _ in edges]
+    found = Job.objects.only("pk", "name", "state", "cancel_requested").in_bulk(ids[:SHOWN])
     shown = [
         {
             "url": reverse("admin:djjp_job_change", args=[id], current_app=site_name),
             "name": found[id].name,
-            "state": found[id].state,
+            "state": show.badge(found[id]),
+            "on_failure": place == ON_FAILURE,
         }
-        for id in ids[:SHOWN]
+        for id, place in edges[:SHOWN]
         if id in found
     ]
     return shown, len(ids) > SHOWN

@@ -29,7 +29,7 @@ from djjp.admin import presentation as show
 from djjp.admin.actions import Actions
 from djjp.admin.family import family
 from djjp.admin.listing import FILTERS, BoundedPaginator, JobList, PageActionForm, search
-from djjp.models import Attempt, Job
+from djjp.models import Attempt, Job, State, Trait
 
 #: Failed attempts that a job's page shows, the latest ones.
 ATTEMPTS_SHOWN = 20
@@ -62,23 +62,6 @@ class JobAdmin(Actions):
     search_help_text = "A job's or a pipeline's id, or a part of a name."
     action_form = PageActionForm
     actions = ("retry_selected", "cancel_selected")
-    fieldsets = (
-        (None, {"fields": ("state_badge", "why", "name", "id", ("queue", "priority"))}),
-        ("Arguments", {"fields": ("positional_arguments", "keyword_arguments")}),
-        ("Result", {"fields": ("returned",)}),
-        (
-            "Execution",
-            {
-                "fields": (
-                    ("created", "not_before"),
-                    ("started", "finished"),
-                    ("duration", "consumer"),
-                    ("attempts", "rescues", "on_crash"),
-                    "progress",
-                )
-            },
-        ),
-    )
 
     class Media:
         css = {"all": ["djjp/admin.css"]}
@@ -118,9 +101,7 @@ class JobAdmin(Actions):
 
     @admin.display(description="state")
     def state_badge(self, job: Job) -> SafeString:
-        return format_html(
-            '<span class="djjp-state djjp-state-{}">{}</span>', job.state, job.get_state_display()
-        )
+        return show.badge(job)
 
     @admin.display(description="queue")
     def queue_link(self, job: Job) -> SafeString:
@@ -145,10 +126,38 @@ class JobAdmin(Actions):
 
     # The page of one job
 
+    def get_fieldsets(self, request: HttpRequest, obj: Job | None = None) -> Any:
+        """What every job has, and what this one has besides."""
+        return _sections(obj) if obj is not None else ()
+
     @admin.display(description="reason")
     def why(self, job: Job) -> str:
-        """Why it was cancelled, or is to be."""
-        return job.reason or _NOTHING
+        """Why it is in its state, where that is more than its turn not having come."""
+        if job.reason:
+            return job.reason
+        if job.state == State.FAILED:
+            failed = job.failures.defer("traceback").order_by("-pk").first()
+            return _NOTHING if failed is None else show.error(failed)
+        if job.state == State.BLOCKED and job.traits & Trait.ON_FAILURE:
+            return "waits for a failure in its pipeline"
+        if job.state == State.BLOCKED and job.waits_for:
+            return f"waits for {show.count(job.waits_for, 'job')} of its pipeline"
+        if job.state == State.BLOCKED:
+            return "waits for a place under its limit"
+        return "put off by its rate" if _is_put_off(job) else _NOTHING
+
+    @admin.display(description="limit")
+    def limit(self, job: Job) -> str:
+        return show.limit(job.limit_key, job.limit_most, job.limit_per) or _NOTHING
+
+    @admin.display(description="unique key")
+    def unique(self, job: Job) -> str:
+        until = " (until it starts)" if job.traits & Trait.UNTIL_START else ""
+        return _NOTHING if job.unique_key is None else f"{job.unique_key}{until}"
+
+    @admin.display(description="expires")
+    def expires(self, job: Job) -> SafeString:
+        return show.moment(job.expires_at) or _NOTHING
 
     @admin.display(description="progress")
     def progress(self, job: Job) -> str:
@@ -166,6 +175,11 @@ class JobAdmin(Actions):
     def keyword_arguments(self, job: Job) -> SafeString:
         keyword = show.split_arguments(job.arguments)[1]
         return _NOTHING if keyword is None else show.block(keyword)
+
+    @admin.display(description="received")
+    def received_reason(self, job: Job) -> SafeString:
+        """Why an `on_failure` job runs: its first argument."""
+        return _NOTHING if job.received is None else show.block(show.lay_out(job.received))
 
     @admin.display(description="returned")
     def returned(self, job: Job) -> SafeString:
@@ -232,3 +246,36 @@ class JobAdmin(Actions):
             ids = list(jobs.values_list("pk", flat=True))
             claims.queue().cut_off(ids)
             self.get_queryset(request).filter(pk__in=ids).defer("arguments", "result").delete()
+
+
+def _sections(job: Job) -> list[tuple[str | None, dict[str, Any]]]:
+    """The sections of a job's page and their fields."""
+    told = job.reason or _is_put_off(job) or job.state in (State.FAILED, State.BLOCKED)
+    head = ("state_badge", *(("why",) if told else ()), "name", "id", ("queue", "priority"))
+    terms = {"limit": job.limit_key, "unique": job.unique_key, "expires": job.expires_at}
+    agreed = tuple(name for name, value in terms.items() if value is not None)
+    call: dict[str, Any] = {"fields": ("positional_arguments", "keyword_arguments")}
+    if job.traits & Trait.RECEIVES:
+        what = "why it runs" if job.traits & Trait.ON_FAILURE else "the results of those it runs after"
+        call["description"] = f"Before these it receives {what}."
+        if job.received is not None:
+            call["fields"] = ("received_reason", *call["fields"])
+    execution = (
+        ("created", "not_before"),
+        ("started", "finished"),
+        ("duration", "consumer"),
+        ("attempts", "rescues"),
+        ("progress", "on_crash"),
+    )
+    sections: list[tuple[str | None, dict[str, Any]]] = [
+        (None, {"fields": head}),
+        ("Arguments", call),
+        *([("Result", {"fields": ("returned",)})] if job.result is not None else []),
+        *([("Limits", {"fields": agreed})] if agreed else []),
+        ("Execution", {"fields": execution}),
+    ]
+    return sections
+
+
+def _is_put_off(job: Job) -> bool:
+    return job.state == State.SCHEDULED and bool(job.traits & Trait.PUT_OFF)

@@ -15,7 +15,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from djjp.codec import TAG
-from djjp.models import Attempt
+from djjp.models import Attempt, Job, State
 
 #: Characters of one text that a page shows; a longer text is cut, and not laid out anew.
 LONGEST = 120_000
@@ -51,6 +51,19 @@ def block(text: str) -> SafeString:
     # JSON can spell half a character, which no page can carry.
     shown = shown.encode("utf-8", "backslashreplace").decode("utf-8")
     return format_html('<pre class="djjp-text">{}</pre>', shown)
+
+
+def badge(job: Job) -> SafeString:
+    """A job's state; of one that runs, also that it is to stop."""
+    shown = format_html(
+        '<span class="djjp-state djjp-state-{}">{}</span>', job.state, job.get_state_display()
+    )
+    return format_html("{} told to stop", shown) if is_told_to_stop(job) else shown
+
+
+def is_told_to_stop(job: Job) -> bool:
+    """Whether a job still runs that somebody has cancelled."""
+    return job.state == State.RUNNING and job.cancel_requested
 
 
 def moment(value: datetime | None) -> SafeString | None:
@@ -95,15 +108,28 @@ def progress(done: int | None, total: int | None) -> str | None:
     return f"{done:,} of {total:,}{share}"
 
 
+def limit(key: str | None, most: int | None, per: float | None) -> str | None:
+    """How many jobs of a key may run at once, or start in so many seconds."""
+    if key is None or most is None:
+        return None
+    span = "at once" if per is None else f"in {per:,.12g} s"
+    return f"at most {most:,} {span} with the key {key}"
+
+
+def error(failed: Attempt) -> str:
+    """The class of what was raised, and the first line of its message."""
+    first_line = failed.message.partition("\n")[0][:200]
+    return f"{failed.exception_class}: {first_line}" if first_line else failed.exception_class
+
+
 def attempt(failed: Attempt) -> dict[str, Any]:
     """A failed attempt for the job's page; its message only where the traceback leaves it out."""
-    error, first_line = failed.exception_class, failed.message.partition("\n")[0][:200]
     texts = [failed.traceback] if failed.traceback else []
     if failed.message not in failed.traceback:
         texts.insert(0, failed.message)
     return {
         "number": failed.number,
-        "error": f"{error}: {first_line}" if first_line else error,
+        "error": error(failed),
         "finished": moment(failed.finished_at),
         "duration": duration(failed.started_at, failed.finished_at),
         "consumer": failed.consumer,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -52,6 +52,14 @@ class OnDatabase(ABC):
 
     @abstractmethod
     def _id_list(self, ids: Iterable[UUID]) -> Any: ...
+
+    def _selected(self, columns: str) -> str:
+        """The beginning of a SELECT of many rows, which `_fetched` reads."""
+        return f"SELECT {columns}"
+
+    def _fetched(self, cursor: Any) -> Sequence[Sequence[Any]]:
+        rows: Sequence[Sequence[Any]] = cursor.fetchall()
+        return rows
 
     def _seconds(self, value: Any) -> float:
         """A time that this database gave back; a naive one is in the zone that Django keeps it in."""

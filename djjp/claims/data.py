@@ -133,11 +133,13 @@ class Screened(NamedTuple):
         jobs: those that may run.
         opened: whether others were made ready.
         put_off: whether some wait for a later time now.
+        starts: of those under a rate, until when the start of each counts.
     """
 
     jobs: list[Claimed]
     opened: bool = False
     put_off: bool = False
+    starts: Mapping[UUID, float] = MappingProxyType({})
 
 
 class Progress(NamedTuple):

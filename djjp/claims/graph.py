@@ -240,13 +240,6 @@ class Graph(OnDatabase):
         """Those of these jobs that meet a condition, locked."""
         return self._rows(columns, f"FROM {TABLE} WHERE {{ids}} AND {condition}", keys)
 
-    def _selected(self, columns: str) -> str:
-        return f"SELECT {columns}"
-
-    def _fetched(self, cursor: Any) -> Sequence[Sequence[Any]]:
-        rows: Sequence[Sequence[Any]] = cursor.fetchall()
-        return rows
-
     @abstractmethod
     def _keys(self, ids: Iterable[UUID]) -> list[Key]:
         """Ids as a cursor gives them, which is how they are kept here: a turn handles thousands."""

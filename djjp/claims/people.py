@@ -41,7 +41,7 @@ class ByPeople(TakeUp, Unique):
             self.give_up_keys({*ids, *map(self._uuid, steps)})
             count = self._update(
                 "state = 'ready', run_after = NULL, expires_at = NULL,"
-                f" traits = traits & ~{Trait.SWEPT | Trait.EXPIRES}, {FRESH}",
+                f" traits = traits & ~{Trait.SWEPT | Trait.EXPIRES | Trait.PUT_OFF}, {FRESH}",
                 # An on_failure job that nothing has called has nothing to be told.
                 "state IN ('succeeded', 'failed', 'cancelled')"
                 f" AND (traits & {Trait.ON_FAILURE} = 0 OR received IS NOT NULL)",

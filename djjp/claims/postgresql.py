@@ -15,8 +15,9 @@ from djjp import conf
 from djjp.claims.base import Claims
 from djjp.claims.common import INSERT_COLUMNS, TABLE
 from djjp.claims.data import PLAIN_ENDS, Claimed, NewJob, Settled
+from djjp.claims.postgresql_copy import line
 from djjp.claims.postgresql_graph import PostgreSQLGraph
-from djjp.claims.postgresql_heads import INDEXES, first_behind, first_ready
+from djjp.claims.postgresql_heads import INDEXES, first_behind, first_ready, within_reach
 from djjp.claims.postgresql_house import CHANNEL, QUIET, PostgreSQLHouse
 from djjp.claims.relays import RELAYED
 from djjp.claims.watermark import Marks, marks_of
@@ -27,6 +28,8 @@ ON CONFLICT (id) DO NOTHING"""
 _NOTE_RELAYED = f"""INSERT INTO {RELAYED} (id, relayed_at) SELECT unnest(%s::uuid[]), %s::timestamptz
 ON CONFLICT (id) DO NOTHING RETURNING id"""
 _COPY = f"COPY {TABLE} ({INSERT_COLUMNS}) FROM STDIN"
+# How many lines of it go to the driver at once.
+_PORTION = 100
 
 # MATERIALIZED: a plain sub-select may be evaluated again and claim more than its limit.
 _CLAIM = f"""WITH picked AS MATERIALIZED ({{heads}})
@@ -86,14 +89,13 @@ class PostgreSQLClaims(PostgreSQLGraph, PostgreSQLHouse, Claims):
         self.announce()
 
     def _enqueue_many(self, jobs: Sequence[NewJob]) -> None:
-        rows = [self._row(job) for job in jobs]
         with transaction.atomic(using=self.alias):
             try:
                 with transaction.atomic(using=self.alias):
-                    self._copy(rows)
+                    self._copy(jobs)
             except IntegrityError:  # COPY knows no ON CONFLICT
                 with self.connection.cursor() as cursor:
-                    cursor.executemany(_INSERT, rows)
+                    cursor.executemany(_INSERT, [self._row(job) for job in jobs])
         self.announce()
 
     def _note_relayed(self, ids: Sequence[UUID], now: float) -> set[UUID]:
@@ -101,15 +103,15 @@ class PostgreSQLClaims(PostgreSQLGraph, PostgreSQLHouse, Claims):
             cursor.execute(_NOTE_RELAYED, [self._id_list(ids), self._stamp(now)])
             return {id for (id,) in cursor.fetchall()}
 
-    def _copy(self, rows: Sequence[tuple[Any, ...]]) -> None:
+    def _copy(self, jobs: Sequence[NewJob]) -> None:
         connection = self.connection
         with (
             connection.cursor() as cursor,
             connection.wrap_database_errors,
             cursor.copy(_COPY) as copy,
         ):
-            for row in rows:
-                copy.write_row((*row, 0, 0))
+            for first in range(0, len(jobs), _PORTION):
+                copy.write("".join(map(line, jobs[first : first + _PORTION])))
 
     def _row(self, job: NewJob) -> tuple[Any, ...]:
         return (
@@ -117,11 +119,11 @@ class PostgreSQLClaims(PostgreSQLGraph, PostgreSQLHouse, Claims):
             job.name,
             job.queue,
             job.priority,
-            job.state.value,
+            job.state._value_,
             None if job.run_after is None else self._stamp(job.run_after),
             self._stamp(job.created_at),
             job.arguments,
-            job.on_crash.value,
+            job.on_crash._value_,
             job.traits,
         )
 
@@ -140,15 +142,14 @@ class PostgreSQLClaims(PostgreSQLGraph, PostgreSQLHouse, Claims):
             rows = self._take(first_behind(marks, queues, without, limit, lock=True), consumer, now)
             marks.reached(_places(rows, queues), back=False)
         if (rest := limit - len(rows)) > 0:
-            heads = first_ready(queues, without, rest, lock=True)
             if marks.wanting:
                 began, before = time.monotonic(), self._met()
-                first = self._take(heads, consumer, now)
+                first = self._take_first(consumer, rest, now, queues, without)
                 marks.looked(self._met() - before - len(first), time.monotonic() - began)
                 # Where that was all there is, nothing is left to go back to.
                 marks.reached(_places(first, queues), back=len(first) == rest)
             else:
-                first = self._take(heads, consumer, now)
+                first = self._take_first(consumer, rest, now, queues, without)
             rows += first
         # RETURNING keeps no order.
         rows.sort(key=lambda row: (-row[7], row[0]))
@@ -163,6 +164,22 @@ class PostgreSQLClaims(PostgreSQLGraph, PostgreSQLHouse, Claims):
 
     def _marks(self, queues: Sequence[str] | None, without: Sequence[str]) -> Marks:
         return marks_of(self.connection.connection, queues, without)
+
+    def _take_first(
+        self,
+        consumer: str,
+        limit: int,
+        now: float,
+        queues: Sequence[str] | None,
+        without: Sequence[str],
+    ) -> list[Any]:
+        rows: list[Any] = []
+        if queues is not None and len(queues) > 1:
+            rows = self._take(within_reach(queues, without, limit), consumer, now)
+        if len(rows) < limit:
+            heads = first_ready(queues, without, limit - len(rows), lock=True)
+            rows += self._take(heads, consumer, now)
+        return rows
 
     def _take(self, heads: tuple[str, list[Any]], consumer: str, now: float) -> list[Any]:
         select, params = heads

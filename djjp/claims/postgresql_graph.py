@@ -12,7 +12,7 @@ from django.db import IntegrityError, transaction
 from djjp.claims.common import INSERT_COLUMNS, MORE_COLUMNS, TABLE
 from djjp.claims.data import Edge, NewJob
 from djjp.claims.graph import EDGES, Key
-from djjp.claims.limits import Limits
+from djjp.claims.rates import Rates
 
 _COLUMNS = f"{INSERT_COLUMNS}, {MORE_COLUMNS}"
 _COPY = f"COPY {TABLE} ({_COLUMNS}) FROM STDIN"
@@ -21,8 +21,11 @@ VALUES ({", ".join(["%s"] * 19)}) ON CONFLICT DO NOTHING"""
 _INSERT_EDGES = f"""INSERT INTO {EDGES} (parent, child, place)
 SELECT * FROM unnest(%s::uuid[], %s::uuid[], %s::text[]) ON CONFLICT (parent, child) DO NOTHING"""
 
+_SCHEDULE = f"""UPDATE {TABLE} SET {{changes}}, run_after = listed.due
+FROM unnest(%s::uuid[], %s::timestamptz[]) AS listed(key, due) WHERE id = listed.key"""
 
-class PostgreSQLGraph(Limits):
+
+class PostgreSQLGraph(Rates):
     """What differs on PostgreSQL."""
 
     _locks = True
@@ -79,6 +82,11 @@ class PostgreSQLGraph(Limits):
             cursor.execute("SELECT extract(epoch FROM clock_timestamp())::float8")
             (now,) = cursor.fetchone()
             return float(now)
+
+    def _schedule(self, changes: str, times: Sequence[tuple[Key, float]]) -> None:
+        keys, due = [key for key, _ in times], [self._stamp(at) for _, at in times]
+        with self.connection.cursor() as cursor:
+            cursor.execute(_SCHEDULE.format(changes=changes), [keys, due])
 
     def _keys(self, ids: Iterable[UUID]) -> list[Key]:
         return list(ids)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from djjp.claims.common import TABLE
-from djjp.claims.watermark import Marks
+from djjp.claims.watermark import BELOW, Marks
 
 #: The indexes that give the order: of all queues together, and of each.
 INDEXES = ["djjp_job_ready", "djjp_job_ready_queue"]
@@ -43,6 +43,40 @@ _SOME = {
     "lead": "queue, ",
     "within": " AND queue = part.queue",
 }
+
+
+# The first jobs of several queues, of which no more are locked than are taken. A job that comes after as many
+# as are wanted is found among the first few of each queue; then the first ones are merged from what each queue
+# has up to it, which is all where there is no such job; and those are locked.
+_WITHIN_REACH = f"""WITH reach AS MATERIALIZED (
+SELECT head.priority, head.id FROM unnest(%s::text[]) AS served(queue) CROSS JOIN LATERAL (
+{_READY} AND queue = served.queue{{passed}} {_ORDER}) AS head ORDER BY priority DESC, id LIMIT 1 OFFSET %s)
+SELECT job.id, job.priority FROM (
+SELECT head.id FROM unnest(%s::text[]) AS served(queue) CROSS JOIN LATERAL (
+SELECT * FROM ({_READY} AND queue = served.queue
+AND priority > coalesce((SELECT priority FROM reach), {BELOW}){{passed}} {_ORDER}) AS higher
+UNION ALL
+SELECT * FROM ({_READY} AND queue = ANY(ARRAY[served.queue, served.queue])
+AND priority = (SELECT priority FROM reach) AND id <= (SELECT id FROM reach){{passed}}
+ORDER BY queue, priority DESC, id LIMIT %s) AS level
+) AS head {_ORDER}) AS first CROSS JOIN LATERAL ({_READY} AND id = first.id FOR UPDATE SKIP LOCKED) AS job"""
+# As many times as are wanted are looked at, so that some queues may have fewer than their share.
+_SPARE = 4
+
+
+def within_reach(
+    queues: Sequence[str], without: Sequence[str], limit: int
+) -> tuple[str, list[Any]]:
+    """A SELECT of the first ready jobs of several queues, and its parameters.
+
+    It comes back short where others have locked some of them: then `first_ready` has the rest.
+    """
+    passed, names = _passed(without)
+    queues = list(dict.fromkeys(queues))
+    few = min(limit, -(-_SPARE * limit // len(queues)))
+    first = [queues, *names, few, limit - 1]
+    then = [queues, *names, limit, *names, limit, limit]
+    return _WITHIN_REACH.format(passed=passed), [*first, *then]
 
 
 def first_ready(

@@ -1,85 +1,169 @@
 """Rates: how many jobs of a key start within a span of time.
 
-Each start that counts is a row, by the clock of the queue's database, for as long as it counts. A job over
-its rate is `scheduled` for the time when there should be room. One that comes for the first time does not
-overtake those that were put off: it is put off behind the last of them.
+Each start that counts is a row, until the moment from which it counts no more, by the clock of the queue's
+database. A job over its rate is `scheduled` for the time when there should be room. One that comes for the
+first time does not overtake those that were put off: it is put off behind the last of them.
+
+A job does not start in the moment in which it is counted: first the transaction has to commit. So its start
+counts from the latest moment at which it may still begin, and who counted it sees to it that it begins
+before that, or gives it back.
 """
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
 
 from djjp.claims.common import TABLE
 from djjp.claims.graph import Key
-from djjp.claims.limits import Limits, Term
-from djjp.models import Start
+from djjp.claims.limits import READY, READY_IN_ORDER, SWEEP, Limits, Term
+from djjp.models import Start, Trait
 
 STARTS = Start._meta.db_table
 
-#: Seconds within which a job starts after it was counted; they widen the window that is counted.
+#: Seconds from the moment in which a job is counted to the latest one from which its start counts.
 SLACK = 0.05
 
-_PUT_OFF = """state = 'scheduled', run_after = %s,
-consumer = NULL, started_at = NULL, attempts = attempts - 1"""
+#: Nothing is put off for longer, in seconds: a line may be longer than there are years to write.
+FARTHEST = 3_650 * 86_400.0
+
+_LINE = f"""FROM {TABLE} WHERE limit_key = %s AND state = 'scheduled' AND attempts = 0
+AND (traits & {Trait.PUT_OFF}) > 0"""
+_FRESH = f"AND attempts = 0 AND (traits & {Trait.PUT_OFF}) = 0"
+
+_PUT_OFF = f"state = 'scheduled', traits = traits | {Trait.PUT_OFF}"
+_GIVEN_BACK = f"{_PUT_OFF}, consumer = NULL, started_at = NULL, attempts = attempts - 1"
 
 
 class Rates(Limits):
     """What of the claimed jobs may start now."""
 
+    def uncount(self, starts: Mapping[UUID, float]) -> None:
+        """Forget the starts of jobs that were given back before they began.
+
+        Args:
+            starts: until when each counts, as `screen` said.
+        """
+        rows = self._rows("id, limit_key", f"FROM {TABLE} WHERE {{ids}}", self._keys(starts))
+        for (key, until), count in Counter(
+            (key, starts[self._uuid(id)]) for id, key in rows
+        ).items():
+            self._forget("WHERE key = %s AND until = %s", [key, until], count)
+
+    def forget_starts(self, limit: int) -> int:
+        """Delete up to `limit` starts that count no more; returns how many there were."""
+        now = self._clock()
+        with self.connection.cursor() as cursor:
+            cursor.execute(f"SELECT 1 FROM {STARTS} WHERE until <= %s LIMIT 1", [now])
+            if cursor.fetchone() is None:
+                return 0
+        return self._forget("WHERE until <= %s", [now], limit)
+
+    def _forget(self, rest: str, values: list[Any], limit: int) -> int:
+        with self.turn(), self.connection.cursor() as cursor:
+            cursor.execute(
+                f"SELECT id FROM {STARTS} {rest} ORDER BY until LIMIT %s{self._skip_locked}",
+                [*values, limit],
+            )
+            rows = [id for (id,) in cursor.fetchall()]
+            if rows:
+                cursor.execute(
+                    f"DELETE FROM {STARTS} WHERE {self._within('id')}", [self._key_list(rows)]
+                )
+        return len(rows)
+
     def _clock(self) -> float:
         """Seconds since the epoch by a clock that all consumers share."""
         return time.time()
 
-    def _over_rate(self, terms: Sequence[Term]) -> set[Key]:
-        """Count the starts that are due, and put off the rest; returns the keys of those rows."""
+    @abstractmethod
+    def _schedule(self, changes: str, times: Sequence[tuple[Key, float]]) -> None:
+        """Change jobs, each with its own `run_after`."""
+
+    def _starting(self, terms: Sequence[Term], slack: float) -> dict[Key, float]:
+        """Count the starts that are due, and put off the rest; returns until when each of them counts."""
         by_key: dict[str, list[Term]] = defaultdict(list)
         for term in terms:
             by_key[term.key].append(term)
-        now, late = (self._clock() if terms else 0.0), {}
+        starts: dict[Key, float] = {}
         for key, some in by_key.items():
-            late.update(self._paced(key, some, now))
-        with self.connection.cursor() as cursor:
-            for row, due in late.items():
-                cursor.execute(
-                    f"UPDATE {TABLE} SET {_PUT_OFF} WHERE {self._within('id')}",
-                    [self._stamp(due), self._key_list([row])],
-                )
-        return {*late}
+            starts.update(self._paced(key, some, slack))
+        return starts
 
-    def _paced(self, key: str, terms: Sequence[Term], now: float) -> dict[Key, float]:
-        """Count those of one key that may start now; the others, each with the time until which it is put off."""
-        most, per = terms[0].most, terms[0].per or 0.0
-        window = per + SLACK
+    def _paced(self, key: str, terms: Sequence[Term], slack: float) -> dict[Key, float]:
+        """Count those of one key that may start now, and put off the others."""
+        most, per, now = terms[0].most, terms[0].per or 0.0, self._clock()
+        # What others see of `run_after` is by the consumers' clocks.
+        shift = time.time() - now
         with self.connection.cursor() as cursor:
-            cursor.execute(f"DELETE FROM {STARTS} WHERE key = %s AND at <= %s", [key, now - window])
-            cursor.execute(f"SELECT at FROM {STARTS} WHERE key = %s ORDER BY at", [key])
-            starts = [at for (at,) in cursor.fetchall()]
             cursor.execute(
-                f"SELECT max(run_after) FROM {TABLE} WHERE limit_key = %s AND state = 'scheduled'",
-                [key],
+                f"SELECT until FROM {STARTS} WHERE key = %s AND until > %s ORDER BY until",
+                [key, now],
             )
+            taken = [until for (until,) in cursor.fetchall()]
+            cursor.execute(f"SELECT max(run_after) {_LINE}", [key])
             last = cursor.fetchone()[0]
-            tail = 0.0 if last is None else self._seconds(last)
-            late: dict[Key, float] = {}
-            counted = 0
-            for term in terms:
-                room = len(starts) + counted < most
-                # One that comes for the first time does not overtake those that were put off.
-                if room and (term.put_off or tail <= now):
-                    counted += 1
-                    continue
-                place = len(starts) + counted + len(late) - most
-                before = [*starts, *[now] * counted]
-                free = before[min(place, len(before) - 1)] + window if place >= 0 else now
-                if term.put_off:
-                    late[term.row] = max(free, now + window / most)
-                else:
-                    tail = max(free, tail + window / most, now)
-                    late[term.row] = tail
-            if counted:
+        tail = 0.0 if last is None else self._seconds(last) - shift
+        starts: dict[Key, float] = {}
+        late: list[Term] = []
+        for term in terms:
+            if len(taken) + len(starts) < most and (term.waited or tail <= now):
+                starts[term.row] = now + slack + per
+            else:
+                late.append(term)
+        if starts:
+            taken += starts.values()
+            with self.connection.cursor() as cursor:
                 cursor.executemany(
-                    f"INSERT INTO {STARTS} (key, at) VALUES (%s, %s)", [(key, now)] * counted
+                    f"INSERT INTO {STARTS} (key, until) VALUES (%s, %s)",
+                    [(key, until) for until in starts.values()],
                 )
-        return late
+        if late:
+            # When the next places become free, if all are taken.
+            free = sorted(taken)[-most:] if len(taken) >= most else []
+            others = self._other_ready(key, fresh_only=not free)
+            due = _line([*late, *others], now, tail, free, (per + SLACK) / most)
+            due = {row: min(at, now + FARTHEST) + shift for row, at in due.items()}
+            self._schedule(_GIVEN_BACK, [(term.row, due[term.row]) for term in late])
+            if others:
+                self._schedule(_PUT_OFF, [(term.row, due[term.row]) for term in others])
+        return starts
+
+    def _other_ready(self, key: str, *, fresh_only: bool) -> list[Term]:
+        """Ready jobs that would only be claimed to be put off too."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(
+                f"SELECT id, limit_most, limit_per, queue, priority, attempts, traits {READY}"
+                f" AND limit_per IS NOT NULL {_FRESH if fresh_only else ''} {READY_IN_ORDER}"
+                f"{self._skip_locked}",
+                [key, key, SWEEP],
+            )
+            rows = cursor.fetchall()
+        return [
+            Term._make([id, key, *rest, attempts > 0 or traits & Trait.PUT_OFF > 0])
+            for id, *rest, attempts, traits in rows
+        ]
+
+
+def _line(
+    late: Sequence[Term], now: float, tail: float, free: Sequence[float], step: float
+) -> dict[Key, float]:
+    """Until when each is put off.
+
+    A few that have waited already, and only come a little too early, get the next places. All others, and
+    those of a line that nobody has served for a while, stand in line, one step behind the other.
+    """
+    due: dict[Key, float] = {}
+    places = iter(free if sum(term.waited for term in late) <= len(free) else ())
+    tail = max(tail, now)
+    for term in late:
+        if term.waited and (place := next(places, None)) is not None:
+            due[term.row] = place
+        else:
+            tail = max(tail + step, free[0] if free else now)
+            due[term.row] = tail
+    return due

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from djjp.claims.data import Claimed, Screened
 from djjp.claims.expiry import Expiry
-from djjp.claims.rates import Rates
+from djjp.claims.rates import SLACK, Rates
 from djjp.models import Trait
 
 
@@ -16,12 +16,13 @@ class Screening(Rates, Expiry):
     """The verb that puts limits, rates, unique keys and expiry together."""
 
     def screen(
-        self, consumer: str, claimed: Sequence[Claimed], ended: Collection[UUID] = ()
+        self, claimed: Sequence[Claimed], ended: Collection[UUID] = (), *, slack: float = SLACK
     ) -> Screened:
         """Look at the terms of jobs that were claimed in this transaction, as its last step.
 
         Args:
             ended: jobs under a limit that have stopped running in this transaction.
+            slack: seconds within which those under a rate begin, or are given back.
         """
         now = time.time()
         away = self._expired([job for job in claimed if job.traits & Trait.EXPIRES], now)
@@ -31,14 +32,21 @@ class Screening(Rates, Expiry):
             if job.traits & (Trait.LIMITED | Trait.RATED) and job.id not in away
         ]
         terms = self._terms(counted)
-        freed = self._freed(ended)
-        keys = {term.key for term in terms} | freed
-        if keys:
+        # What has expired had been let in for a place.
+        freed = self._freed([*ended, *away])
+        if keys := {term.key for term in terms} | freed:
             self._lock_keys(keys)
-        over = self._over_limit([term for term in terms if term.per is None])
-        late = self._over_rate([term for term in terms if term.per is not None])
+        over, passed = self._over_limit([term for term in terms if term.per is None])
+        rated = [term for term in terms if term.per is not None]
+        starts = self._starting(rated, slack)
+        late = {term.row for term in rated} - starts.keys()
         gone = away | {self._uuid(row) for row in over | late}
         jobs = [job for job in claimed if job.id not in gone]
         if starting := [job.id for job in jobs if job.traits & Trait.UNTIL_START]:
             self._change("unique_key = NULL", [], self._keys(starting))
-        return Screened(jobs, opened=self._let_in(freed) > 0, put_off=bool(late))
+        return Screened(
+            jobs,
+            opened=self._let_in(freed | passed) > 0,
+            put_off=bool(late),
+            starts={self._uuid(row): until for row, until in starts.items()},
+        )

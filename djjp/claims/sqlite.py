@@ -138,11 +138,11 @@ class SQLiteClaims(SQLiteGraph, SQLiteHouse, Claims):
             job.name,
             job.queue,
             job.priority,
-            job.state.value,
+            job.state._value_,
             None if job.run_after is None else self._stamp(job.run_after),
             self._stamp(job.created_at),
             job.arguments,
-            job.on_crash.value,
+            job.on_crash._value_,
             job.traits,
         )
 
@@ -167,7 +167,7 @@ class SQLiteClaims(SQLiteGraph, SQLiteHouse, Claims):
         queues: Sequence[str] | None = None,
         without: Sequence[str] = (),
     ) -> list[Claimed]:
-        queues = self._foremost(queues)
+        wanted, served, queues = limit, queues, self._foremost(queues)
         if queues is not None and len(queues) == ARMS:
             limit = min(limit, ARMS)
         with self.connection.cursor() as cursor:
@@ -183,6 +183,9 @@ class SQLiteClaims(SQLiteGraph, SQLiteHouse, Claims):
                     _TAKE, [consumer, self._stamp(now), json.dumps([r[0] for r in rows])]
                 )
         jobs = [Claimed(from_hex(row[0]), row[1], row[2], row[3] + 1, *row[4:]) for row in rows]
+        if len(jobs) == limit < wanted:  # there may be more
+            more = self.claim(consumer, wanted - limit, now, queues=served, without=without)
+            return self.handed(jobs) + more
         return self.handed(jobs)
 
     def _foremost(self, queues: Sequence[str] | None) -> Sequence[str] | None:
@@ -190,7 +193,8 @@ class SQLiteClaims(SQLiteGraph, SQLiteHouse, Claims):
             return queues
         with self.connection.cursor() as cursor:
             cursor.execute(*foremost(queues))
-            return [name for (name,) in cursor.fetchall()]
+            names: list[str] = json.loads(cursor.fetchone()[0])
+            return names
 
     def has_ready(self, queues: Sequence[str] | None, without: Sequence[str]) -> bool:
         with self.connection.cursor() as cursor:

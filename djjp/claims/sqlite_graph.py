@@ -10,7 +10,7 @@ from uuid import UUID
 from djjp.claims.common import INSERT_COLUMNS, MORE_COLUMNS, TABLE
 from djjp.claims.data import Edge, NewJob
 from djjp.claims.graph import EDGES, Key
-from djjp.claims.limits import Limits
+from djjp.claims.rates import Rates
 
 _INSERT = f"""INSERT INTO {TABLE} ({INSERT_COLUMNS}, {MORE_COLUMNS})
 VALUES ({", ".join(["%s"] * 10)}, 0, 0, {", ".join(["%s"] * 7)}) ON CONFLICT DO NOTHING"""
@@ -19,8 +19,13 @@ _INSERT_EDGES = f"""INSERT INTO {EDGES} (parent, child, place) SELECT json_extra
 json_extract(value, '$[1]'), json_extract(value, '$[2]') FROM json_each(%s) WHERE true
 ON CONFLICT (parent, child) DO NOTHING"""
 
+# By this index: the list comes first, and each row of it is looked up.
+_SCHEDULE = f"""UPDATE {TABLE} INDEXED BY sqlite_autoindex_{TABLE}_1 SET {{changes}}, run_after = due
+FROM (SELECT json_extract(value, '$[0]') AS key, json_extract(value, '$[1]') AS due FROM json_each(%s)) AS listed
+WHERE id = listed.key"""
 
-class SQLiteGraph(Limits):
+
+class SQLiteGraph(Rates):
     """What differs on SQLite."""
 
     _join = "CROSS JOIN"
@@ -52,6 +57,11 @@ class SQLiteGraph(Limits):
 
     def _lock_keys(self, keys: Collection[str]) -> None:
         """The file's lock is held."""
+
+    def _schedule(self, changes: str, times: Sequence[tuple[Key, float]]) -> None:
+        text = json.dumps([(key, self._stamp(due)) for key, due in times])
+        with self.connection.cursor() as cursor:
+            cursor.execute(_SCHEDULE.format(changes=changes), [text])
 
     def _keys(self, ids: Iterable[UUID]) -> list[Key]:
         return [id.hex for id in ids]

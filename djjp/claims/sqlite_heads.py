@@ -16,10 +16,11 @@ WHERE state = 'ready' AND queue = served.value ORDER BY priority DESC, id LIMIT 
 
 
 def foremost(queues: Sequence[str]) -> tuple[str, list[Any]]:
-    """A SELECT of those queues that the first `ARMS` jobs can be in: the ones with the foremost heads."""
-    statement = f"""SELECT value FROM (SELECT value, {_HEAD.format(column="priority")} AS priority,
-{_HEAD.format(column="id")} AS id FROM json_each(%s) AS served)
-WHERE id IS NOT NULL ORDER BY priority DESC, id LIMIT {ARMS}"""
+    """A SELECT, as one text, of the queues that the first `ARMS` jobs can be in: those with the foremost heads."""
+    statement = f"""SELECT json_group_array(value) FROM (SELECT value FROM (
+SELECT value, {_HEAD.format(column="priority")} AS priority, {_HEAD.format(column="id")} AS id
+FROM json_each(%s) AS served)
+WHERE id IS NOT NULL ORDER BY priority DESC, id LIMIT {ARMS})"""
     return statement, [json.dumps(list(dict.fromkeys(queues)))]
 
 

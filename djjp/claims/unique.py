@@ -37,7 +37,8 @@ class Unique(Graph):
 
     def _insert_unique(self, jobs: Sequence[NewJob]) -> dict[UUID, Holder]:
         held: dict[UUID, Holder] = {}
-        left = list(jobs)
+        # In one order, so that two who write the same keys do not wait for each other.
+        left = sorted(jobs, key=lambda job: job.unique_key or "")
         for _ in range(_TRIES):
             self._insert_whole(left)
             left = self._missing(left)
@@ -53,6 +54,8 @@ class Unique(Graph):
 
     def _missing(self, jobs: Sequence[NewJob]) -> list[NewJob]:
         unique = [job for job in jobs if job.unique_key is not None]
+        if not unique:
+            return []
         keys = self._keys(job.id for job in unique)
         there = {key for (key,) in self._rows("id", f"FROM {TABLE} WHERE {{ids}}", keys)}
         return [job for job, key in zip(unique, keys, strict=True) if key not in there]

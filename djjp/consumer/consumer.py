@@ -194,17 +194,10 @@ class Consumer(Turns):
             self._look_at = now + _LOOK_EVERY
             self._due = self._claims.next_due()
             self._may_have_ready = True
-            self._look_for_pauses()
+            self._pauses(self._claims.paused(time.time()))
             if self._held:
                 unwanted = self._claims.to_cancel(self.name)
                 self._pool.cancel(self._held[id] for id in unwanted if id in self._held)
-
-    def _look_for_pauses(self) -> None:
-        paused = self._claims.paused(time.time())
-        if paused - self._serving.paused:
-            # Some of what waits in line may be of a queue that is paused now.
-            self._give_back(self._pool.take_back())
-        self._serving.paused = paused
 
     # Waiting and ending
 
@@ -236,10 +229,10 @@ class Consumer(Turns):
             self.retire()
             if self._pool.blocked:
                 self.stop()
+        if self._stops or self._pool.stuck(self._read_ahead.overdue()) == self._limit:
+            self._late.extend(self._pool.take_back())
         if self._outcomes or self._desk or self._late:
             return False
-        if self._stops or self._pool.stuck(self._read_ahead.overdue()) == self._limit:
-            self._give_back(self._pool.take_back())
         if self._stops:
             if self._held and time.monotonic() >= self._stop_by:
                 self._release(list(self._held.values()))

@@ -74,7 +74,7 @@ def _claim(claims: Claims, name: str, serving: Serving, unknown: list[str]) -> C
                 claims.release(name, claimed)
                 unknown.append(job.name)
                 logger.warning("left in the queue: no job named %r is registered here", job.name)
-            elif not job.traits & Trait.SCREENED or claims.screen(name, claimed).jobs:
+            elif not job.traits & Trait.SCREENED or claims.screen(claimed).jobs:
                 return job
     return None
 

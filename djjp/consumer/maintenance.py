@@ -25,10 +25,11 @@ logger = logging.getLogger("djjp.consumer")
 WATCH_EVERY = 0.4
 #: Seconds between two heartbeats, at most.
 BEAT_EVERY = 5.0
-#: Seconds between two looks for jobs that did not start in time, and for those that are kept waiting.
-TIDY_EVERY = 1.0
-#: How many jobs expire in one step.
-EXPIRE_ROWS = 500
+#: Seconds between two looks for jobs that did not start in time and for those that are kept waiting, and
+#: between two steps while there are more.
+TIDY_EVERY, TIDY_STEP = 1.0, 0.05
+#: How many jobs expire in one step, and how many starts are forgotten.
+TIDY_ROWS = 500
 #: How many rows a step of pruning looks at; a walk over all finished jobs is made of such steps.
 PRUNE_ROWS = 1000
 #: Seconds between two steps while there is something to prune, and between two walks.
@@ -59,7 +60,7 @@ class Maintenance:
         self._beat_at = 0.0
         self._watch_at = 0.0
         self._tidy_at = 0.0
-        self._let_in_after = ""
+        self._let_in_after: str | None = None
         # Consumers that were started together do not walk together.
         self._prune_at = time.monotonic() + random.uniform(0.1, 1) * PRUNE_EVERY / 10  # noqa: S311  (no secret)
         self._walk = Walk()
@@ -111,11 +112,16 @@ class Maintenance:
         return fresh
 
     def _tidy(self, now: float) -> bool:
-        """Cancel what did not start in time, and let in what waits though there is room; whether any was."""
-        expired = self._claims.expire(time.time(), EXPIRE_ROWS)
-        opened, last = self._claims.let_in_left(self._let_in_after)
-        self._let_in_after = last or ""
-        self._tidy_at = now if expired == EXPIRE_ROWS or last else now + TIDY_EVERY
+        """Cancel what did not start in time, let in what waits though there is room, and forget old starts.
+
+        Returns:
+            Whether jobs were let in.
+        """
+        expired = self._claims.expire(time.time(), TIDY_ROWS)
+        opened, self._let_in_after = self._claims.let_in_left(self._let_in_after or "")
+        forgotten = self._claims.forget_starts(TIDY_ROWS)
+        more = TIDY_ROWS in (expired, forgotten) or self._let_in_after is not None
+        self._tidy_at = now + (TIDY_STEP if more else TIDY_EVERY)
         return opened > 0
 
 

@@ -7,14 +7,18 @@ its queues by name, so that a million jobs in a queue that is not served are nev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from fnmatch import fnmatchcase
+import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
 
 # So many names are as soon tried as it is found out which of them have something ready.
 _FEW = 2
+_MOST_WEIGHT = 1000
+# How many queues are remembered with their ranks.
+_MOST_NAMES = 4096
 
 
 class Rank(NamedTuple):
@@ -36,34 +40,52 @@ class Rank(NamedTuple):
 #: A rank with the queues to take from, by name; None for all.
 Served = tuple[Rank, list[str] | None]
 
+_ALL = Rank("*")
+
 
 def parse(names: Sequence[str]) -> list[Rank]:
     """The ranks that the values of `--queues` stand for.
 
     Raises:
-        ValueError: it names none, or mixes an order with weights; the message says what would be right.
+        ValueError: it names none, one twice, or mixes an order with weights; the message says what would
+            be right.
     """
-    ranks: list[Rank] = []
-    for given in names:
-        name, colon, weight = given.rpartition(":")
-        if not colon:
-            ranks.append(Rank(given))
-        elif name and weight.isascii() and weight.isdigit() and int(weight) > 0:
-            ranks.append(Rank(name, int(weight)))
-        else:
-            raise ValueError(f"{given!r}: a weight is a whole number, 1 or more, as in mail:3")
+    ranks = [_rank(given) for given in dict.fromkeys(names)]
     if not ranks:
-        raise ValueError("name at least one queue, as in --queues mail,default")
+        raise ValueError("name at least one queue, as in mail,default")
+    patterns = [rank.pattern for rank in ranks]
+    for pattern in patterns:
+        if patterns.count(pattern) > 1:
+            raise ValueError(f"{pattern!r} is there with two weights; give it one")
     weighted = [rank for rank in ranks if rank.weight is not None]
     if weighted and len(weighted) < len(ranks):
         raise ValueError(
             "either all queues have a weight, as in mail:3,default:1, or none has, and then the first comes first"
         )
-    return list({rank.pattern: rank for rank in reversed(ranks)}.values())[::-1]
+    return ranks
+
+
+def _rank(given: str) -> Rank:
+    name, colon, weight = given.rpartition(":")
+    if not colon:
+        name = given
+    if not name:
+        raise ValueError(f"{given!r}: the name of the queue is missing, as in mail:3")
+    if not colon:
+        return Rank(name)
+    if not (weight.isascii() and weight.isdigit() and 0 < len(weight.lstrip("0")) < 5):
+        weight = "0"
+    if not 1 <= int(weight) <= _MOST_WEIGHT:
+        raise ValueError(
+            f"{given!r}: a weight is a whole number from 1 to {_MOST_WEIGHT}, as in mail:3"
+        )
+    return Rank(name, int(weight))
 
 
 class Serving:
     """The queues of one consumer, and whose turn it is.
+
+    A queue that is named belongs to that rank, any other to the first whose pattern it fits.
 
     Args:
         ranks: what to serve; None for every queue.
@@ -71,86 +93,114 @@ class Serving:
     """
 
     def __init__(self, ranks: Sequence[Rank] | None, excluded: Sequence[str] = ()) -> None:
-        self.ranks = None if ranks is None else list(ranks)
-        self.excluded = list(excluded)
+        everything = ranks is None or [rank.pattern for rank in ranks] == ["*"]
         self.paused: frozenset[str] = frozenset()
-        self._credit: dict[Rank, int] = {}
+        self._ranks = None if everything else ranks
+        self._excluded = list(excluded)
+        self._is_excluded = _fits(excluded)
+        # Names come before patterns.
+        by_name = sorted(self._ranks or [_ALL], key=lambda rank: not rank.is_name)
+        self._tests = [(_fits([rank.pattern]), rank) for rank in by_name]
+        self._rank_of = lru_cache(_MOST_NAMES)(self._find_rank)
+        self._credit: dict[Rank, float] = {}
 
     @property
     def looks_for_names(self) -> bool:
         """Whether it has to be told which queues have ready jobs."""
-        if self.ranks is None:
-            return bool(self.excluded or self.paused)
+        if self._ranks is None:
+            return bool(self._excluded or self.paused)
         # A few names are as soon tried as found out.
-        return len(self.ranks) > _FEW or not all(rank.is_name for rank in self.ranks)
+        return len(self._ranks) > _FEW or not all(rank.is_name for rank in self._ranks)
 
     def names(self) -> list[str] | None:
-        """The patterns that it serves, for people to read; None for all."""
-        if self.ranks is None:
+        """What it serves, for people to read; None for all queues."""
+        if self._ranks is None and not self._excluded:
             return None
-        return [
+        served = [
             rank.pattern if rank.weight is None else f"{rank.pattern}:{rank.weight}"
-            for rank in self.ranks
+            for rank in self._ranks or [_ALL]
         ]
+        return served + [f"not {pattern}" for pattern in self._excluded]
 
-    def served(self, ready: Sequence[str]) -> list[Served]:
+    def served(self, ready: Iterable[str]) -> list[Served]:
         """Each rank with the queues to take from.
 
         Args:
             ready: the queues that have ready jobs, where `looks_for_names`.
         """
         if not self.looks_for_names:
-            if self.ranks is None:
-                return [(Rank("*"), None)]
-            named = [(rank, [rank.pattern]) for rank in self.ranks if self._open(rank.pattern)]
-            return [*named]
-        left = [name for name in ready if self._open(name)]
-        found: list[Served] = []
-        for rank in self.ranks if self.ranks is not None else [Rank("*")]:
-            theirs = [name for name in left if fnmatchcase(name, rank.pattern)]
-            left = [name for name in left if name not in theirs]
-            if theirs:
-                found.append((rank, theirs))
-        return found
+            if self._ranks is None:
+                return [(_ALL, None)]
+            ready = [rank.pattern for rank in self._ranks]
+        found: dict[Rank, list[str]] = {rank: [] for rank in self._ranks or [_ALL]}
+        for name in ready:
+            rank = self._rank_of(name)
+            if rank is not None and name not in self.paused:
+                found[rank].append(name)
+        return [(rank, names) for rank, names in found.items() if names]
 
     def take(
         self, room: int, served: Sequence[Served], claim: Callable[[list[str] | None, int], list[T]]
     ) -> list[T]:
-        """Claim up to `room` jobs, one rank after the other.
+        """Claim up to `room` jobs; returns them in the order in which they are to start.
 
         Args:
             served: as `served()` gives them.
             claim: takes up to so many jobs from these queues.
         """
-        taken: list[T] = []
-        empty: set[Rank] = set()
         if len(served) > 1 and served[0][0].weight is not None:
-            dealt = self._dealt(room, [rank for rank, _ in served])
-            for rank, queues in served:
-                if share := dealt[rank]:
-                    jobs = claim(queues, share)
-                    taken += jobs
-                    if len(jobs) < share:
-                        empty.add(rank)
-        # In order; and with weights, what others have left over.
-        for rank, queues in served:
-            if len(taken) < room and rank not in empty:
+            return self._take_shares(room, served, claim)
+        taken: list[T] = []
+        for _, queues in served:
+            if len(taken) < room:
                 taken += claim(queues, room - len(taken))
         return taken
 
-    def _open(self, name: str) -> bool:
-        return name not in self.paused and not any(fnmatchcase(name, x) for x in self.excluded)
+    def _take_shares(
+        self, room: int, served: Sequence[Served], claim: Callable[[list[str] | None, int], list[T]]
+    ) -> list[T]:
+        """By weights; what one has no jobs for goes to the others, in their proportion."""
+        left, counts = dict(served), dict.fromkeys((rank for rank, _ in served), 0)
+        taken: list[tuple[float, T]] = []
+        while left and len(taken) < room:
+            for rank, share in self._dealt(room - len(taken), list(left)).items():
+                jobs = claim(left[rank], share) if share else []
+                for job in jobs:
+                    counts[rank] += 1
+                    taken.append((counts[rank] / (rank.weight or 1), job))
+                if len(jobs) < share:
+                    del left[rank]
+        # Mixed as the weights say, for they start one after the other.
+        taken.sort(key=lambda placed: placed[0])
+        return [job for _, job in taken]
 
     def _dealt(self, room: int, ranks: Sequence[Rank]) -> dict[Rank, int]:
         """So many places for each as is its share; who gets less than that is the first to get more."""
         weights = {rank: rank.weight or 1 for rank in ranks}
         total = sum(weights.values())
-        rounds, rest = divmod(room, total)
-        dealt = {rank: weight * rounds for rank, weight in weights.items()}
-        for _ in range(rest):
-            for rank, weight in weights.items():
-                self._credit[rank] = self._credit.get(rank, 0) + weight
-            best = max(ranks, key=lambda rank: self._credit[rank])
-            self._credit[best] -= total
-            dealt[best] += 1
+        owed = {r: self._credit.get(r, 0.0) + room * w / total for r, w in weights.items()}
+        dealt = dict.fromkeys(ranks, 0)
+
+        def deal(rank: Rank, places: int) -> None:
+            dealt[rank] += places
+            owed[rank] -= places
+
+        for rank in ranks:
+            deal(rank, max(0, int(owed[rank])))
+        while (missing := room - sum(dealt.values())) > 0:
+            deal(max(ranks, key=lambda rank: owed[rank]), 1)
+        for _ in range(-missing):
+            deal(min((r for r in ranks if dealt[r]), key=lambda rank: owed[rank]), -1)
+        self._credit.update(owed)
         return dealt
+
+    def _find_rank(self, name: str) -> Rank | None:
+        if self._is_excluded(name):
+            return None
+        return next((rank for fits, rank in self._tests if fits(name)), None)
+
+
+def _fits(patterns: Iterable[str]) -> Callable[[str], object]:
+    """Whether a name fits one of these; `*` stands for any text, and nothing else for other than itself."""
+    each = (".*".join(map(re.escape, pattern.split("*"))) for pattern in patterns)
+    return re.compile("|".join(each), re.DOTALL).fullmatch

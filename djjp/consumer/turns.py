@@ -17,11 +17,10 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from math import inf
 from uuid import UUID
 
 from djjp import registry
-from djjp.claims import SLACK, Claimed, Claims, Outcome, Progress, Screened
+from djjp.claims import Claimed, Claims, Outcome, Progress, Screened
 from djjp.consumer.async_pool import AsyncPool
 from djjp.consumer.begun import Begun
 from djjp.consumer.desk import Desk
@@ -29,6 +28,7 @@ from djjp.consumer.liveness import new_name
 from djjp.consumer.pools import ThreadPool
 from djjp.consumer.readahead import ReadAhead
 from djjp.consumer.serving import Served, Serving
+from djjp.consumer.starts import Starts
 from djjp.consumer.wakeups import Bell
 from djjp.models import FINISHED, State, Trait
 
@@ -70,8 +70,8 @@ class Turns:
         self._held: dict[UUID, Claimed] = {}
         self._taken: set[Claimed] = set()  # what others have taken over while it ran here
         self._unknown: list[str] = []
-        self._start_by: dict[UUID, float] = {}  # of jobs under a rate, by the monotonic clock
-        self._late: deque[Claimed] = deque()  # those that were counted and did not start in time
+        self._starts = Starts()
+        self._late: deque[Claimed] = deque()  # those that the next turn gives back
 
         self._may_have_ready = True  # whether a claim may find something
         self._due: float | None = None  # when the next scheduled job is due, as last read
@@ -107,7 +107,9 @@ class Turns:
                 claims.promote(now)
             if late:
                 claims.release(self.name, late)
-            screened = self._screened(self._claim(room, now) if room else [], outcomes)
+                if unused := self._starts.unused(late):
+                    claims.uncount(unused)
+            screened = self._screened(self._claim(room, now) if room else [], outcomes, late)
         self._forget_progress(progress)
         self._settle(reported, accepted)
         self._drop_late(late)
@@ -148,13 +150,11 @@ class Turns:
 
     def _claim(self, room: int, now: float) -> list[Claimed]:
         """Claim up to `room` jobs; what this process does not know goes straight back."""
-        claimed = self._serving.take(
-            room,
-            self._served(),
-            lambda queues, limit: self._claims.claim(
-                self.name, limit, now, queues=queues, without=self._unknown
-            ),
-        )
+        claimed = self._take(room, now)
+        # Looked at behind the claim: who paused a queue before these jobs were enqueued is seen here.
+        while claimed and self._pauses(self._claims.paused(now)):
+            self._claims.release(self.name, claimed)
+            claimed = self._take(room, now)
         # Less than the room may mean that others have locked more than they took.
         self._may_have_ready = bool(claimed)
         unknown = [job for job in claimed if not registry.knows(job.name, job.arguments)]
@@ -166,16 +166,36 @@ class Turns:
             self._unknown.append(name)
         return [job for job in claimed if job not in unknown]
 
-    def _screened(self, claimed: list[Claimed], outcomes: list[Outcome]) -> Screened:
-        """Keep those of the claimed jobs that may run now, and let in whom the ended ones kept waiting."""
+    def _take(self, room: int, now: float) -> list[Claimed]:
+        return self._serving.take(
+            room,
+            self._served(),
+            lambda queues, limit: self._claims.claim(
+                self.name, limit, now, queues=queues, without=self._unknown
+            ),
+        )
+
+    def _pauses(self, paused: frozenset[str]) -> bool:
+        """Serve these queues no more; whether there are new ones among them."""
+        new = paused - self._serving.paused
+        self._serving.paused = paused
+        if new:
+            # Some of what waits in line may be of a queue that is paused now.
+            self._late.extend(self._pool.take_back())
+        return bool(new)
+
+    def _screened(
+        self, claimed: list[Claimed], outcomes: list[Outcome], given_back: list[Claimed]
+    ) -> Screened:
+        """Keep those of the claimed jobs that may run now, and let in whom the others kept waiting."""
         ended = [o.claimed.id for o in outcomes if o.claimed.traits & Trait.LIMITED]
+        ended += [job.id for job in given_back if job.traits & Trait.LIMITED]
         if not ended and not any(job.traits & Trait.SCREENED for job in claimed):
             return Screened(claimed)
         began = time.monotonic()
-        screened = self._claims.screen(self.name, claimed, ended)
-        for job in screened.jobs:
-            if job.traits & Trait.RATED:
-                self._start_by[job.id] = began + SLACK
+        screened = self._claims.screen(claimed, ended, slack=self._starts.slack)
+        if screened.starts:
+            self._starts.expect(began, screened.starts)
         return screened
 
     def _begin(self, claimed: list[Claimed]) -> None:
@@ -186,8 +206,8 @@ class Turns:
 
     def _may_begin(self, job: Claimed) -> bool:
         """Whether a job may begin now, noted where its consumer's death would ask for it; on its thread."""
-        if job.traits & Trait.RATED and time.monotonic() > self._start_by.pop(job.id, inf):
-            # The window in which it was counted may be over: it is counted anew.
+        if job.traits & Trait.RATED and self._starts.too_late(job):
+            # It would count for too short: it is counted anew.
             self._late.append(job)
             self._bell.ring()
             return False
@@ -201,7 +221,8 @@ class Turns:
     def _dropped(self, job: Claimed) -> None:
         """Forget a job that was given back."""
         self._held.pop(job.id, None)
-        self._start_by.pop(job.id, None)
+        self._taken.discard(job)
+        self._starts.forget([job])
         self._begun.forget([job])
 
     def _settle(self, reported: list[Outcome], accepted: set[UUID]) -> None:
@@ -223,9 +244,7 @@ class Turns:
             elif outcome.state != State.SUCCEEDED:
                 self._ended_otherwise(outcome)
         self._begun.forget(jobs)
-        if self._start_by:
-            for job in jobs:
-                self._start_by.pop(job.id, None)
+        self._starts.forget(jobs)
 
     def _ended_otherwise(self, outcome: Outcome) -> None:
         if outcome.state not in FINISHED:
@@ -253,13 +272,6 @@ class Turns:
         if self._max_jobs is not None:
             room = min(room, self._max_jobs - self.executed - ended - held)
         return max(0, room)
-
-    def _give_back(self, jobs: list[Claimed]) -> None:
-        """Release jobs that have not started."""
-        if jobs:
-            self._release(jobs)
-            for job in jobs:
-                self._dropped(job)
 
     def _release(self, jobs: list[Claimed]) -> None:
         with self._claims.turn():

@@ -7,7 +7,8 @@ Every index of jobs is partial, on live states or on pipelines: what has finishe
 from __future__ import annotations
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q
+from django.db.models.lookups import GreaterThan
 
 from djjp.ids import new_id
 
@@ -50,6 +51,7 @@ class Trait:
     SWEPT = 64  # it was cancelled because a job that it waited for did not succeed
     ON_FAILURE = 128  # it runs only when one of those that it waits for does not succeed
     UNTIL_START = 256  # its unique key is free once it starts
+    PUT_OFF = 512  # it was over its rate: its `run_after` is its place in the line
 
     #: What takes a longer statement to enqueue …
     TERMS = LIMITED | RATED | UNIQUE | EXPIRES
@@ -155,10 +157,12 @@ class Job(models.Model):
                 & (Q(state="blocked") | Q(state="ready") | Q(state="running")),
                 name="djjp_job_limit",
             ),
-            # Of jobs under a rate: until when those that wait are put off.
+            # Of jobs under a rate: until when those that have not started yet are put off.
             models.Index(
                 fields=["limit_key", "run_after"],
-                condition=Q(limit_key__isnull=False) & Q(state="scheduled"),
+                condition=Q(limit_key__isnull=False)
+                & Q(state="scheduled", attempts=0)
+                & Q(GreaterThan(F("traits").bitand(Trait.PUT_OFF), 0)),
                 name="djjp_job_put_off",
             ),
             models.Index(

@@ -10,15 +10,18 @@ class Start(models.Model):
 
     Attributes:
         key: the rate's key.
-        at: seconds since the epoch, by the clock of the queue's database.
+        until: when it counts no more, in seconds since the epoch by the clock of the queue's database.
     """
 
     key = models.CharField(max_length=200)
-    at = models.FloatField()
+    until = models.FloatField()
 
     class Meta:
         db_table = "djjp_start"
-        indexes = [models.Index(fields=["key", "at"], name="djjp_start_key")]
+        indexes = [
+            models.Index(fields=["key", "until"], name="djjp_start_key"),
+            models.Index(fields=["until"], name="djjp_start_until"),
+        ]
 
     def __str__(self) -> str:
-        return f"{self.key} at {self.at}"
+        return f"{self.key} until {self.until}"

@@ -1,4 +1,4 @@
-"""The app that keeps what was counted in each module."""
+"""The app that keeps what was counted in each module and package."""
 
 import warnings
 

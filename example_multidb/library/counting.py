@@ -50,6 +50,15 @@ def modules(source: Path) -> Iterator[tuple[str, str]]:
             yield ".".join(parts or (source.name,)), str(path)
 
 
+def packages(source: Path) -> dict[str, list[tuple[str, str]]]:
+    """The modules below a folder by their package, which is the folder that they are in."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for name, path in modules(source):
+        parts = Path(path).parent.relative_to(source).parts
+        found.setdefault(".".join(parts or (source.name,)), []).append((name, path))
+    return found
+
+
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
     """A module and all statements in it: definitions are statements, so expressions are skipped."""
     yield node

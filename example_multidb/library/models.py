@@ -1,4 +1,4 @@
-"""What is known of the indexed modules: a table of the application, which the queue never sees."""
+"""What is known of the indexed library: tables of the application, which the queue never sees."""
 
 from __future__ import annotations
 
@@ -16,6 +16,21 @@ class Module(models.Model):
     indexed_at = models.DateTimeField(auto_now=True)
 
     objects: models.Manager[Module] = models.Manager()
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Package(models.Model):
+    """The report: what the modules of one folder come to, or the reason why nobody knows."""
+
+    name = models.CharField(max_length=200, unique=True)
+    modules = models.PositiveIntegerField()
+    lines = models.PositiveIntegerField()
+    reason = models.TextField(blank=True)
+    summarised_at = models.DateTimeField(auto_now=True)
+
+    objects: models.Manager[Package] = models.Manager()
 
     def __str__(self) -> str:
         return self.name

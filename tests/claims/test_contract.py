@@ -41,6 +41,38 @@ from tests.scratch import alias_for
 # Enqueue
 
 
+# What stands for something else in the text that COPY reads.
+ODD_TEXTS = [
+    "\\N",
+    "\\.",
+    "\\",
+    "a\tb",
+    "a\nb\r\n",
+    "\\t\\\\n",
+    "é\u2028\x85\x1f😀",
+    "'\";--%s",
+    " ",
+]
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS, ids=ascii)
+def test_any_text_comes_into_its_row_alone_and_in_a_chunk(queue: Claims, text: str) -> None:
+    given = {"name": text, "queue": text, "arguments": text, "created_at": NOW}
+    jobs = [new_job(**given, priority=n, run_after=NOW + n if n else None) for n in range(4)]
+    queue.enqueue(jobs[0])
+    queue.enqueue_many(jobs[1:])
+
+    for job in jobs:
+        found = row(job.id)
+        assert {key: found[key] for key in ("name", "queue", "arguments")} == dict.fromkeys(
+            ("name", "queue", "arguments"), text
+        )
+        assert found["priority"] == job.priority
+        assert found["created_at"] == datetime.fromtimestamp(NOW, UTC)
+        due = None if job.run_after is None else datetime.fromtimestamp(job.run_after, UTC)
+        assert found["run_after"] == due
+
+
 def test_an_enqueued_job_is_a_row_with_all_that_was_given(queue: Claims) -> None:
     job = new_job(
         name="shop.mail",

@@ -101,6 +101,22 @@ def test_the_second_claim_passes_nothing_that_was_claimed_before(
     assert taken == ids[:30]
 
 
+@on_postgresql
+@served
+def test_behind_a_mark_a_claim_passes_no_jobs_of_other_states(
+    piled: Claims, lasting: None, queues: list[str] | None
+) -> None:
+    """The primary key has them in the same order, and looks like a way where most jobs are alike."""
+    enqueue(piled, 20)
+    assert len(claimed(piled, 10, queues) + claimed(piled, 10, queues)) == 20
+    enqueue(piled, 3_000, state=State.SCHEDULED, run_after=NOW + 60)
+    enqueue(piled, 3_000)
+    with piled.connection.cursor() as cursor:
+        cursor.execute("ANALYZE djjp_job")
+    piled.listener()  # as a consumer does: it makes the session a consumer's
+    assert met(piled, lambda: piled.claim("two", 10, NOW, queues=queues)) < 100
+
+
 # How a job becomes ready though there are claimed jobs with greater ids
 
 
@@ -240,8 +256,8 @@ def test_names_that_are_passed_over_are_passed_over_behind_marks(
 def test_behind_the_marks_nothing_is_locked_but_what_is_taken(
     piled: Claims, lasting: None, queues: list[str] | None
 ) -> None:
-    enqueue(piled, 20, priority=1)
-    enqueue(piled, 15)
+    enqueue(piled, 20)
+    enqueue(piled, 15, priority=-1)
     assert len(claimed(piled, 15, queues)) == 15
     with piled.turn():
         mine = piled.claim("two", 10, NOW, queues=queues)

@@ -85,3 +85,13 @@ def at_once(*works: Callable[[Claims], Any]) -> list[Any]:
         if isinstance(result, BaseException):
             raise result
     return results
+
+
+def take(
+    queue: Claims, consumer: str = "one", *ended: Outcome, limit: int = 100, **options: Any
+) -> list[Claimed]:
+    """What of a consumer's turn has to do with terms: write ends, claim, and keep what may run now."""
+    with queue.turn():
+        queue.finish(consumer, ended)
+        claimed = queue.claim(consumer, limit, NOW, **options)
+        return queue.screen(claimed, [outcome.claimed.id for outcome in ended]).jobs

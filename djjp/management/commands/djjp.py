@@ -12,10 +12,12 @@ from django.core.management import CommandError
 from django.utils import timezone
 
 from djjp import overview, pausing
+from djjp.claims import moment
 from djjp.consumer.process import require
 from djjp.exceptions import JobDoesNotExist, QueueUnavailable
 from djjp.handles import JobHandle, get_job
-from djjp.models import FINISHED, Job, State
+from djjp.models import FINISHED, Job, Schedule, State
+from djjp.schedules import listing, next_slot, problem, when
 
 
 @contextmanager
@@ -103,14 +105,29 @@ def cancel(ids: Sequence[str]) -> None:
             click.echo(f"{handle.id} is {handle.state}{told}")
 
 
+def _pausable(
+    context: click.Context, parameter: click.Parameter, names: Sequence[str]
+) -> Sequence[str]:
+    """All of them, before the first is paused."""
+    try:
+        for name in names:
+            pausing.check(name)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    return names
+
+
 @command.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", callback=_pausable)
 @click.option("--for", "seconds", type=click.FloatRange(0, min_open=True), metavar="SECONDS")
 def pause(names: Sequence[str], seconds: float | None) -> None:
     """Have the jobs of queues wait, until these are resumed or for so many seconds."""
     with _in_words():
         for name in dict.fromkeys(names):
-            until = pausing.pause(name, seconds)
+            try:
+                until = pausing.pause(name, seconds)
+            except ValueError as error:
+                raise click.UsageError(str(error)) from error
             ends = "" if until is None else f" until {_moment(until)}"
             click.echo(f"{name} is paused{ends}")
 
@@ -133,6 +150,32 @@ def prune(keep_succeeded: float | None, keep_failed: float | None) -> None:
     with _in_words():
         count = overview.prune(keep_succeeded, keep_failed)
     click.echo(f"{count} {'job' if count == 1 else 'jobs'} pruned")
+
+
+@command.command()
+def schedules() -> None:
+    """List what runs by itself: when, and whether it can."""
+    with _in_words():
+        found = listing()
+    if found:
+        head = ["name", "job", "when", "enabled", "next", "last", ""]
+        _table(head, [_scheduled(row) for row in found])
+    else:
+        click.echo("no schedules")
+
+
+def _scheduled(row: Schedule) -> list[object]:
+    wrong = problem(row)
+    following = next_slot(row) if row.enabled and wrong is None else None
+    times = [_moment(None if at is None else moment(at)) for at in (following, row.last_slot)]
+    return [
+        row.name,
+        row.job,
+        when(row),
+        "yes" if row.enabled else "no",
+        *times,
+        "" if wrong is None else f"not here: {wrong}",
+    ]
 
 
 def _found(ids: Iterable[str]) -> list[JobHandle]:

@@ -15,14 +15,24 @@ from djjp.consumer.serving import parse
 from djjp.consumer.supervisor import Supervisor, child_command, own_supervisor
 
 
-def _names(
+def _listed(
     context: click.Context, parameter: click.Parameter, value: str | None
 ) -> list[str] | None:
     if value is None:
         return None
     names = list(dict.fromkeys(name for part in value.split(",") if (name := part.strip())))
+    if not names:
+        raise click.BadParameter("name at least one queue, as in mail,default")
+    return names
+
+
+def _ranked(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> list[str] | None:
+    names = _listed(context, parameter, value)
     try:
-        parse(names)
+        if names is not None:
+            parse(names)
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
     return names
@@ -31,12 +41,15 @@ def _names(
 @click.command()
 @click.option(
     "--queues",
-    callback=_names,
+    callback=_ranked,
     metavar="NAME,…",
     help="Serve these queues only, the first of them first: mail,report.*; or by weights: mail:3,default:1.",
 )
 @click.option(
-    "--exclude-queues", callback=_names, metavar="NAME,…", help="Serve all queues but these."
+    "--exclude-queues",
+    callback=_listed,
+    metavar="NAME,…",
+    help="Leave these queues out: bulk,report.*.",
 )
 @click.option(
     "--concurrency",

@@ -10,10 +10,11 @@ import time
 
 from django.conf import settings
 
-from djjp import current_job, job
+from djjp import current_job, job, pausing
 from tests.project.shop.models import Execution
 
 TALLY = settings.HOME / "tally.txt"
+SPANS = settings.HOME / "spans.txt"
 
 
 @job
@@ -112,3 +113,49 @@ def fail_once(received: object = None) -> str:
     if current_job().attempt == 1:  # type: ignore[union-attr]  # it runs as a job
         raise ValueError("not yet")
     return "at last"
+
+
+@job
+def pause_queue(name: str) -> None:
+    pausing.pause(name)
+
+
+def note(what: str, key: str) -> None:
+    """Leave a line in a file: what happens to which key, when, and in which process."""
+    with SPANS.open("ab", buffering=0) as file:
+        file.write(f"{what} {key} {time.time():.6f} {os.getpid()}\n".encode())
+
+
+@job(limit=Limit("tenant-{tenant}", 2))
+def serve_tenant(tenant: str, seconds: float) -> None:
+    note("start", tenant)
+    time.sleep(seconds)
+    note("end", tenant)
+
+
+@job(limit=Limit("tenant-{tenant}", 2))
+async def aserve_tenant(tenant: str, seconds: float) -> None:
+    note("start", tenant)
+    await asyncio.sleep(seconds)
+    note("end", tenant)
+
+
+@job(limit=Rate("api", 10, per=0.5))
+def call_api(number: int) -> None:
+    note("start", str(number))
+
+
+@job(limit=Rate("api", 10, per=0.5))
+async def acall_api(number: int) -> None:
+    note("start", str(number))
+
+
+@job(unique_key="import-{source}", queue="imports")
+def import_from(source: str, seconds: float = 0.0) -> str:
+    time.sleep(seconds)
+    return source
+
+
+@job(expires_after=0.2)
+def greet(name: str) -> str:
+    return f"hello {name}"

@@ -1,0 +1,25 @@
+"""A value as JSON text, in the one form that djjp writes: ASCII, without spaces, and no NaN."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+_encoder = json.JSONEncoder(check_circular=False, allow_nan=False, separators=(",", ":"))
+# `encode()` makes one of these, compiled, for each value, which takes as long as the value itself.
+_make: Any = getattr(json.encoder, "c_make_encoder", None)
+_parts: Any = _encoder.iterencode
+if _make is not None:
+    _escaped = json.encoder.encode_basestring_ascii
+    _parts = _make(None, _encoder.default, _escaped, None, ":", ",", False, False, False)
+
+
+def dumps(value: Any) -> str:
+    """The text of a value that holds itself nowhere.
+
+    Raises:
+        ValueError: NaN or an infinity.
+        TypeError: a type that JSON does not know.
+        RecursionError: it is nested too deeply.
+    """
+    return "".join(_parts(value, 0))

@@ -1,0 +1,206 @@
+"""From which queues a consumer takes its next jobs: an order, shares, patterns, what is left out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+
+from djjp.consumer.serving import Rank, Serving, parse
+
+
+class Queues:
+    """Ready jobs by queue, as a claim takes them: by priority, then first in, first out."""
+
+    def __init__(self, **jobs: Sequence[int]) -> None:
+        self.left = {
+            queue: [(-priority, place, queue) for place, priority in enumerate(priorities)]
+            for queue, priorities in jobs.items()
+        }
+        self.claims = 0
+
+    def ready(self) -> list[str]:
+        return sorted(queue for queue, jobs in self.left.items() if jobs)
+
+    def claim(self, queues: Sequence[str] | None, limit: int) -> list[str]:
+        self.claims += 1
+        served = self.left if queues is None else queues
+        first = sorted(job for queue in served for job in self.left.get(queue, []))[:limit]
+        for job in first:
+            self.left[job[2]].remove(job)
+        return [queue for _, _, queue in first]
+
+    def turn(self, serving: Serving, room: int) -> list[str]:
+        served = serving.served(self.ready() if serving.looks_for_names else [])
+        return serving.take(room, served, self.claim)
+
+    def taken(self, serving: Serving, room: int, turns: int) -> list[str]:
+        return [queue for _ in range(turns) for queue in self.turn(serving, room)]
+
+
+def serving(*names: str, excluded: Sequence[str] = ()) -> Serving:
+    return Serving(parse(names) if names else None, excluded)
+
+
+# What is typed
+
+
+def test_names_are_ranks_in_their_order() -> None:
+    assert parse(["mail", "report.*"]) == [Rank("mail"), Rank("report.*")]
+    assert parse(["mail:3", "a:b:1"]) == [Rank("mail", 3), Rank("a:b", 1)]
+    assert parse(["a", "b", "a"]) == [Rank("a"), Rank("b")]
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ([], "name at least one queue"),
+        (["mail", "default:1"], "either all queues have a weight"),
+        (["mail:0"], "'mail:0': a weight is a whole number from 1 to 1000, as in mail:3"),
+        (["mail:-1"], "'mail:-1': a weight"),
+        (["mail:1.5"], "'mail:1.5': a weight"),
+        (["mail:"], "'mail:': a weight"),
+        (["mail:²"], "a weight"),
+        (["mail:1001"], "a weight"),
+        ([f"mail:{'9' * 5000}"], "a weight"),
+        ([":3"], "':3': the name of the queue is missing"),
+        ([""], "the name of the queue is missing"),
+        (["mail:3", "mail:1"], "'mail' is there with two weights"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_what_would_be_right(
+    names: list[str], said: str
+) -> None:
+    with pytest.raises(ValueError, match=r"^.+$") as caught:
+        parse(names)
+    assert said in str(caught.value)
+
+
+def test_people_read_what_is_served_and_what_is_not() -> None:
+    assert serving().names() is None
+    assert serving("*").names() is None
+    assert serving("mail", "report.*").names() == ["mail", "report.*"]
+    assert serving("mail:3", "default:1").names() == ["mail:3", "default:1"]
+    assert serving(excluded=["bulk", "old.*"]).names() == ["*", "not bulk", "not old.*"]
+
+
+# An order
+
+
+@pytest.mark.parametrize("room", [1, 3, 50])
+def test_all_of_the_first_queue_comes_before_the_second_whatever_the_priorities(room: int) -> None:
+    queues = Queues(mail=[-5] * 7, default=[9] * 7, bulk=[5] * 7)
+    taken = queues.taken(serving("mail", "default", "bulk"), room, 21)
+    assert taken == ["mail"] * 7 + ["default"] * 7 + ["bulk"] * 7
+
+
+def test_a_pattern_merges_its_queues_by_priority() -> None:
+    queues = Queues(default=[9], **{"report.a": [1, 5, 3], "report.b": [4, 2]})
+    taken = queues.taken(serving("report.*", "default"), 2, 3)
+    assert taken == ["report.a", "report.b", "report.a", "report.b", "report.a", "default"]
+
+
+def test_a_queue_that_is_named_stands_where_it_is_named() -> None:
+    """So that `*` can mean all others, before some as well as behind them."""
+    queues = Queues(a=[0], bulk=[9], mail=[0], z=[5])
+    assert queues.taken(serving("mail", "*", "bulk"), 1, 9) == ["mail", "z", "a", "bulk"]
+
+
+def test_a_star_alone_is_every_queue_by_one_claim() -> None:
+    assert not serving("*").looks_for_names
+    assert serving("*").served([])[0][1] is None
+
+
+# Shares
+
+
+@pytest.mark.parametrize("room", [1, 2, 3, 7, 50, 400])
+def test_shares_are_as_the_weights_say(room: int) -> None:
+    queues = Queues(mail=[0] * 400, default=[9] * 400)
+    taken = queues.taken(serving("mail:3", "default:1"), room, 400 // room)
+    counts = Counter(taken)
+    assert abs(counts["mail"] - 3 * counts["default"]) <= 4
+    # And not in lumps: a slot that takes them one after the other sees the shares soon.
+    for start in range(0, len(taken) - 40, 40):
+        assert 26 <= taken[start : start + 40].count("mail") <= 34
+
+
+@pytest.mark.parametrize("room", [1, 10, 100])
+def test_a_queue_alone_gets_everything(room: int) -> None:
+    queues = Queues(default=[0] * 100)
+    assert queues.taken(serving("mail:99", "default:1"), room, 100 // room) == ["default"] * 100
+
+
+@pytest.mark.parametrize("room", [1, 7, 100])
+def test_what_an_empty_queue_leaves_over_goes_to_the_others_as_their_weights_say(room: int) -> None:
+    queues = Queues(a=[], b=[0] * 300, c=[0] * 300)
+    weighted = serving("a:6", "b:2", "c:1")
+    taken: list[str] = []
+    for _ in range(300 // room):
+        queues.left["a"].append((0, 0, "a"))  # never quite empty, so that it is always asked
+        taken += queues.turn(weighted, room)
+    counts = Counter(taken)
+    assert abs(counts["b"] - 2 * counts["c"]) <= 8
+
+
+@pytest.mark.parametrize("room", [1, 8])
+def test_a_queue_that_was_empty_has_saved_nothing_up(room: int) -> None:
+    queues = Queues(mail=[], default=[0] * 1000)
+    weighted = serving("mail:1", "default:1")
+    queues.taken(weighted, room, 400 // room)
+    queues.left["mail"] = [(0, place, "mail") for place in range(100)]
+    counts = Counter(queues.taken(weighted, room, 80 // room))
+    assert abs(counts["mail"] - counts["default"]) <= 2
+
+
+def test_within_a_share_priority_goes_first() -> None:
+    queues = Queues(x=[0], **{"m.a": [1, 5], "m.b": [3]})
+    weighted = serving("m.*:1", "x:1")
+    assert [q for q in queues.taken(weighted, 1, 4) if q != "x"] == ["m.a", "m.b", "m.a"]
+
+
+# What is left out
+
+
+def test_what_is_excluded_is_not_served_however_it_is_asked_for() -> None:
+    left_out = ["bulk", "old.*"]
+    ready = ["bulk", "default", "mail", "old.a", "older"]
+    assert serving(excluded=left_out).served(ready) == [(Rank("*"), ["default", "mail", "older"])]
+    assert serving("bulk", "mail", excluded=left_out).served([]) == [(Rank("mail"), ["mail"])]
+    assert serving("o*", "*", excluded=left_out).served(ready) == [
+        (Rank("o*"), ["older"]),
+        (Rank("*"), ["default", "mail"]),
+    ]
+
+
+def test_only_a_star_stands_for_other_text() -> None:
+    odd = ["a?", "ab", "[x]", "x", "a.b", "a-b", "q\n1"]
+    assert serving("a?", "[x]", "a.*", "q*").served(odd) == [
+        (Rank("a?"), ["a?"]),
+        (Rank("[x]"), ["[x]"]),
+        (Rank("a.*"), ["a.b"]),
+        (Rank("q*"), ["q\n1"]),
+    ]
+    assert serving(excluded=["[x]"]).served(["[x]", "x"]) == [(Rank("*"), ["x"])]
+
+
+def test_a_pause_holds_for_names_patterns_and_all_queues_and_can_end() -> None:
+    ready = ["bulk", "mail"]
+    for served, whole in [
+        (serving(), [(Rank("*"), None)]),
+        (serving("mail", "bulk"), [(Rank("mail"), ["mail"]), (Rank("bulk"), ["bulk"])]),
+        (serving("*", excluded=["x"]), [(Rank("*"), ["bulk", "mail"])]),
+    ]:
+        served.paused = frozenset(["bulk"])
+        assert [names for _, names in served.served(ready)] == [["mail"]]
+        served.paused = frozenset()
+        assert served.served(ready) == whole
+
+
+def test_a_thousand_queues_are_sorted_into_ranks_without_comparing_each_with_each() -> None:
+    """A name is matched once, and then remembered."""
+    names = [f"tenant-{number}" for number in range(1000)]
+    served = serving("tenant-7", "tenant-*", "*")
+    assert served.served(names) == served.served(names)
+    assert served._rank_of.cache_info().misses == 1000
