@@ -50,7 +50,7 @@ def show_packages() -> None:
         print(f"  {package.name:{width}}{package.modules:12,}{package.lines:12,}")
     for package in Package.objects.exclude(reason="").order_by("name"):
         print(f"  {package.name} is not, for a module of it failed:")
-        print(f"{INDENT}{shorten(package.reason)}")
+        print(wrapped(textwrap.shorten(package.reason, 240, placeholder=" ...")))
 
 
 def show_throughput(process: Process) -> None:
@@ -92,7 +92,7 @@ def show_isolation() -> bool:
     application, queue = tables("default"), tables("queue")
     for alias, found in (("default", application), ("queue", queue)):
         print(f"  {place(alias)}")
-        print(textwrap.fill(", ".join(found), 84, initial_indent=INDENT, subsequent_indent=INDENT))
+        print(wrapped(", ".join(found)))
     problems = [f"{name} is in the application's database" for name in application if ours(name)]
     problems += [
         f"{name} is in the queue's database"
@@ -148,6 +148,10 @@ def place(alias: str) -> str:
 def shorten(text: str) -> str:
     """A text of any length on one line."""
     return textwrap.shorten(text, 110, placeholder=" ...")
+
+
+def wrapped(text: str) -> str:
+    return textwrap.fill(text, 84, initial_indent=INDENT, subsequent_indent=INDENT)
 
 
 def short_name(exception_class: str) -> str:

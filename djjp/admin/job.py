@@ -256,7 +256,9 @@ def _sections(job: Job) -> list[tuple[str | None, dict[str, Any]]]:
     agreed = tuple(name for name, value in terms.items() if value is not None)
     call: dict[str, Any] = {"fields": ("positional_arguments", "keyword_arguments")}
     if job.traits & Trait.RECEIVES:
-        what = "why it runs" if job.traits & Trait.ON_FAILURE else "the results of those it runs after"
+        what = (
+            "why it runs" if job.traits & Trait.ON_FAILURE else "the results of those it runs after"
+        )
         call["description"] = f"Before these it receives {what}."
         if job.received is not None:
             call["fields"] = ("received_reason", *call["fields"])

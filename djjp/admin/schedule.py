@@ -18,6 +18,7 @@ from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
+from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
@@ -68,8 +69,20 @@ class ScheduleAdmin(Base):
         return (*ours, *_CODES) if obj is not None and obj.source == Source.CODE else ours
 
     def get_fieldsets(self, request: HttpRequest, obj: Schedule | None = None) -> Any:
-        told = ("State", {"fields": ("source", "upcoming", "last", "trouble")})
-        return self.fieldsets if obj is None else (*self.fieldsets, told)
+        if obj is None:
+            return self.fieldsets
+        (title, first), *others = self.fieldsets
+        if obj.source == Source.CODE:
+            first = {
+                **first,
+                "description": "The code declares this schedule: here it is only switched on and off.",
+            }
+        told = {
+            "fields": ("source", "upcoming", "last", "trouble"),
+            # Which need not be the schedule's own.
+            "description": f"Times in the time zone {timezone.get_current_timezone_name()}.",
+        }
+        return ((title, first), *others, ("State", told))
 
     def get_form(
         self, request: HttpRequest, obj: Schedule | None = None, change: bool = False, **kwargs: Any
@@ -196,7 +209,10 @@ class ScheduleAdmin(Base):
             return
         self._log(request, [row], f"Run now: job {handle.id}.")
         said = format_html(
-            '{} runs as <a href="{}">job {}</a>.', row.name, self._job_url(handle.id), handle.id
+            '{} is enqueued as <a href="{}">job {}</a>.',
+            row.name,
+            self._job_url(handle.id),
+            handle.id,
         )
         self.message_user(request, said, messages.SUCCESS)
 

@@ -53,9 +53,9 @@ class ScheduleForm(Base):
         fields = ("name", "cron", "tz", "every", "catch_up", "enabled")
         help_texts = {
             "cron": "Minute, hour, day of the month, month, day of the week: 0 9 * * MON-FRI.",
-            "tz": "Of a cron expression: Europe/Berlin. Django's own where there is none.",
-            "every": "An interval instead: 00:05:00, or 2 00:00:00 for two days.",
-            "catch_up": "What to do about times at which no consumer ran.",
+            "tz": "Of the cron expression, such as Europe/Berlin; this site's own where it is empty.",
+            "every": "An interval instead of a cron expression: 00:05:00, or 2 00:00:00 for two days.",
+            "catch_up": "What comes of times at which no consumer ran: no job, one for all, or one for each.",
         }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -101,7 +101,9 @@ class ScheduleForm(Base):
         try:
             text = codec.encode_arguments(tuple(args), kwargs, None)
             schedules.call(Schedule(job=name, source=Source.ADMIN, arguments=text))
-        except (LookupError, ValueError, TypeError) as error:
+        except TypeError as error:
+            self.add_error(None, f"the arguments do not fit {name}{_parameters(name)}: {error}")
+        except (LookupError, ValueError) as error:
             self.add_error(None, str(error))
         else:
             self.instance.job, self.instance.arguments = name, text
@@ -119,6 +121,13 @@ class ScheduleForm(Base):
             self.add_error(field, f"This must be {what}.")
             return None
         return value
+
+
+def _parameters(job: str) -> str:
+    """What a job takes, as its code says it but for the types."""
+    signature = registry.get(job).signature
+    plain = [each.replace(annotation=each.empty) for each in signature.parameters.values()]
+    return str(signature.replace(parameters=plain, return_annotation=signature.empty))
 
 
 def _texts(arguments: str) -> tuple[str, str]:

@@ -25,6 +25,7 @@ from djjp.claims.watermark import Marks, marks_of
 # A call that is repeated after its connection was lost may find its row there.
 _INSERT = f"""INSERT INTO {TABLE} ({INSERT_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, 0, 0)
 ON CONFLICT (id) DO NOTHING"""
+_NOTIFY = f"SELECT pg_notify('{CHANNEL}', '')"
 _NOTE_RELAYED = f"""INSERT INTO {RELAYED} (id, relayed_at) SELECT unnest(%s::uuid[]), %s::timestamptz
 ON CONFLICT (id) DO NOTHING RETURNING id"""
 _COPY = f"COPY {TABLE} ({INSERT_COLUMNS}) FROM STDIN"
@@ -216,10 +217,12 @@ class PostgreSQLClaims(PostgreSQLGraph, PostgreSQLHouse, Claims):
         return cast(UUID, value)
 
     def announce(self) -> None:
-        connection = self.connection
+        connection: Any = self.connection
         if self._may_notify(connection):
-            with connection.cursor() as cursor:
-                cursor.execute(f"SELECT pg_notify('{CHANNEL}', '')")
+            connection.ensure_connection()
+            # Beneath Django's cursor, which would take longer than the server.
+            with connection.wrap_database_errors:
+                connection.connection.execute(_NOTIFY)
 
     def _may_notify(self, connection: BaseDatabaseWrapper) -> bool:
         """Whether a notification is owed now: never where nobody listens.

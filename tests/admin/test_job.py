@@ -1,6 +1,7 @@
 import re
 import threading
 import time
+from datetime import timedelta
 
 import pytest
 from django.contrib.admin.models import CHANGE, DELETION, LogEntry
@@ -9,8 +10,8 @@ from django.db import connections
 from djjp import claims
 from djjp.admin import job as module
 from djjp.claims import Failure, Outcome
-from djjp.models import FINISHED, Attempt, Job, State
-from tests.admin.conftest import LIST, asked, failure, make, page, text
+from djjp.models import FINISHED, Attempt, Job, State, Trait
+from tests.admin.conftest import LIST, NOW, asked, failure, make, page, text
 from tests.harness import eventually
 from tests.project.shop.jobs import echo, fail, hog
 
@@ -65,7 +66,7 @@ def test_attempts_are_shown_latest_first_and_bounded_in_number(queue, admin, mon
         failure(job, number)
     with asked(queue) as seen:
         shown = text(admin.get(page(job)))
-    assert seen.queue[-1].endswith('ORDER BY "djjp_attempt"."id" DESC LIMIT 3')
+    assert [s for s in seen.queue if s.endswith('ORDER BY "djjp_attempt"."id" DESC LIMIT 3')]
     assert re.findall(r"Attempt (\d)", shown) == ["2", "1"]
     assert "Earlier attempts are not shown" not in shown
     failure(job, 3)
@@ -380,6 +381,77 @@ def test_why_a_job_was_cancelled_and_what_its_crashes_did_are_shown(queue, admin
         assert row[1] == value
 
 
+def test_why_a_job_failed_is_said_at_the_top_and_a_plain_one_has_no_empty_rows(queue, admin):
+    job = make(State.FAILED)
+    failure(job, message="first")
+    failure(job, 2, message=f"{SCRIPT}\nmore")
+    row = re.search(
+        r'field-why">.*?<div class="readonly">(.*?)</div>', text(admin.get(page(job))), re.DOTALL
+    )
+    assert row is not None
+    assert row[1] == "builtins.ValueError: &lt;script&gt;alert(1)&lt;/script&gt;"
+    shown = text(admin.get(page(make(State.READY))))
+    for field in ("why", "returned", "limit", "unique", "expires"):
+        assert f"field-{field}" not in shown
+
+
+@pytest.mark.parametrize(
+    ("state", "fields", "shown"),
+    [
+        (State.BLOCKED, {"limit_key": "t", "limit_most": 2}, "waits for a place under its limit"),
+        (
+            State.RUNNING,
+            {"limit_key": SCRIPT, "limit_most": 2},
+            "at most 2 at once with the key &lt;",
+        ),
+        (
+            State.SCHEDULED,
+            {"limit_key": "api", "limit_most": 1_000, "limit_per": 60.0, "traits": Trait.PUT_OFF},
+            "at most 1,000 in 60 s with the key api",
+        ),
+        (State.SCHEDULED, {"traits": Trait.PUT_OFF}, "put off by its rate"),
+        (State.READY, {"unique_key": f"u{SCRIPT}"}, ">u&lt;script&gt;alert(1)&lt;/script&gt;<"),
+        (
+            State.READY,
+            {"unique_key": "sync-7", "traits": Trait.UNTIL_START},
+            ">sync-7 (until it starts)<",
+        ),
+        (State.READY, {"expires_at": NOW}, "2026-05-04"),
+    ],
+    ids=lambda value: "" if isinstance(value, dict) else None,
+)
+def test_what_holds_a_job_back_is_on_its_page(queue, admin, state, fields, shown):
+    said = text(admin.get(page(make(state, created_at=NOW - timedelta(days=9), **fields))))
+    assert shown in said
+    assert "<script>alert" not in said
+
+
+def test_a_running_job_that_is_told_to_stop_says_so_and_is_told_once(queue, admin):
+    job = make(State.RUNNING, cancel_requested=True)
+    for url in (LIST, page(job)):
+        assert "Running</span> told to stop" in text(admin.get(url))
+    assert "/cancel/" not in text(admin.get(page(job)))
+    response = admin.post(f"{LIST}{job.pk}/cancel/", follow=True)
+    assert said(response) == ["1 job left alone, told to stop already."]
+    assert not LogEntry.objects.exists()
+
+
+def test_what_others_have_changed_between_the_look_and_the_verb_is_said(queue, admin, monkeypatch):
+    job, other = make(State.FAILED), make(State.FAILED)
+    verb = type(queue).retry
+
+    def late(self, ids):
+        verb(self, [other.pk])
+        return verb(self, ids)
+
+    monkeypatch.setattr(type(claims.queue()), "retry", late)
+    response = act(admin, "retry_selected", job, other)
+    assert said(response) == [
+        "Retried 1 job.",
+        "1 job left alone, changed by others meanwhile.",
+    ]
+
+
 # Delete
 
 
@@ -544,5 +616,6 @@ def test_what_is_done_goes_through_the_verb_of_the_queue(queue, admin, monkeypat
 
     monkeypatch.setattr(type(claims.queue()), name, seen)
     admin.post(f"{LIST}{job.pk}/{name}/")
-    act(admin, f"{name}_selected", job)
-    assert calls == [[job.pk], [job.pk]]
+    other = make(state)
+    act(admin, f"{name}_selected", other)
+    assert calls == [[job.pk], [other.pk]]

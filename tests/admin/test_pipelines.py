@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from djjp import chain, group
 from djjp.claims import Claims
 from djjp.models import Dependency, Job
 from djjp.testing import drain
 from tests.admin.conftest import LIST, page, text
-from tests.project.shop.jobs import add, echo, mail
+from tests.project.shop.jobs import add, echo, fail, mail
 
 
 def test_a_jobs_page_shows_what_it_waits_for_and_what_waits_for_it(queue: Claims, admin) -> None:
@@ -17,18 +19,22 @@ def test_a_jobs_page_shows_what_it_waits_for_and_what_waits_for_it(queue: Claims
     first, middle, _, last = (Job.objects.get(pk=step.id) for step in handle.steps)
     shown = text(admin.get(page(middle)))
     assert f"?q={handle.id}" in shown
-    above, below = shown.partition("Waits for")[2].split("Is awaited by")
+    above, below = shown.partition("Runs after")[2].split("Runs before")
     assert page(first) in above
-    assert "shop.mail</a> ready" in above
+    assert re.search(r"shop\.mail</a> <span [^>]*>Ready<", above)
     assert page(last) in below
-    assert "Waits for" not in text(admin.get(page(first)))
-    assert "Is awaited by" not in text(admin.get(page(last)))
+    assert "waits for 1 job of its pipeline" in shown
+    assert "Before these it receives the results of those it runs after." not in shown
+    assert "Runs after" not in text(admin.get(page(first)))
+    shown = text(admin.get(page(last)))
+    assert "Runs before" not in shown
+    assert "Before these it receives the results of those it runs after." in shown
 
 
 def test_of_many_neighbours_the_first_are_shown(queue: Claims, admin) -> None:
     handle = chain(group(*[add.bind(1)] * 30), echo.bind()).run_later()
     shown = text(admin.get(page(Job.objects.get(pk=handle.id))))
-    assert shown.count(f"{add.name}</a> ready") == 20
+    assert shown.count(f"{add.name}</a> <span") == 20
     assert "More are not shown." in shown
 
 
@@ -56,3 +62,35 @@ def test_what_waits_for_a_job_that_is_deleted_is_cancelled(queue: Claims, admin)
     assert (handle.state, handle.reason) == ("cancelled", f"{add.name} {first.id} was deleted")
     assert Dependency.objects.count() == 1
     assert drain() == 1
+
+
+def test_a_retry_that_takes_others_along_says_so_and_counts_none_as_left_alone(
+    queue: Claims, admin
+) -> None:
+    handle = chain(fail.bind("no"), echo.bind()).run_later()
+    drain()
+    response = admin.post(f"{LIST}{handle.id}/retry/", follow=True)
+    assert [str(message) for message in response.context["messages"]] == ["Retried 2 jobs."]
+
+
+def test_a_job_for_a_failure_that_did_not_come_cannot_be_retried(queue: Claims, admin) -> None:
+    chain(add.bind(1), on_failure=echo.bind()).run_later()
+    job = Job.objects.get(name=echo.name)
+    shown = text(admin.get(page(job)))
+    assert "waits for a failure in its pipeline" in shown
+    assert "Before these it receives why it runs." in shown
+    assert "on failure only" in shown
+    drain()
+    assert "/retry/" not in text(admin.get(page(job)))
+    response = admin.post(f"{LIST}{job.pk}/retry/", follow=True)
+    said = "1 job left alone, for which nothing has failed."
+    assert [str(message) for message in response.context["messages"]] == [said]
+
+
+def test_a_job_that_a_failure_has_called_shows_what_it_was_told(queue: Claims, admin) -> None:
+    chain(fail.bind("<script>alert(1)</script>"), on_failure=echo.bind()).run_later()
+    drain()
+    shown = text(admin.get(page(Job.objects.get(name=echo.name))))
+    row = re.search(r'field-received_reason">.*?<pre[^>]*>(.*?)</pre>', shown, re.DOTALL)
+    assert row is not None
+    assert "builtins.ValueError: &lt;script&gt;" in row[1]

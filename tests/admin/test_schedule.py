@@ -3,6 +3,7 @@ import time
 from datetime import timedelta
 
 import pytest
+from django.conf import settings
 from django.contrib.admin.models import ADDITION, CHANGE, DELETION, LogEntry
 from django.contrib.auth.models import Permission, User
 from django.test import Client
@@ -108,7 +109,10 @@ def test_a_schedule_is_made_for_a_registered_job(queue, admin):
         ({"job": "long.gone"}, "is not one of the available choices"),
         ({"job": ""}, "This field is required"),
         ({"job": mail.name}, "missing a required argument: &#x27;address&#x27;"),
-        ({"job": mail.name, "positional": "[1, 2]"}, "too many positional arguments"),
+        (
+            {"job": mail.name, "positional": "[1, 2]"},
+            f"the arguments do not fit {mail.name}(address): too many positional arguments",
+        ),
         ({"positional": "{}"}, "This must be a list."),
         ({"keyword": "[]"}, "This must be an object with texts for keys."),
         ({"positional": "[1"}, "cannot decode"),
@@ -187,6 +191,8 @@ def test_of_a_schedule_of_the_code_only_the_switch_can_be_set(queue, admin):
         shown = text(admin.get(page(row)))
         assert re.findall(r'<(?:input|textarea|select)[^>]* name="(\w+)"', shown).count("cron") == 0
         assert "&lt;script&gt;" in shown
+        assert "The code declares this schedule" in shown
+        assert f"Times in the time zone {settings.TIME_ZONE}." in shown
         admin.post(page(row), FORM | {"name": "x", "job": "shop.echo", "positional": "[7]"})
         assert rows() == before
         admin.post(page(row), {})

@@ -18,7 +18,7 @@ QUEUES = os.environ.get("DJJP_TEST_QUEUES", "sqlite,postgresql").split(",")
 
 
 class Demo:
-    """A copy of the example, with databases of its own and a library of four files to index."""
+    """A copy of the example, with databases of its own and a library of five files to index."""
 
     def __init__(self, folder: Path) -> None:
         self.example = folder / "example_multidb"
@@ -34,6 +34,9 @@ class Demo:
             * 2
         )
         (package / "torn.py").write_text("def half(:\n")
+        (self.library / "loft").mkdir()
+        (self.library / "loft" / "__init__.py").write_text("")
+        (self.library / "loft" / "box.py").write_text("x = 1\n\n\n")
         (self.library / "site-packages").mkdir()
         (self.library / "site-packages" / "guest.py").write_text("")
 
@@ -79,15 +82,18 @@ def place(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def test_the_demo_indexes_tells_why_a_job_failed_and_keeps_the_databases_apart(
+def test_the_demo_indexes_reports_tells_why_a_job_failed_and_keeps_the_databases_apart(
     demo: Demo, place: dict[str, str]
 ) -> None:
     for _ in range(2):  # a second run starts clean
         ran = demo.run(**place)
 
         assert (ran.returncode, ran.stderr) == (0, ""), ran.stdout
-        assert "enqueued   3 jobs" in ran.stdout
-        assert "100 %  3 of 3 jobs, 1 failed" in ran.stdout
+        assert "enqueued   library.index_library in " in ran.stdout
+        # The list, five modules, and a summary of each of two packages.
+        assert "100 %  8 of 8 jobs, 1 failed, 1 cancelled" in ran.stdout
+        assert "The report: 1 packages are summarised" in ran.stdout
+        assert "  shelf is not, for a module of it failed:\n" in ran.stdout
         assert "consumer start-up" in ran.stdout
         assert "jobs/s" in ran.stdout
         assert "shelf.torn\n      SyntaxError: " in ran.stdout
@@ -100,8 +106,16 @@ def test_the_demo_indexes_tells_why_a_job_failed_and_keeps_the_databases_apart(
             "db.sqlite3", f"SELECT {columns} FROM library_module ORDER BY lines DESC"
         ) == [
             ("shelf.book", 10, 2, 4, 2),
+            ("loft.box", 3, 0, 0, 0),
             ("shelf", 1, 0, 0, 1),
+            ("loft", 0, 0, 0, 0),
         ]
+        loft, shelf = demo.query(
+            "db.sqlite3", "SELECT name, modules, lines, reason FROM library_package ORDER BY name"
+        )
+        assert loft == ("loft", 2, 3, "")
+        assert shelf[:3] == ("shelf", 0, 0)
+        assert "SyntaxError" in str(shelf[3])
 
     application = demo.tables("db.sqlite3")
     assert {"library_module", "auth_user"} <= application
@@ -109,6 +123,19 @@ def test_the_demo_indexes_tells_why_a_job_failed_and_keeps_the_databases_apart(
     if place:
         assert not (demo.example / "queue.sqlite3").exists()
     else:
+        ran_as = dict(
+            demo.query("queue.sqlite3", "SELECT name, count(*) FROM djjp_job GROUP BY name")
+        )
+        assert ran_as == {
+            "library.index_library": 1,
+            "library.index_module": 3,
+            "example_multidb.library.tasks.index_module": 2,
+            "library.summarise": 2,
+            "library.note_failure": 2,  # one of them had nothing to note
+        }
+        assert demo.query("queue.sqlite3", "SELECT job, cron FROM djjp_schedule") == [
+            ("library.index_library", "0 3 * * *")
+        ]
         queue = demo.tables("queue.sqlite3")
         assert "djjp_job" in queue
         assert [name for name in queue if not str(name).startswith("djjp_")] == [

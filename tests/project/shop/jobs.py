@@ -10,7 +10,7 @@ import time
 
 from django.conf import settings
 
-from djjp import current_job, job, pausing
+from djjp import Limit, Rate, current_job, job, pausing
 from tests.project.shop.models import Execution
 
 TALLY = settings.HOME / "tally.txt"
@@ -151,8 +151,11 @@ async def acall_api(number: int) -> None:
 
 
 @job(unique_key="import-{source}", queue="imports")
-def import_from(source: str, seconds: float = 0.0) -> str:
-    time.sleep(seconds)
+def import_from(source: str, *seconds: float) -> str:
+    """In each attempt take as long as is said for it, if anything is."""
+    note("start", source)
+    attempt = current_job().attempt  # type: ignore[union-attr]  # it runs as a job
+    time.sleep(seconds[attempt - 1] if attempt <= len(seconds) else 0)
     return source
 
 
