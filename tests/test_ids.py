@@ -47,7 +47,7 @@ def draw():
     return [new_id().int & (1 << 62) - 1 for _ in range(5)]
 draw()
 child = os.fork()
-print(draw(), flush=True)
+os.write(1, str(draw()).encode() + bytes([10]))
 if child:
     os.waitpid(child, 0)
 """

@@ -158,6 +158,14 @@ def test_wrong_arguments_are_a_type_error_here_and_nothing_is_written(
         ((1,), {"b": [{"deep": object()}]}, "b"),
     ],
 )
+def test_an_argument_that_cannot_be_encoded_is_named_and_nothing_is_written(
+    queue: Claims, args: tuple[Any, ...], kwargs: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(EncodeError, match=rf"\b{named}\b"):
+        add.run_later(*args, **kwargs)
+    assert not Job.objects.exists()
+
+
 def none() -> None: ...
 def two(a: Any, b: Any) -> None: ...
 def some(a: Any, b: Any = 1, /, c: Any = 2) -> None: ...
@@ -183,14 +191,6 @@ def test_a_call_is_accepted_exactly_if_the_function_would_take_it(function: Any)
                 assert not fits
             else:
                 assert fits
-
-
-def test_an_argument_that_cannot_be_encoded_is_named_and_nothing_is_written(
-    queue: Claims, args: tuple[Any, ...], kwargs: dict[str, Any], named: str
-) -> None:
-    with pytest.raises(EncodeError, match=rf"\b{named}\b"):
-        add.run_later(*args, **kwargs)
-    assert not Job.objects.exists()
 
 
 def test_surplus_positional_arguments_are_named_by_their_place(queue: Claims) -> None:

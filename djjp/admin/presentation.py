@@ -112,7 +112,7 @@ def limit(key: str | None, most: int | None, per: float | None) -> str | None:
     """How many jobs of a key may run at once, or start in so many seconds."""
     if key is None or most is None:
         return None
-    span = "at once" if per is None else f"in {per:,.12g} s"
+    span = "at once" if per is None else f"in any {per:,.12g} s"
     return f"at most {most:,} {span} with the key {key}"
 
 

@@ -42,7 +42,7 @@ class ScheduleAdmin(Base):
     """Schedules in the admin."""
 
     form = ScheduleForm
-    list_display = ("name", "job", "when", "enabled", "upcoming", "last", "source", "trouble")
+    list_display = ("name", "job", "when", "enabled", "next_or_trouble", "last", "source")
     list_filter = ("enabled", "source")
     search_fields = ("name", "job")
     ordering = ("name", "pk")
@@ -75,7 +75,7 @@ class ScheduleAdmin(Base):
         if obj.source == Source.CODE:
             first = {
                 **first,
-                "description": "The code declares this schedule: here it is only switched on and off.",
+                "description": "From the code: here it is only switched on and off.",
             }
         told = {
             "fields": ("source", "upcoming", "last", "trouble"),
@@ -96,6 +96,11 @@ class ScheduleAdmin(Base):
     @admin.display(description="when")
     def when(self, row: Schedule) -> str:
         return schedules.when(row)
+
+    @admin.display(description="next")
+    def next_or_trouble(self, row: Schedule) -> str:
+        """For the list, in which a column of troubles would be empty as a rule."""
+        return schedules.problem(row) or self.upcoming(row)
 
     @admin.display(description="next")
     def upcoming(self, row: Schedule) -> SafeString:

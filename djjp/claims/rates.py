@@ -31,8 +31,9 @@ SLACK = 0.05
 #: Nothing is put off for longer, in seconds: a line may be longer than there are years to write.
 FARTHEST = 3_650 * 86_400.0
 
-_LINE = f"""FROM {TABLE} WHERE limit_key = %s AND state = 'scheduled' AND attempts = 0
-AND (traits & {Trait.PUT_OFF}) > 0"""
+# By the key twice, as ready jobs of a key: see `limits`.
+_LINE = f"""FROM {TABLE} WHERE limit_key >= %s AND limit_key <= %s AND state = 'scheduled' AND attempts = 0
+AND (traits & {Trait.PUT_OFF}) > 0 ORDER BY"""
 _FRESH = f"AND attempts = 0 AND (traits & {Trait.PUT_OFF}) = 0"
 
 _PUT_OFF = f"state = 'scheduled', traits = traits | {Trait.PUT_OFF}"
@@ -45,10 +46,13 @@ class Rates(Limits):
     def uncount(self, starts: Mapping[UUID, float]) -> None:
         """Forget the starts of jobs that were given back before they began.
 
+        They stand behind nobody for it, as if they had been put off.
+
         Args:
             starts: until when each counts, as `screen` said.
         """
         rows = self._rows("id, limit_key", f"FROM {TABLE} WHERE {{ids}}", self._keys(starts))
+        self._change(f"traits = traits | {Trait.PUT_OFF}", [], [id for id, _ in rows])
         for (key, until), count in Counter(
             (key, starts[self._uuid(id)]) for id, key in rows
         ).items():
@@ -105,12 +109,11 @@ class Rates(Limits):
                 [key, now],
             )
             taken = [until for (until,) in cursor.fetchall()]
-            cursor.execute(f"SELECT max(run_after) {_LINE}", [key])
-            last = cursor.fetchone()[0]
-        tail = 0.0 if last is None else self._seconds(last) - shift
+        first, tail = self._ends(key)
+        tail -= shift
         starts: dict[Key, float] = {}
         late: list[Term] = []
-        for term in terms:
+        for term in _waited(terms, first):
             if len(taken) + len(starts) < most and (term.waited or tail <= now):
                 starts[term.row] = now + slack + per
             else:
@@ -125,13 +128,25 @@ class Rates(Limits):
         if late:
             # When the next places become free, if all are taken.
             free = sorted(taken)[-most:] if len(taken) >= most else []
-            others = self._other_ready(key, fresh_only=not free)
+            others = _waited(self._other_ready(key, fresh_only=not free), first)
             due = _line([*late, *others], now, tail, free, (per + SLACK) / most)
             due = {row: min(at, now + FARTHEST) + shift for row, at in due.items()}
             self._schedule(_GIVEN_BACK, [(term.row, due[term.row]) for term in late])
             if others:
                 self._schedule(_PUT_OFF, [(term.row, due[term.row]) for term in others])
         return starts
+
+    def _ends(self, key: str) -> tuple[Key | None, float]:
+        """Who is the first in line, and until when the last one is put off; None and 0 for no line."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(
+                f"SELECT run_after {_LINE} limit_key DESC, run_after DESC LIMIT 1", [key, key]
+            )
+            last = cursor.fetchone()
+            if last is None:
+                return None, 0.0
+            cursor.execute(f"SELECT id {_LINE} limit_key, run_after LIMIT 1", [key, key])
+            return cursor.fetchone()[0], self._seconds(last[0])
 
     def _other_ready(self, key: str, *, fresh_only: bool) -> list[Term]:
         """Ready jobs that would only be claimed to be put off too."""
@@ -149,20 +164,31 @@ class Rates(Limits):
         ]
 
 
+def _waited(terms: Sequence[Term], first: Key | None) -> list[Term]:
+    """The same, with those that are older than the first in line as if they had been put off.
+
+    Another consumer, which claimed later ones at the same moment, was quicker to count them.
+    """
+    if first is None:
+        return [*terms]
+    return [term._replace(waited=term.waited or term.row < first) for term in terms]
+
+
 def _line(
     late: Sequence[Term], now: float, tail: float, free: Sequence[float], step: float
 ) -> dict[Key, float]:
     """Until when each is put off.
 
-    A few that have waited already, and only come a little too early, get the next places. All others, and
-    those of a line that nobody has served for a while, stand in line, one step behind the other.
+    Those that have waited already get the next places, one after the other: whoever is due then and comes
+    after them in the order of the claim gives way. All others stand behind the last of the line.
     """
     due: dict[Key, float] = {}
-    places = iter(free if sum(term.waited for term in late) <= len(free) else ())
-    tail = max(tail, now)
+    tail, waited = max(tail, now), 0
     for term in late:
-        if term.waited and (place := next(places, None)) is not None:
-            due[term.row] = place
+        if term.waited and free:
+            rounds, place = divmod(waited, len(free))
+            due[term.row] = free[place] + rounds * len(free) * step
+            waited += 1
         else:
             tail = max(tail + step, free[0] if free else now)
             due[term.row] = tail

@@ -407,7 +407,7 @@ def test_why_a_job_failed_is_said_at_the_top_and_a_plain_one_has_no_empty_rows(q
         (
             State.SCHEDULED,
             {"limit_key": "api", "limit_most": 1_000, "limit_per": 60.0, "traits": Trait.PUT_OFF},
-            "at most 1,000 in 60 s with the key api",
+            "at most 1,000 in any 60 s with the key api",
         ),
         (State.SCHEDULED, {"traits": Trait.PUT_OFF}, "put off by its rate"),
         (State.READY, {"unique_key": f"u{SCRIPT}"}, ">u&lt;script&gt;alert(1)&lt;/script&gt;<"),

@@ -195,6 +195,16 @@ def test_one_that_is_given_back_before_it_begins_counts_for_nothing(queue: Claim
     assert Start.objects.count() == 2
 
 
+def test_one_that_is_given_back_before_it_begins_stands_behind_nobody(queue: Claims) -> None:
+    first, second, *_ = rated(queue, 9)
+    with queue.turn():
+        screened = queue.screen(queue.claim("one", 9, NOW))
+    with queue.turn():
+        queue.release("one", screened.jobs)
+        queue.uncount(screened.starts)
+    assert ids(take(queue)) == [first, second]
+
+
 def test_starts_that_count_no_more_are_forgotten(queue: Claims) -> None:
     rated(queue, 2)
     take(queue)

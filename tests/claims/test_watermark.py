@@ -41,7 +41,8 @@ def piled(queue: Claims, snapshot: object, monkeypatch: pytest.MonkeyPatch) -> C
     monkeypatch.setattr(watermark, "PILE", PILE - 100)
     enqueue(queue, PILE)
     finish(queue, "one", *(done(job) for job in claim(queue, "one", PILE)))
-    queue.connection.close()  # what follows is the session of another consumer
+    queue.connection.close()
+    queue.listener()  # what follows is the session of another consumer
     return queue
 
 
@@ -113,7 +114,6 @@ def test_behind_a_mark_a_claim_passes_no_jobs_of_other_states(
     enqueue(piled, 3_000)
     with piled.connection.cursor() as cursor:
         cursor.execute("ANALYZE djjp_job")
-    piled.listener()  # as a consumer does: it makes the session a consumer's
     assert met(piled, lambda: piled.claim("two", 10, NOW, queues=queues)) < 100
 
 
