@@ -152,6 +152,7 @@ class _Layout:
         """Make the rows of a step behind others; returns where its results come from."""
         if isinstance(step, Pipeline):
             return step._lay(self, before)  # noqa: SLF001  (its other half)
+        _require_no_unique_key(step)
         if not before:
             return [(self._add(step.row(), step), "")]
         job = step.step(behind=True)
@@ -163,6 +164,7 @@ class _Layout:
 
     def watch(self, on_failure: BoundJob, ends: _Ends) -> None:
         """Make the row of a job that waits for one of these not to succeed."""
+        _require_no_unique_key(on_failure)
         job = on_failure.step(behind=True)
         traits = job.traits | Trait.ON_FAILURE | (Trait.RECEIVES if on_failure.receives else 0)
         job = job._replace(state=State.BLOCKED, waits_for=len(ends), traits=traits)
@@ -194,11 +196,6 @@ class _Layout:
         return next(iter(self._databases), None)
 
     def _add(self, job: NewJob, bound: BoundJob) -> UUID:
-        if job.unique_key is not None:
-            raise ValueError(
-                f"{job.name} has a unique key: no step of a pipeline can have one, "
-                "for another job would have to stand in for it"
-            )
         self._jobs[job.id] = job
         if bound.job.database is not None:
             self._databases.add(bound.job.database)
@@ -237,6 +234,14 @@ def _require_step(kind: str, step: object) -> None:
     elif hasattr(step, "__iter__"):
         hint += f"; write {kind}(*steps) for the steps of a list"
     raise TypeError(f"a step of a {kind} is {step!r}; it must be {hint}")
+
+
+def _require_no_unique_key(step: BoundJob) -> None:
+    if step.job.unique_key is not None:
+        raise ValueError(
+            f"{step.job.name} has a unique key: no step of a pipeline can have one, "
+            "for another job would have to stand in for it"
+        )
 
 
 def _first(step: Step) -> tuple[BoundJob, ...]:

@@ -32,10 +32,12 @@ _COPY = f"COPY {TABLE} ({INSERT_COLUMNS}) FROM STDIN"
 # How many lines of it go to the driver at once.
 _PORTION = 100
 
-# MATERIALIZED: a plain sub-select may be evaluated again and claim more than its limit.
+# MATERIALIZED: a plain sub-select may be evaluated again and claim more than its limit. The condition always holds; by
+# it the planner takes what was picked for a single job, which is looked up. Planned while the table had a
+# handful of rows, the statement would else read the whole primary key, and go on to while the table grows.
 _CLAIM = f"""WITH picked AS MATERIALIZED ({{heads}})
 UPDATE {TABLE} AS job SET state = 'running', consumer = %s, started_at = %s, attempts = job.attempts + 1
-FROM picked WHERE job.id = picked.id
+FROM picked WHERE job.id = picked.id AND picked.priority - picked.priority = 0
 RETURNING job.id, job.name, job.arguments, job.attempts, job.rescues, job.traits, job.queue, job.priority"""
 
 # How many entries this session's scans have met in the indexes of ready jobs, also those that are dead.
@@ -44,10 +46,8 @@ _MET = (
 )
 
 # The fence is written so that no index of consumers or states fits it: each row of the batch is looked
-# up by its id, also where the planner takes the batch for longer than what runs. And it has to take it for
-# short, by a condition that always holds: planned while the table was small, it would else read the whole
-# primary key, and go on to while the table grows. Times come as numbers, which nobody has to write as
-# text and read again.
+# up by its id, also where the planner takes the batch for longer than what runs, which a condition that
+# always holds prevents, as above. Times come as numbers, which nobody has to write as text and read again.
 _FENCED = f"""UPDATE {TABLE} AS job SET {{changes}}
 FROM json_to_recordset(%s::json) AS row(id uuid, attempt integer, state text, result text,
 began float8, ended float8, consumer text, attempts integer, due float8, reason text)
@@ -164,6 +164,7 @@ class PostgreSQLClaims(PostgreSQLGraph, PostgreSQLHouse, Claims):
         return self._finds(first_ready(queues, without, 1, lock=False))
 
     def _marks(self, queues: Sequence[str] | None, without: Sequence[str]) -> Marks:
+        self.connection.ensure_connection()
         return marks_of(self.connection.connection, queues, without)
 
     def _take_first(

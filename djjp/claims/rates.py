@@ -109,11 +109,11 @@ class Rates(Limits):
                 [key, now],
             )
             taken = [until for (until,) in cursor.fetchall()]
-        first, tail = self._ends(key)
+        last, tail = self._last(key)
         tail -= shift
         starts: dict[Key, float] = {}
         late: list[Term] = []
-        for term in _waited(terms, first):
+        for term in _waited(terms, last):
             if len(taken) + len(starts) < most and (term.waited or tail <= now):
                 starts[term.row] = now + slack + per
             else:
@@ -128,7 +128,7 @@ class Rates(Limits):
         if late:
             # When the next places become free, if all are taken.
             free = sorted(taken)[-most:] if len(taken) >= most else []
-            others = _waited(self._other_ready(key, fresh_only=not free), first)
+            others = _waited(self._other_ready(key, fresh_only=not free), last)
             due = _line([*late, *others], now, tail, free, (per + SLACK) / most)
             due = {row: min(at, now + FARTHEST) + shift for row, at in due.items()}
             self._schedule(_GIVEN_BACK, [(term.row, due[term.row]) for term in late])
@@ -136,19 +136,16 @@ class Rates(Limits):
                 self._schedule(_PUT_OFF, [(term.row, due[term.row]) for term in others])
         return starts
 
-    def _ends(self, key: str) -> tuple[Key | None, float]:
-        """Who is the first in line, and until when the last one is put off; None and 0 for no line."""
+    def _last(self, key: str) -> tuple[Key | None, float]:
+        """Who is the last in line, and until when that one is put off; None and 0 for no line."""
         with self.connection.cursor() as cursor:
+            # As an expression, which no driver takes for a column with a type of its own.
             cursor.execute(
-                f"SELECT max(run_after) FROM (SELECT run_after {_LINE} limit_key DESC, run_after DESC LIMIT 1)"
-                " AS last",
+                f"SELECT id, coalesce(run_after, NULL) {_LINE} limit_key DESC, run_after DESC LIMIT 1",
                 [key, key],
             )
-            last = cursor.fetchone()[0]
-            if last is None:
-                return None, 0.0
-            cursor.execute(f"SELECT id {_LINE} limit_key, run_after LIMIT 1", [key, key])
-            return cursor.fetchone()[0], self._seconds(last)
+            found = cursor.fetchone()
+        return (None, 0.0) if found is None else (found[0], self._seconds(found[1]))
 
     def _other_ready(self, key: str, *, fresh_only: bool) -> list[Term]:
         """Ready jobs that would only be claimed to be put off too."""
@@ -166,14 +163,14 @@ class Rates(Limits):
         ]
 
 
-def _waited(terms: Sequence[Term], first: Key | None) -> list[Term]:
-    """The same, with those that are older than the first in line as if they had been put off.
+def _waited(terms: Sequence[Term], last: Key | None) -> list[Term]:
+    """The same, with those that are older than the last in line as if they had been put off.
 
     Another consumer, which claimed later ones at the same moment, was quicker to count them.
     """
-    if first is None:
+    if last is None:
         return [*terms]
-    return [term._replace(waited=term.waited or term.row < first) for term in terms]
+    return [term._replace(waited=term.waited or term.row < last) for term in terms]
 
 
 def _line(

@@ -129,7 +129,7 @@ CASES = {
 }
 # What the database knew of the table when it planned: nothing; how it was when it was small, by
 # statements that it has prepared since then; and how it is.
-STATISTICS = ["never analysed", "analysed while small", "analysed"]
+STATISTICS = ["never analysed", "analysed while tiny", "analysed while small", "analysed"]
 
 
 @contextmanager
@@ -263,10 +263,10 @@ def plans_now(queue: Claims, vendor: str) -> dict[str, list[Plan]]:
     return made
 
 
-def plans_of_before(queue: Claims, vendor: str) -> dict[str, list[Plan]]:
+def plans_of_before(queue: Claims, vendor: str, size: int) -> dict[str, list[Plan]]:
     """The plan that each verb goes by among many jobs after it was used, often, among few."""
     queue.listener()  # makes the session a consumer's
-    queue.enqueue_many([new_job(state=State.SUCCEEDED) for _ in range(1000)])
+    queue.enqueue_many([new_job(state=State.SUCCEEDED) for _ in range(size)])
     run(queue, ANALYSE[vendor])
     sent: dict[str, list[tuple[str, Any]]] = {}
     for name, case in CASES.items():
@@ -308,7 +308,9 @@ def crowded(
         run(queue, FILL[vendor])
         found.append(plans_now(queue, vendor))
     with new_queue(request, folder, vendor) as queue:
-        found.append(plans_of_before(queue, vendor))
+        found.append(plans_of_before(queue, vendor, 5))
+    with new_queue(request, folder, vendor) as queue:
+        found.append(plans_of_before(queue, vendor, 1000))
         run(queue, ANALYSE[vendor])
         found.append(plans_now(queue, vendor))
         plans = {

@@ -84,6 +84,22 @@ assert Job.objects.count() == 1
     )
 
 
+def test_without_the_app_one_whose_unique_key_is_held_comes_in_cancelled(tmp_path: Path) -> None:
+    runs(
+        migrated(project(tmp_path, WITHOUT)),
+        """
+one = ship.using(unique_key="order-{order}")
+with transaction.atomic():
+    first, other, second = one.run_later(1), one.run_later(2), one.run_later(1)
+for handle in (first, other, second):
+    handle.refresh()
+assert (first.state, other.state, second.state) == ("ready", "ready", "cancelled")
+assert second.reason == f"job {first.id} has its unique key", second.reason
+assert one.run_later(1) == first
+""",
+    )
+
+
 def test_without_the_app_a_queue_that_is_away_is_the_callers_to_know(tmp_path: Path) -> None:
     runs(
         migrated(project(tmp_path, WITHOUT)),
