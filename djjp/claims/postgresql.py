@@ -32,9 +32,9 @@ _COPY = f"COPY {TABLE} ({INSERT_COLUMNS}) FROM STDIN"
 # How many lines of it go to the driver at once.
 _PORTION = 100
 
-# MATERIALIZED: a plain sub-select may be evaluated again and claim more than its limit. The condition always holds; by
-# it the planner takes what was picked for a single job, which is looked up. Planned while the table had a
-# handful of rows, the statement would else read the whole primary key, and go on to while the table grows.
+# MATERIALIZED: a plain sub-select may be evaluated again and claim more than its limit. The condition always
+# holds; by it the planner takes what was picked for a single job, which is looked up. Planned while the table
+# had a handful of rows, the statement would else read the whole primary key, and go on to while it grows.
 _CLAIM = f"""WITH picked AS MATERIALIZED ({{heads}})
 UPDATE {TABLE} AS job SET state = 'running', consumer = %s, started_at = %s, attempts = job.attempts + 1
 FROM picked WHERE job.id = picked.id AND picked.priority - picked.priority = 0

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from django.test import override_settings
 
+from djjp import Limit
 from djjp.backend import as_job, task_options
 from djjp.exceptions import JobNameTaken
 from djjp.framework import InvalidTask
@@ -34,12 +35,32 @@ def plain(number: int) -> int:
     return number
 
 
+def keyed(number: int) -> int:
+    return number
+
+
+def unkeyed(number: int) -> int:
+    return number
+
+
 def test_options_stand_above_the_task_or_below_it() -> None:
     one = task_options(max_attempts=4, timeout=5)(tasks.task(above))
     other = tasks.task(task_options(max_attempts=4, timeout=5)(below))
     for task in (one, other, one.using(priority=3)):
         assert (as_job(task).max_attempts, as_job(task).timeout) == (4, 5)
     assert type(one) is type(other)
+
+
+def test_keys_of_a_task_are_made_of_its_arguments() -> None:
+    options = {"unique_key": "unique-{number}", "limit": Limit("limit-{number}", 2)}
+    task = task_options(**options, expires_after=60)(tasks.task(keyed))
+    first, same, other = task.enqueue(1), task.enqueue(number=1), task.enqueue(2)
+    assert first.id == same.id != other.id
+    keys = Job.objects.order_by("pk").values_list("unique_key", "limit_key", "limit_most")
+    assert list(keys) == [("unique-1", "limit-1", 2), ("unique-2", "limit-2", 2)]
+    assert (ran(other).return_value, ran(first).return_value) == (2, 1)
+    with pytest.raises(InvalidTask, match="names 'order', which is no parameter"):
+        task_options(unique_key="{order}")(tasks.task(unkeyed))
 
 
 def test_options_of_the_backend_are_the_default_of_its_tasks() -> None:

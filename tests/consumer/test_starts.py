@@ -1,0 +1,60 @@
+"""Jobs under a rate begin in time or not at all: what came too late is counted anew, and only once."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from djjp import run_many
+from djjp.claims import SLACK, Claimed, Claims
+from djjp.consumer.consumer import Consumer
+from djjp.consumer.starts import LONGEST_SLACK, Starts
+from djjp.ids import new_id
+from djjp.models import Job, Start, Trait
+from tests.project.shop.jobs import SPANS, acall_api, add, anap, call_api, nap
+
+JOB = Claimed(new_id(), "test.job", "[]", 1, 0, Trait.RATED)
+OTHER = Claimed(new_id(), "test.job", "[]", 1, 0, Trait.RATED)
+
+
+def test_a_job_may_begin_within_half_of_the_slack() -> None:
+    starts = Starts()
+    now = time.monotonic()
+    starts.expect(now + 60, {JOB.id: 1.5})
+    assert not starts.too_late(JOB)
+    starts.expect(now - SLACK / 2, {JOB.id: 1.5})
+    assert starts.too_late(JOB)
+    assert not starts.too_late(OTHER)
+    starts.forget([JOB])
+    assert not starts.too_late(JOB)
+
+
+def test_the_slack_grows_where_jobs_come_too_late_and_shrinks_where_they_do_not() -> None:
+    starts = Starts()
+    for _ in range(20):
+        starts.expect(time.monotonic() - 60, {JOB.id: 1.5})
+        assert starts.unused([JOB, OTHER]) == {JOB.id: 1.5}
+    assert SLACK < starts.slack <= LONGEST_SLACK
+    for _ in range(100):
+        starts.expect(time.monotonic() + 60, {JOB.id: 1.5})
+        starts.unused([JOB])
+    assert starts.slack == SLACK
+
+
+@pytest.mark.parametrize("concurrency", ["threads", "asyncio"])
+def test_one_that_waited_in_line_for_too_long_is_given_back_and_counts_once(
+    queue: Claims, concurrency: str
+) -> None:
+    SPANS.unlink(missing_ok=True)
+    quick, slow, job = (add, nap, call_api) if concurrency == "threads" else (add, anap, acall_api)
+    # Many that take no time, so that the consumer claims ahead; then one that keeps the others waiting.
+    run_many(quick.using(priority=1).bind(1) for _ in range(100))
+    slow.run_later(0.3)
+    handle = job.run_later(7)
+    Consumer(1, drain=True, concurrency=concurrency).run()
+    handle.join(0)
+    assert handle.attempts == 1
+    assert Start.objects.count() == 1
+    assert Job.objects.get(pk=handle.id).traits & Trait.PUT_OFF, "it was given back once"
+    assert len(SPANS.read_text().splitlines()) == 1
