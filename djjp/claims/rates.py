@@ -46,13 +46,10 @@ class Rates(Limits):
     def uncount(self, starts: Mapping[UUID, float]) -> None:
         """Forget the starts of jobs that were given back before they began.
 
-        They stand behind nobody for it, as if they had been put off.
-
         Args:
             starts: until when each counts, as `screen` said.
         """
         rows = self._rows("id, limit_key", f"FROM {TABLE} WHERE {{ids}}", self._keys(starts))
-        self._change(f"traits = traits | {Trait.PUT_OFF}", [], [id for id, _ in rows])
         for (key, until), count in Counter(
             (key, starts[self._uuid(id)]) for id, key in rows
         ).items():

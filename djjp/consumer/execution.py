@@ -236,7 +236,8 @@ class Execution:
 
 
 def _run_coroutine(execution: Execution) -> Outcome:
-    return async_to_sync(execution.arun)()
+    # In a context of its own: what a coroutine sets would else be set here.
+    return copy_context().run(async_to_sync(execution.arun))
 
 
 def raise_in(thread: int, kind: type[BaseException] | None) -> None:

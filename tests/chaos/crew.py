@@ -15,6 +15,7 @@ from pathlib import Path
 
 from django.conf import settings
 
+from djjp.models import Consumer
 from tests.chaos.trace import Trace
 from tests.harness import ROOT
 
@@ -101,7 +102,10 @@ class Crew:
         self.done["full disks"] += 1
 
     def end(self) -> list[int]:
-        """SIGTERM all; returns their exit codes."""
+        """SIGTERM all, once each has come up; returns their exit codes."""
+        until = time.monotonic() + 30
+        while not self._all_there() and time.monotonic() < until:
+            time.sleep(0.05)
         for member in self._members:
             member.terminate()
         codes = []
@@ -112,6 +116,11 @@ class Crew:
                 member.kill()
                 codes.append(member.wait())
         return codes
+
+    def _all_there(self) -> bool:
+        """Whether each is known to the queue: a signal that comes before is nobody's to handle."""
+        there = set(Consumer.objects.using(self._alias).values_list("pid", flat=True))
+        return there.issuperset(member.pid for member in self._members)
 
     def kill_all(self) -> None:
         for member in self._members:

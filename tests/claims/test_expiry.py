@@ -158,6 +158,35 @@ def test_it_goes_on_in_steps_the_latest_first(queue: Claims) -> None:
     assert set(states(*late, *later)) == {"cancelled"}
 
 
+def test_those_that_have_started_are_not_in_the_way_of_others(queue: Claims) -> None:
+    started = expiring(queue, 60, 3)
+    jobs = take(queue)
+    again = [Outcome(job, State.READY, NOW, NOW) for job in jobs]
+    take(queue, "one", *again, limit=0)
+    Job.objects.filter(pk__in=started).update(expires_at="2026-01-01T00:00Z")
+    expiring(queue, -1)
+    assert expire(queue, 1) == 1
+
+
+def test_one_that_starts_while_it_is_looked_at_does_not_expire(queue: Claims) -> None:
+    [id] = expiring(queue, 60)
+    claimed = threading.Event()
+
+    def start(queue: Claims) -> None:
+        with queue.turn():
+            [job] = queue.claim("one", 1, NOW)
+            claimed.set()
+            time.sleep(0.3)  # the other one finds it waiting meanwhile, and then waits for its lock
+            queue.finish("one", [Outcome(job, State.READY, NOW, NOW)])
+
+    def look(queue: Claims) -> int:
+        claimed.wait()
+        return queue.expire(time.time() + 120, 1)
+
+    assert at_once(start, look) == [None, 0]
+    assert [row(id)[field] for field in ("state", "attempts")] == ["ready", 1]
+
+
 def test_a_look_in_vain_writes_and_locks_nothing(queue: Claims) -> None:
     expiring(queue, 60)
     with CaptureQueriesContext(queue.connection) as captured:

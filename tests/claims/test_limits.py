@@ -102,6 +102,16 @@ def test_one_that_is_claimed_before_those_that_have_waited_longer_waits_itself(
     assert ids(take(queue, limit=1)) == [urgent]
 
 
+def test_one_that_is_sent_behind_those_that_wait_lets_them_in_at_once(queue: Claims) -> None:
+    first, second, third = limited(queue, 3)
+    [running] = take(queue)
+    take(queue, "one", done(running), limit=0)
+    queue.cancel([second], NOW)  # which had been let in
+    [fourth] = limited(queue)
+    assert take(queue) == []
+    assert states([first, second, third, fourth]) == ["succeeded", "cancelled", "ready", "blocked"]
+
+
 def test_what_ends_late_lets_nobody_in_for_a_place_that_is_taken(queue: Claims) -> None:
     first, second = limited(queue, 2)
     [running] = take(queue)
@@ -268,15 +278,16 @@ def test_a_step_that_waits_for_others_is_not_let_in_and_then_waits_for_a_place(
     queue.enqueue_graph(NewGraph(child, jobs, [Edge(parent, child, "")]))
     mine, first = take(queue)
     assert [mine.id, first.id] == [running, parent]
+    take(queue, "one", done(mine), limit=0)
     queue.let_in_left("")
-    take(queue, "one", limit=0)
-    assert states([child]) == ["blocked"]
+    assert [row(child)[field] for field in ("state", "waits_for")] == ["blocked", 1]
 
+    limited(queue)
+    [other] = take(queue)
     take(queue, "one", done(first), limit=0)
     assert take(queue) == []
-    assert row(child)["waits_for"] == 0
-    assert states([child]) == ["blocked"]
-    assert take(queue, "one", done(mine)) == []
+    assert [row(child)[field] for field in ("state", "waits_for")] == ["blocked", 0]
+    assert take(queue, "one", done(other)) == []
     assert ids(take(queue)) == [child]
 
 

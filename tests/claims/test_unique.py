@@ -96,13 +96,13 @@ def test_it_is_the_database_that_says_so(queue: Claims) -> None:
 
 def test_whoever_enqueues_at_the_same_moment_one_is_first(queue: Claims) -> None:
     """Each in an order of its own, in which they would wait for one another."""
-    keys = [f"key {number}" for number in range(40)]
+    keys = [f"key {number}" for number in range(400)]
 
     def write(queue: Claims, seed: int) -> None:
         jobs = [unique(key) for key in keys]
         random.Random(seed).shuffle(jobs)
         held = queue.enqueue_many(jobs)
-        for job in jobs:
+        for job in jobs[:20]:
             assert live(job.unique_key or "") == {held[job.id].id if job.id in held else job.id}
 
     at_once(*(partial(write, seed=seed) for seed in range(6)))

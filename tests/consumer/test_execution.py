@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from django.db import connections
 
-from djjp import codec, job, registry
+from djjp import codec, current_job, job, registry
 from djjp.claims import Claimed, Claims, Outcome
 from djjp.consumer.execution import Execution
 from djjp.models import State
@@ -48,6 +48,7 @@ def test_a_coroutine_function_is_awaited(run: Callable[..., Outcome]) -> None:
         return 2 * n
 
     assert run(double, 21).result == "42"
+    assert current_job() is None, "this was the job's alone"
 
 
 def test_an_exception_becomes_a_failure_with_its_traceback(run: Callable[..., Outcome]) -> None:

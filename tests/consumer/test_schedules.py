@@ -19,7 +19,7 @@ from djjp.consumer import timekeeper
 from djjp.consumer.liveness import Presence, new_name
 from djjp.consumer.maintenance import Maintenance
 from djjp.consumer.timekeeper import Timekeeper
-from djjp.models import Job, Schedule, Slot, Source, State
+from djjp.models import Consumer, Job, Schedule, Slot, Source, State
 from tests.claims.verbs import at_once
 from tests.consumer.beside import consuming, drain
 from tests.harness import Processes, eventually
@@ -283,7 +283,7 @@ def test_real_consumers_share_a_schedule_whatever_queues_they_serve(
     half = {"every": timedelta(seconds=0.5), "catch_up": "all", "arguments": _key("beat")}
     row = by_hand(tally.name, time.time(), **half)
     consumers = [processes.consumer("--queues", "mail"), processes.consumer()]
-    eventually(lambda: len(fired()) >= 5)
+    eventually(lambda: len(fired()) >= 5 and Consumer.objects.count() == 2)
     Schedule.objects.update(enabled=False)
     eventually(lambda: not Job.objects.exclude(state=State.SUCCEEDED).exists())
     assert [processes.end(each)[0] for each in consumers] == [0, 0]

@@ -22,7 +22,7 @@ NOT_RUN = {
     "README.md": [
         "your application                    the queue's own database                 a consumer",
         "pip install .                  # the queue in an SQLite file",
-        "make demo          # index the source of Python's standard library, one job for each module",
+        "make demo          # index the source of Python's standard library, as a pipeline of jobs",
     ],
     "docs/atomic-enqueue.md": [
         "your application's database                          the queue's database",
