@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from djjp.claims.common import TABLE, OnDatabase, moment
+from djjp.claims.common import TABLE, OnDatabase
 from djjp.models import Queue
 
 _READY = f"FROM {TABLE} WHERE state = 'ready'"
@@ -14,6 +14,9 @@ WHERE found.queue IS NOT NULL) {{selected}} FROM found WHERE queue IS NOT NULL""
 
 # Read in each turn that claims, so without the ORM.
 _PAUSED = f"FROM {Queue._meta.db_table} WHERE paused_until IS NULL OR paused_until > %s"
+
+_PAUSE = f"""INSERT INTO {Queue._meta.db_table} (name, paused_at, paused_until) VALUES (%s, %s, %s)
+ON CONFLICT (name) DO UPDATE SET paused_at = excluded.paused_at, paused_until = excluded.paused_until"""
 
 
 class Queues(OnDatabase):
@@ -37,11 +40,9 @@ class Queues(OnDatabase):
         Args:
             until: when the queue goes on by itself; None for not before it is resumed.
         """
-        ends = None if until is None else moment(until)
-        with self.turn():
-            Queue.objects.using(self.alias).update_or_create(
-                pk=name, defaults={"paused_at": moment(now), "paused_until": ends}
-            )
+        ends = None if until is None else self._stamp(until)
+        with self.turn(), self.connection.cursor() as cursor:
+            cursor.execute(_PAUSE, [name, self._stamp(now), ends])
             self.announce()
 
     def resume(self, name: str, now: float) -> bool:
