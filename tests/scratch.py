@@ -94,6 +94,8 @@ def alias_for(config: dict[str, Any]) -> Iterator[str]:
         yield alias
     finally:
         connections[alias].close()
+        if (driver := connections[alias].connection) is not None:
+            driver.close()  # in memory, where Django keeps it open
         del connections[alias]
         del connections.settings[alias]
 

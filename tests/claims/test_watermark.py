@@ -109,11 +109,12 @@ def test_behind_a_mark_a_claim_passes_no_jobs_of_other_states(
 ) -> None:
     """The primary key has them in the same order, and looks like a way where most jobs are alike."""
     enqueue(piled, 20)
-    assert len(claimed(piled, 10, queues) + claimed(piled, 10, queues)) == 20
     enqueue(piled, 3_000, state=State.SCHEDULED, run_after=NOW + 60)
     enqueue(piled, 3_000)
     with piled.connection.cursor() as cursor:
         cursor.execute("ANALYZE djjp_job")
+    # At last, for a mark is used for a second.
+    assert len(claimed(piled, 10, queues) + claimed(piled, 10, queues)) == 20
     assert met(piled, lambda: piled.claim("two", 10, NOW, queues=queues)) < 100
 
 
