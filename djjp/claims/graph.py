@@ -80,6 +80,13 @@ class Graph(OnDatabase):
     def _row(self, job: NewJob) -> tuple[Any, ...]:
         """A job's values in the order of `INSERT_COLUMNS`, without the constants."""
 
+    def _more(self, job: NewJob) -> tuple[Any, ...]:
+        """A job's values in the order of `MORE_COLUMNS`."""
+        pipeline = None if job.pipeline is None else self._keys([job.pipeline])[0]
+        expires = None if job.expires_at is None else self._stamp(job.expires_at)
+        limit = job.limit_key, job.limit_most, job.limit_per
+        return (pipeline, job.waits_for, job.unique_key, *limit, expires)
+
     @abstractmethod
     def _insert_whole(self, jobs: Sequence[NewJob]) -> None:
         """Insert jobs with all that they can have, but for those whose id or unique key is there."""

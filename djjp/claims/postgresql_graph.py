@@ -33,21 +33,7 @@ class PostgreSQLGraph(Rates):
     _skip_locked = " FOR UPDATE SKIP LOCKED"
 
     def _insert_whole(self, jobs: Sequence[NewJob]) -> None:
-        rows = [
-            (
-                *self._row(job),
-                0,
-                0,
-                job.pipeline,
-                job.waits_for,
-                job.unique_key,
-                job.limit_key,
-                job.limit_most,
-                job.limit_per,
-                None if job.expires_at is None else self._stamp(job.expires_at),
-            )
-            for job in jobs
-        ]
+        rows = [(*self._row(job), 0, 0, *self._more(job)) for job in jobs]
         connection = self.connection
         with connection.cursor() as cursor:
             # COPY knows no ON CONFLICT.

@@ -31,19 +31,7 @@ class SQLiteGraph(Rates):
     _join = "CROSS JOIN"
 
     def _insert_whole(self, jobs: Sequence[NewJob]) -> None:
-        rows = [
-            (
-                *self._row(job),
-                job.pipeline.hex if job.pipeline else None,
-                job.waits_for,
-                job.unique_key,
-                job.limit_key,
-                job.limit_most,
-                job.limit_per,
-                None if job.expires_at is None else self._stamp(job.expires_at),
-            )
-            for job in jobs
-        ]
+        rows = [(*self._row(job), *self._more(job)) for job in jobs]
         with self.connection.cursor() as cursor:
             cursor.executemany(_INSERT, rows)
 

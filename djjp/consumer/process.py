@@ -68,13 +68,7 @@ def consume(
         shutdown_timeout=settings.shutdown_timeout,
     )
     ending = _Ending(consumer, supervised=supervisor is not None)
-    watched = []
-    if max_rss is not None:
-        watched.append(Watched(memory_over(max_rss), ending.retire))
-    if supervisor is not None:
-        watched.append(Watched(supervisor_gone(supervisor), ending.gracefully))
-    if reload:
-        watched.append(Watched(code_changed(), ending.retire, logging.INFO))
+    watched = _watched(ending, max_rss=max_rss, supervisor=supervisor, reload=reload)
     where = "all queues" if queues is None else ", ".join(queues)
     if exclude_queues:
         where += f" but {', '.join(exclude_queues)}"
@@ -99,6 +93,20 @@ def consume(
             sys.stderr.flush()
             os._exit(code)
     return code
+
+
+def _watched(
+    ending: _Ending, *, max_rss: int | None, supervisor: int | None, reload: bool
+) -> list[Watched]:
+    """What else ends the consumer, each with how."""
+    watched = []
+    if max_rss is not None:
+        watched.append(Watched(memory_over(max_rss), ending.retire))
+    if supervisor is not None:
+        watched.append(Watched(supervisor_gone(supervisor), ending.gracefully))
+    if reload:
+        watched.append(Watched(code_changed(), ending.retire, logging.INFO))
+    return watched
 
 
 def require() -> None:

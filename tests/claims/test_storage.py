@@ -10,7 +10,9 @@ from django.core.management import call_command
 from django.db import connections
 from django.test import override_settings
 
+from djjp import claims
 from djjp.databases import queue_database
+from djjp.models import Job
 from tests.conftest import QUEUES
 from tests.scratch import alias_for, postgres_database
 
@@ -49,5 +51,7 @@ def test_sqlite_has_nothing_to_set(tmp_path: Path) -> None:
     config = queue_database(tmp_path / "queue.sqlite3")
     with alias_for(config) as alias, override_settings(DJJP={"db_name": alias}):
         call_command("migrate", database=alias, verbosity=0)
+        assert claims.on(alias).storage() == []
         call_command("migrate", "djjp", BEFORE, database=alias, verbosity=0)
         call_command("migrate", database=alias, verbosity=0)
+        assert Job.objects.using(alias).count() == 0, "the table is there"

@@ -153,6 +153,7 @@ def test_a_place_of_a_deleted_job_and_of_a_cancelled_one_is_given_on(
     handles[2].join(30)
     handles[1].cancel()
     handles[3].join(30)
+    eventually(lambda: states() == {"cancelled": 1, "succeeded": 2})
 
 
 def test_two_processes_that_enqueue_one_key_get_the_same_jobs(
