@@ -17,48 +17,51 @@ INDEXES = ["djjp_job_ready", "djjp_job_ready_queue"]
 
 _READY = f"SELECT id, priority FROM {TABLE} WHERE state = 'ready'"
 _ORDER = "ORDER BY priority DESC, id LIMIT %s"
+# The first column of an index is compared as one of some, and leads the order. As a plain equality it would
+# drop out of the order, and another index would look like a way to have the rest: the primary key, which leads
+# through all that has finished since, or the one of all queues, which leads through those that are not served.
+_QUEUE = "queue = ANY(ARRAY[{0}, {0}])"
+_QUEUE_ORDER = "ORDER BY queue, priority DESC, id LIMIT %s"
 
 # One part after the other, until there are enough: the last LIMIT ends it, and what comes after is neither
 # read nor locked. An ORDER BY there would first read all parts.
 _IN_PARTS = f"""SELECT head.id, head.priority FROM unnest({{arrays}}) AS part({{columns}}) CROSS JOIN LATERAL (
 SELECT * FROM ({_READY} AND {{behind}} AND id > part.mark{{passed}}
-ORDER BY {{lead}}priority DESC, id LIMIT %s{{skip}}) AS behind
+{{order}}{{skip}}) AS behind
 UNION ALL
 SELECT * FROM ({_READY}{{within}} AND priority < part.priority AND priority > part.below{{passed}}
-{_ORDER}{{skip}}) AS after_that
+{{order}}{{skip}}) AS after_that
 ) AS head {{last}}"""
-# The first column of the index is compared as one of some. As a plain equality it would drop out of the order, and
-# the primary key, which leads through all that has finished since, would look like a way to have the rest.
 _ALL = {
     "arrays": "%s::int[], %s::uuid[], %s::int[]",
     "columns": "priority, mark, below",
     "behind": "priority = ANY(ARRAY[part.priority, part.priority])",
-    "lead": "",
     "within": "",
+    "order": _ORDER,
 }
 _SOME = {
     "arrays": "%s::int[], %s::uuid[], %s::int[], %s::text[]",
     "columns": "priority, mark, below, queue",
-    "behind": "queue = ANY(ARRAY[part.queue, part.queue]) AND priority = part.priority",
-    "lead": "queue, ",
-    "within": " AND queue = part.queue",
+    "behind": f"{_QUEUE.format('part.queue')} AND priority = part.priority",
+    "within": f" AND {_QUEUE.format('part.queue')}",
+    "order": _QUEUE_ORDER,
 }
 
+_SERVED = f"{_READY} AND {_QUEUE.format('served.queue')}"
 
 # The first jobs of several queues, of which no more are locked than are taken. A job that comes after as many
 # as are wanted is found among the first few of each queue; then the first ones are merged from what each queue
 # has up to it, which is all where there is no such job; and those are locked.
 _WITHIN_REACH = f"""WITH reach AS MATERIALIZED (
 SELECT head.priority, head.id FROM unnest(%s::text[]) AS served(queue) CROSS JOIN LATERAL (
-{_READY} AND queue = served.queue{{passed}} {_ORDER}) AS head ORDER BY priority DESC, id LIMIT 1 OFFSET %s)
+{_SERVED}{{passed}} {_QUEUE_ORDER}) AS head ORDER BY priority DESC, id LIMIT 1 OFFSET %s)
 SELECT job.id, job.priority FROM (
 SELECT head.id FROM unnest(%s::text[]) AS served(queue) CROSS JOIN LATERAL (
-SELECT * FROM ({_READY} AND queue = served.queue
-AND priority > coalesce((SELECT priority FROM reach), {BELOW}){{passed}} {_ORDER}) AS higher
+SELECT * FROM ({_SERVED}
+AND priority > coalesce((SELECT priority FROM reach), {BELOW}){{passed}} {_QUEUE_ORDER}) AS higher
 UNION ALL
-SELECT * FROM ({_READY} AND queue = ANY(ARRAY[served.queue, served.queue])
-AND priority = (SELECT priority FROM reach) AND id <= (SELECT id FROM reach){{passed}}
-ORDER BY queue, priority DESC, id LIMIT %s) AS level
+SELECT * FROM ({_SERVED}
+AND priority = (SELECT priority FROM reach) AND id <= (SELECT id FROM reach){{passed}} {_QUEUE_ORDER}) AS level
 ) AS head {_ORDER}) AS first CROSS JOIN LATERAL ({_READY} AND id = first.id FOR UPDATE SKIP LOCKED) AS job"""
 # As many times as are wanted are looked at, so that some queues may have fewer than their share.
 _SPARE = 4
@@ -84,16 +87,16 @@ def first_ready(
 ) -> tuple[str, list[Any]]:
     """A SELECT of the first ready jobs in the order of the claim, and its parameters."""
     passed, names = _passed(without)
-    tail = f"{passed} {_ORDER}{_skip(lock)}"
     if queues is None:
-        return f"{_READY}{tail}", [*names, limit]
+        return f"{_READY}{passed} {_ORDER}{_skip(lock)}", [*names, limit]
+    tail = f"{passed} {_QUEUE_ORDER}{_skip(lock)}"
     # A queue named twice would give its jobs twice.
     queues = list(dict.fromkeys(queues))
     if len(queues) == 1:
-        return f"{_READY} AND queue = %s{tail}", [queues[0], *names, limit]
+        return f"{_READY} AND {_QUEUE.format('%s')}{tail}", [queues[0], queues[0], *names, limit]
     heads = (
         "SELECT head.id, head.priority FROM unnest(%s::text[]) AS served(queue)"
-        f" CROSS JOIN LATERAL ({_READY} AND queue = served.queue{tail}) AS head {_ORDER}"
+        f" CROSS JOIN LATERAL ({_SERVED}{tail}) AS head {_ORDER}"
     )
     return heads, [queues, *names, limit, limit]
 
