@@ -53,6 +53,8 @@ class Listener(Protocol):
 class Claims(ByPeople, Relays, Upkeep, Screening, Queues, Timetable, Received, Fitness):
     """The queue on one database alias, by its verbs: here those of the hot path."""
 
+    _promotion = f"UPDATE {TABLE} SET state = 'ready' WHERE state = 'scheduled' AND run_after <= %s"
+
     # Enqueue
 
     def enqueue(self, job: NewJob) -> Held:
@@ -173,10 +175,7 @@ class Claims(ByPeople, Relays, Upkeep, Screening, Queues, Timetable, Received, F
     def promote(self, now: float) -> int:
         """Make the scheduled jobs whose time has come ready; returns how many there were."""
         with self.connection.cursor() as cursor:
-            cursor.execute(
-                "UPDATE djjp_job SET state = 'ready' WHERE state = 'scheduled' AND run_after <= %s",
-                [self._stamp(now)],
-            )
+            cursor.execute(self._promotion, [self._stamp(now)])
             count: int = cursor.rowcount
             return count
 

@@ -79,6 +79,12 @@ _last_notify = 0.0
 class PostgreSQLClaims(PostgreSQLGraph, PostgreSQLHouse, Claims):
     """The queue in a PostgreSQL database."""
 
+    # What another consumer is about to promote is passed over: two that wait for each other's rows would be
+    # in each other's way for good.
+    _promotion = f"""WITH due AS MATERIALIZED (SELECT id FROM {TABLE}
+WHERE state = 'scheduled' AND run_after <= %s ORDER BY run_after FOR UPDATE SKIP LOCKED)
+UPDATE {TABLE} AS job SET state = 'ready' FROM due WHERE job.id = due.id"""
+
     def _within(self, column: str) -> str:
         return f"{column} = ANY(%s)"
 

@@ -18,8 +18,10 @@ from functools import lru_cache
 from typing import Any, TypeVar
 from uuid import UUID
 
+from django.core.signals import setting_changed
 from django.db import OperationalError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.dispatch import receiver
 
 from djjp.claims.base import Claims
 from djjp.claims.common import INSERT_COLUMNS, TABLE, moment
@@ -271,3 +273,9 @@ def _insert(connection: Any, row: tuple[Any, ...]) -> None:
 @lru_cache(maxsize=64)
 def _second(alias: str, whole: int) -> str:
     return str(connections[alias].ops.adapt_datetimefield_value(moment(whole)))
+
+
+@receiver(setting_changed)
+def _forget_seconds(**kwargs: object) -> None:
+    """Time zones are settings, and tests override them."""
+    _second.cache_clear()

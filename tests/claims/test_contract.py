@@ -15,7 +15,7 @@ from uuid import UUID
 
 import pytest
 from django.db import IntegrityError, transaction
-from django.test.utils import CaptureQueriesContext
+from django.test.utils import CaptureQueriesContext, override_settings
 
 from djjp import codec
 from djjp.claims import Claimed, Claims, Failure, Outcome
@@ -782,3 +782,25 @@ def test_an_sqlite_turn_takes_the_write_lock_first_whatever_the_alias_settings(
             other.execute("BEGIN IMMEDIATE")
         other.execute("BEGIN IMMEDIATE")
         other.close()
+
+
+def test_a_stamp_follows_the_settings_within_the_second(queue: Claims) -> None:
+    [first] = enqueue(queue, run_after=NOW, state=State.SCHEDULED)
+    with override_settings(USE_TZ=False, TIME_ZONE="America/Chicago"):
+        [second] = enqueue(queue, run_after=NOW, state=State.SCHEDULED)
+        naive = Job.objects.get(id=second).run_after
+        assert naive == datetime(2025, 12, 31, 18, 0, 0, 250_000)
+    assert Job.objects.get(id=first).run_after == datetime.fromtimestamp(NOW, UTC)
+    [third] = enqueue(queue, run_after=NOW, state=State.SCHEDULED)
+    assert Job.objects.get(id=third).run_after == datetime.fromtimestamp(NOW, UTC)
+
+
+def test_some_who_promote_the_same_jobs_at_once_do_no_harm(queue: Claims) -> None:
+    for _ in range(5):
+        jobs = [
+            new_job(state=State.SCHEDULED, run_after=NOW - number % 50) for number in range(500)
+        ]
+        random.Random(7).shuffle(jobs)
+        queue.enqueue_many(jobs)
+        assert sum(at_once(*[lambda q: q.promote(NOW)] * 4)) == 500
+        assert queue.next_due() is None
