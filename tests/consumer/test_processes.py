@@ -132,6 +132,7 @@ def _queue_connections(queue: Claims, pid: int) -> int:
         with connections["postgresql"].cursor() as cursor:
             cursor.execute(
                 "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+                " AND backend_type = 'client backend'"
                 " AND pid <> pg_backend_pid()"
             )
             return int(cursor.fetchone()[0])
