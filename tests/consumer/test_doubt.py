@@ -121,7 +121,6 @@ def in_a_turn(queue: Claims) -> bool:
     with queue.connection.cursor() as cursor:
         cursor.execute(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-            " AND backend_type = 'client backend'"
             " AND pid <> pg_backend_pid() AND xact_start IS NOT NULL AND backend_type = 'client backend'"
         )
         return bool(cursor.fetchone()[0])
