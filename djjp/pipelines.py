@@ -175,12 +175,12 @@ class _Layout:
         """All of it, to be enqueued."""
         single = not ends[0][1]
         pipeline = ends[0][0] if single else new_id()
-        awaited = {edge.parent for edge in self._edges}
+        traits = dict.fromkeys((edge.parent for edge in self._edges), Trait.AWAITED)
+        for edge in self._edges:
+            if self._jobs[edge.child].run_after is not None:
+                traits[edge.parent] |= Trait.DELAYS
         jobs = [
-            job._replace(
-                pipeline=pipeline,
-                traits=job.traits | (Trait.AWAITED if job.id in awaited else 0),
-            )
+            job._replace(pipeline=pipeline, traits=job.traits | traits.get(job.id, 0))
             for job in self._jobs.values()
         ]
         edges = self._edges

@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import time
 from abc import abstractmethod
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
@@ -46,11 +46,21 @@ WHERE {{ids}} AND job.state = 'blocked'
 UNION SELECT edge.child FROM below {{join}} {EDGES} AS edge ON edge.parent = below.id
 {{join}} {TABLE} AS job ON job.id = edge.child WHERE job.state = 'blocked')"""
 
+_LAST = "job.waits_for <= arriving.count"
+_NOT_NEEDED = f"{_LAST} AND job.traits & {Trait.ON_FAILURE} <> 0"
+#: What becomes of jobs of which `arriving.count` parents have succeeded; it takes the time twice.
+ARRIVED = f"""waits_for = CASE WHEN {_LAST} THEN 0 ELSE job.waits_for - arriving.count END,
+state = CASE WHEN NOT ({_LAST}) THEN 'blocked' WHEN {_NOT_NEEDED} THEN 'cancelled'
+        WHEN job.run_after > %s THEN 'scheduled' ELSE 'ready' END,
+finished_at = CASE WHEN {_NOT_NEEDED} THEN %s ELSE job.finished_at END,
+reason = CASE WHEN {_NOT_NEEDED} THEN '{NOT_NEEDED}' ELSE job.reason END,
+traits = CASE WHEN {_NOT_NEEDED} THEN job.traits | {Trait.SWEPT} ELSE job.traits END"""
+
 _OPEN = """state = CASE WHEN run_after > %s THEN 'scheduled' ELSE 'ready' END, waits_for = 0"""
 
 Key = Any
 _Children = defaultdict[Key, list[tuple[Key, str]]]
-_ByText = defaultdict[str | None, list[Key]]
+_ByText = defaultdict[str, list[Key]]
 
 
 class Graph(OnDatabase):
@@ -129,11 +139,17 @@ class Graph(OnDatabase):
                 statement = f"DELETE FROM {EDGES} WHERE {self._within(end)}"
                 cursor.execute(statement, [self._id_list(ids)])
 
-    def _let_go(self, good: set[Key], bad: Mapping[Key, Any]) -> None:
+    def _let_go(self, good: Collection[Key], bad: Mapping[Key, Any]) -> None:
+        if bad:
+            self._give_up(good, bad)
+        if good:
+            self._arrive(good)
+
+    def _give_up(self, good: Collection[Key], bad: Mapping[Key, Any]) -> None:
+        """Cancel what waits for the bad ones, and open what waits for them to fail."""
         children = self._children(good, bad)
+        # Also those of the good ones, which are counted down next: all rows are locked at once, in one order.
         waiting = self._waiting({child for pairs in children.values() for child, _ in pairs})
-        if not waiting:
-            return
         opened: _ByText = defaultdict(list)  # by what they are handed
         cancelled: _ByText = defaultdict(list)  # by the reason
         met: set[Key] = set()
@@ -149,19 +165,13 @@ class Graph(OnDatabase):
                     else:
                         cancelled[reason].append(child)
                         ways.append(child)
-        arrived: dict[int, list[Key]] = defaultdict(list)  # by how many of theirs have succeeded
-        counts = Counter(child for id in good for child, _ in children[id])
-        for child in (waiting.keys() - met) & counts.keys():
-            waits_for, traits = waiting[child]
-            if counts[child] < waits_for:
-                arrived[counts[child]].append(child)
-            elif traits & Trait.ON_FAILURE:
-                cancelled[NOT_NEEDED].append(child)
-            else:
-                opened[None].append(child)
-        self._record(opened, cancelled, arrived)
+        self._record(opened, cancelled)
 
-    def _children(self, good: set[Key], bad: Mapping[Key, Any]) -> _Children:
+    @abstractmethod
+    def _arrive(self, good: Collection[Key]) -> None:
+        """Count down what waits for jobs that have succeeded, by `ARRIVED`, and announce what may run now."""
+
+    def _children(self, good: Collection[Key], bad: Mapping[Key, Any]) -> _Children:
         """The edges from these jobs, and from all that is blocked below the bad ones, by parent."""
         below = self._rows("id", "FROM below", bad, "edge.parent", _BELOW) if bad else []
         ends = [*good, *bad, *(key for (key,) in below)]
@@ -172,21 +182,13 @@ class Graph(OnDatabase):
             children[parent].append((child, place))
         return children
 
-    def _record(
-        self,
-        opened: _ByText,
-        cancelled: _ByText,
-        arrived: Mapping[int, list[Key]],
-    ) -> None:
+    def _record(self, opened: _ByText, cancelled: _ByText) -> None:
         now = self._stamp(time.time())
-        for count, keys in arrived.items():
-            self._change("waits_for = waits_for - %s", [count], keys)
         for reason, keys in cancelled.items():
             changes = f"state = 'cancelled', finished_at = %s, reason = %s, traits = traits | {Trait.SWEPT}"
             self._change(changes, [now, reason], keys)
         for handed, keys in opened.items():
-            text = None if handed is None else json.dumps(handed)
-            self._change(f"{_OPEN}, received = %s", [now, text], keys)
+            self._change(f"{_OPEN}, received = %s", [now, json.dumps(handed)], keys)
         if opened:
             self.announce()
 
@@ -197,10 +199,10 @@ class Graph(OnDatabase):
                 [*values, self._key_list(keys)],
             )
 
-    def _waiting(self, keys: Collection[Key]) -> dict[Key, tuple[int, int]]:
-        """Those of these jobs that are blocked, locked, with `waits_for` and `traits`."""
-        rows = self._held("id, waits_for, traits", "state = 'blocked'", keys) if keys else []
-        return {key: (waits_for, traits) for key, waits_for, traits in rows}
+    def _waiting(self, keys: Collection[Key]) -> set[Key]:
+        """Those of these jobs that are blocked, locked."""
+        rows = self._held("id", "state = 'blocked'", keys) if keys else []
+        return {key for (key,) in rows}
 
     def _reasons(self, bad: Mapping[Key, Any]) -> dict[Key, str]:
         """Why what waits for each of these jobs cannot run."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Sequence
 from hashlib import blake2b
 from typing import Any
@@ -9,9 +10,11 @@ from uuid import UUID
 
 from django.db import IntegrityError, transaction
 
+from djjp import conf
 from djjp.claims.common import INSERT_COLUMNS, MORE_COLUMNS, TABLE
 from djjp.claims.data import Edge, NewJob
-from djjp.claims.graph import EDGES, Key
+from djjp.claims.graph import ARRIVED, EDGES, Key
+from djjp.claims.postgresql_house import CHANNEL, SEEN
 from djjp.claims.rates import Rates
 
 _COLUMNS = f"{INSERT_COLUMNS}, {MORE_COLUMNS}"
@@ -23,6 +26,18 @@ SELECT * FROM unnest(%s::uuid[], %s::uuid[], %s::text[]) ON CONFLICT (parent, ch
 
 _SCHEDULE = f"""UPDATE {TABLE} SET {{changes}}, run_after = listed.due
 FROM unnest(%s::uuid[], %s::timestamptz[]) AS listed(key, due) WHERE id = listed.key"""
+
+# The rows are locked in the order of their ids before any is changed; each is looked up, also where the planner
+# does not know the tables yet. Whoever runs this claims next, and needs no notification.
+_ARRIVAL = f"""WITH arriving AS MATERIALIZED (SELECT job.id, counted.count FROM (
+SELECT child, count(*) AS count FROM unnest(%s::uuid[]) AS ended(id)
+CROSS JOIN LATERAL (SELECT child FROM {EDGES} WHERE parent = ended.id OFFSET 0) AS edge
+GROUP BY child ORDER BY child) AS counted
+CROSS JOIN LATERAL (SELECT id FROM {TABLE} WHERE id = child AND state = 'blocked' FOR UPDATE) AS job),
+changed AS (UPDATE {TABLE} AS job SET {ARRIVED} FROM arriving
+WHERE job.id = arriving.id AND arriving.count - arriving.count = 0 RETURNING job.state)
+SELECT pg_notify('{CHANNEL}', '{SEEN}')
+WHERE %s AND EXISTS (SELECT FROM changed WHERE state IN ('ready', 'scheduled'))"""
 
 
 class PostgreSQLGraph(Rates):
@@ -79,6 +94,11 @@ class PostgreSQLGraph(Rates):
 
     def _key_list(self, keys: Iterable[Key]) -> Any:
         return list(keys)
+
+    def _arrive(self, good: Collection[Key]) -> None:
+        now = self._stamp(time.time())
+        with self.connection.cursor() as cursor:
+            cursor.execute(_ARRIVAL, [list(good), now, now, conf.current().listen])
 
     def _held(self, columns: str, condition: str, keys: Iterable[Key]) -> Sequence[Sequence[Any]]:
         # One after the other, in the order of the ids: a sub-select that locks is not pulled up.

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("djjp.consumer")
 
 CHANNEL = "djjp_ready"
+#: What a notification says for which its own sender needs none, having seen to it.
+SEEN = "seen"
 
 # NOTIFY takes a lock of the whole cluster at commit. One in this many seconds and process is enough,
 # because a consumer that was woken looks again after longer than this: see `Notifications.interval`.
@@ -202,7 +204,7 @@ class Notifications:
         with self._claims.connection.wrap_database_errors:
             self._driver.pgconn.consume_input()
             while (notification := self._driver.pgconn.notifies()) is not None:
-                self._hears(notification.relname.decode())
+                self._hears(notification.relname.decode(), notification.extra, notification.be_pid)
             if not self._claims.connection.in_atomic_block:
                 self._probe()
         heard, self._heard = self._heard, False
@@ -236,9 +238,11 @@ class Notifications:
         return f"LISTEN {CHANNEL}; LISTEN {self._own}"
 
     def _hear(self, notification: Any) -> None:
-        self._hears(notification.channel)
+        self._hears(notification.channel, notification.payload.encode(), notification.pid)
 
-    def _hears(self, channel: str) -> None:
+    def _hears(self, channel: str, payload: bytes, pid: int) -> None:
+        if payload == SEEN.encode() and pid == self._driver.pgconn.backend_pid:
+            return
         if channel != self._own:
             self._heard, self._heard_at = True, time.monotonic()
             return

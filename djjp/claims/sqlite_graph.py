@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
 from djjp.claims.common import INSERT_COLUMNS, MORE_COLUMNS, TABLE
 from djjp.claims.data import Edge, NewJob
-from djjp.claims.graph import EDGES, Key
+from djjp.claims.graph import ARRIVED, EDGES, Key
 from djjp.claims.rates import Rates
 
 _INSERT = f"""INSERT INTO {TABLE} ({INSERT_COLUMNS}, {MORE_COLUMNS})
@@ -23,6 +24,11 @@ ON CONFLICT (parent, child) DO NOTHING"""
 _SCHEDULE = f"""UPDATE {TABLE} INDEXED BY sqlite_autoindex_{TABLE}_1 SET {{changes}}, run_after = due
 FROM (SELECT json_extract(value, '$[0]') AS key, json_extract(value, '$[1]') AS due FROM json_each(%s)) AS listed
 WHERE id = listed.key"""
+
+_ARRIVAL = f"""WITH arriving AS MATERIALIZED (SELECT child, count(*) AS count FROM {EDGES}
+WHERE parent IN (SELECT value FROM json_each(%s)) GROUP BY child)
+UPDATE {TABLE} AS job INDEXED BY sqlite_autoindex_{TABLE}_1 SET {ARRIVED} FROM arriving
+WHERE job.id = arriving.child AND +job.state = 'blocked'"""
 
 
 class SQLiteGraph(Rates):
@@ -42,6 +48,11 @@ class SQLiteGraph(Rates):
 
     def _listed(self, name: str) -> str:
         return f"(SELECT value AS {name} FROM json_each(%s)) AS listed"
+
+    def _arrive(self, good: Collection[Key]) -> None:
+        now = self._stamp(time.time())
+        with self.connection.cursor() as cursor:
+            cursor.execute(_ARRIVAL, [self._key_list(good), now, now])
 
     def _lock_keys(self, keys: Collection[str]) -> None:
         """The file's lock is held."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 #: Seconds within which a claimed job should start.
 HORIZON = 0.05
 #: The longest line, however short the jobs are: it bounds a turn's size and what a crash holds up.
-LONGEST = 500
+LONGEST = 1000
 #: How much of the estimate each new run time replaces.
 _WEIGHT = 0.1
 

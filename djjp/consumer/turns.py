@@ -116,7 +116,8 @@ class Turns:
         self._desk.answer()
         self._begin(screened.jobs)
         freed = any(outcome.claimed.traits & Trait.AWAITED for outcome in outcomes)
-        if due or freed or screened.put_off:
+        delayed = any(outcome.claimed.traits & Trait.DELAYS for outcome in outcomes)
+        if due or delayed or screened.put_off:
             self._due = claims.next_due()
         if (freed and not room) or late or screened.opened:
             self._may_have_ready = True

@@ -51,6 +51,7 @@ class Trait:
     SWEPT = 64  # it was cancelled because a job that it waited for did not succeed
     ON_FAILURE = 128  # it runs only when one of those that it waits for does not succeed
     UNTIL_START = 256  # its unique key is free once it starts
+    DELAYS = 1024  # one that waits for it is not to run before a time of its own
     PUT_OFF = 512  # it was over its rate: its `run_after` is its place in the line
 
     #: What takes a longer statement to enqueue …
@@ -171,9 +172,12 @@ class Job(models.Model):
                 & Q(state__in=["scheduled", "blocked", "ready"]),
                 name="djjp_job_expires",
             ),
-            # Of every state, but of the steps of pipelines only.
+            # Of every state, but of the steps of pipelines only. With the id, for each version of a row is an
+            # entry on PostgreSQL, and where most of them are equal an entry is dear.
             models.Index(
-                fields=["pipeline"], condition=Q(pipeline__isnull=False), name="djjp_job_pipeline"
+                fields=["pipeline", "id"],
+                condition=Q(pipeline__isnull=False),
+                name="djjp_job_pipeline",
             ),
         ]
 
