@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
+from django.conf import settings
 from django.db import connections
+from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
 from djjp.claims import Claimed, Claims, Edge, Failure, NewGraph, Outcome, Peer, watermark
@@ -563,3 +566,41 @@ def test_idle_consumers_are_woken_by_what_is_let_go(queue: Claims) -> None:
     at_once(lambda own: finish(own, "one", done(a)))
     eventually(listener.woken)
     assert graph.states()["b"] == "ready"
+
+
+def test_whoever_lets_go_and_claims_next_is_not_woken_by_itself(queue: Claims) -> None:
+    if queue.alias == "sqlite":
+        pytest.skip("on SQLite it hears the file, in which its own writes are like any other")
+    graph = Graph(queue, "a > b")
+    listener = queue.listener()
+    [a] = graph.claimed("a")
+    listener.woken()
+    finish(queue, "one", done(a))
+    time.sleep(0.1)
+    assert not listener.woken()
+    at_once(lambda own: own.announce())
+    eventually(listener.woken)
+
+
+def test_where_nobody_listens_nobody_is_told_of_what_is_let_go(queue: Claims) -> None:
+    graph = Graph(queue, "a > b")
+    [a] = graph.claimed("a")
+    listener = queue.listener()
+    listener.woken()
+    with override_settings(DJJP={**settings.DJJP, "listen": False}):
+        finish(queue, "two", done(a))
+        at_once(lambda own: finish(own, "one", done(a)))
+    if queue.alias == "postgresql":
+        assert not listener.woken()
+    assert graph.states()["b"] == "ready"
+
+
+def test_in_one_turn_a_failure_cancels_and_a_success_opens(queue: Claims) -> None:
+    graph = Graph(queue, "a > only", "a b > both", "b >! told", "a >! spared", "both > end")
+    a, b = graph.claimed("a", "b")
+    finish(queue, "one", done(a), failed(b))
+    states = graph.states()
+    assert [states[name] for name in ("only", "told")] == ["ready", "ready"]
+    assert [states[name] for name in ("both", "end", "spared")] == ["cancelled"] * 3
+    assert graph.row("spared").reason == "nothing failed"
+    assert graph.row("both").reason.startswith(f"b {graph.ids['b']} failed")  # type: ignore[union-attr]  # it has one

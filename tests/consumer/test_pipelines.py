@@ -9,9 +9,11 @@ import pytest
 
 from djjp import chain, get_job, group
 from djjp.claims import Claims
+from djjp.consumer import consumer as coordinator
 from djjp.exceptions import JobCancelled
 from djjp.models import Consumer, Dependency, Job
 from djjp.pipelines import Pipeline
+from tests.consumer.beside import consuming
 from tests.harness import Processes, eventually
 from tests.project.shop.jobs import (
     add,
@@ -41,6 +43,24 @@ def test_a_drain_runs_what_its_jobs_release(queue: Claims, processes: Processes)
     assert handle.progress == (5, 5)
     soon.refresh()
     assert soon.state == "scheduled", "not due yet, it is left"
+
+
+def test_a_step_with_a_time_of_its_own_runs_when_it_is_due_though_nobody_looks(
+    queue: Claims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose end lets it go knows that there is a time to be read."""
+    monkeypatch.setattr(coordinator, "_LOOK_EVERY", 3600.0)
+    soon = timedelta(seconds=0.5)
+    told = chain(fail.bind("no"), on_failure=echo.using(run_after=soon).bind_alone("told"))
+    with consuming(2):
+        eventually(lambda: not Job.objects.filter(state="ready").exists())
+        handles = [
+            chain(add.bind(1), add.using(run_after=soon).bind(1)).run_later(),
+            group(add.bind(1), chain(add.bind(1), add.using(run_after=soon).bind(1))).run_later(),
+        ]
+        assert [handle.join(30) for handle in handles] == [2, [1, 2]]
+        told.run_later()
+        eventually(lambda: Job.objects.filter(name=echo.name, state="succeeded").exists())
 
 
 @pytest.mark.parametrize("concurrency", ["threads", "asyncio"])

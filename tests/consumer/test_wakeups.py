@@ -100,3 +100,11 @@ def test_own_writes_wake_nobody_on_sqlite_and_oneself_harmlessly_on_postgres(que
 
     assert listener.woken() in (True, False)
     assert listener.woken() is False
+
+
+def test_a_job_that_ends_as_its_consumer_does_rings_in_vain() -> None:
+    """Its outcome was in the last turn, before it came to ring."""
+    bell = Bell()
+    bell.awaited = True
+    bell.close()
+    bell.ring()
