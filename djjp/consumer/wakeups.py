@@ -28,9 +28,8 @@ class Bell:
         """Wake the coordinator, if it waits; costs next to nothing if it does not."""
         if self.awaited:
             self.awaited = False
-            with suppress(
-                OSError
-            ):  # it is full of rings, or closed: the job's outcome was seen without
+            # It is full of rings; or closed, for the outcome was seen in the last turn without one.
+            with suppress(OSError):
                 self._pull.send(b"\0")
 
     def fileno(self) -> int:
