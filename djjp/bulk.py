@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
@@ -10,6 +11,7 @@ from asgiref.sync import sync_to_async
 from djjp.calls import BoundJob, handle_of
 from djjp.claims import NOBODY, Held
 from djjp.handles import JobHandle
+from djjp.ids import new_ids
 from djjp.outbox.enqueue import enqueue
 
 #: How many jobs `run_many` sends at once. A chunk is written whole or not at all.
@@ -23,7 +25,8 @@ def run_many(bound: Iterable[BoundJob]) -> list[JobHandle]:
     """
     handles: list[JobHandle] = []
     for calls in _chunks(bound):
-        rows = [call.row() for call in calls]
+        now, ids = time.time(), new_ids(len(calls))
+        rows = [call.row(id, now) for call, id in zip(calls, ids, strict=True)]
         databases = {call.job.database for call in calls}
         held: Held = NOBODY
         if len(databases) == 1:  # as a rule: none in particular

@@ -52,7 +52,7 @@ def encode_arguments(
         if _SCALARS.issuperset(map(type, args)) and (  # the common call: nothing to walk
             not kwargs or (_SCALARS.issuperset(map(type, kwargs.values())) and TAG not in kwargs)
         ):
-            text = dumps({"args": args, "kwargs": kwargs})
+            text = f'{{"args":{dumps(args)},"kwargs":{dumps(kwargs) if kwargs else "{}"}}}'
             if "\\ud" not in text:
                 return text
         return _encode({"args": [*args], "kwargs": kwargs}, -2)

@@ -107,7 +107,8 @@ class Settings:
 
 
 _FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
-_last: tuple[list[Any], Settings] = ([], Settings())
+# What they were read from, and its values, for an id is one's own only as long as one lives.
+_last: tuple[tuple[Any, ...], Settings, list[Any]] = ((), Settings(), [])
 
 
 def current() -> Settings:
@@ -120,10 +121,10 @@ def current() -> Settings:
     given = getattr(settings, "DJJP", {})
     if not isinstance(given, Mapping):
         return parse(given)
-    # With the types, for True equals 1.
-    key = [(name, type(value), value) for name, value in given.items()]
+    # By the values themselves: it is asked for each enqueue, and True equals 1.
+    key = (*given, *map(id, given.values()))
     if key != _last[0]:
-        _last = (key, parse(given))
+        _last = (key, parse(given), [*given.values()])
     return _last[1]
 
 

@@ -15,7 +15,7 @@ from djjp import conf
 from djjp.claims.base import Claims
 from djjp.claims.common import INSERT_COLUMNS, TABLE
 from djjp.claims.data import PLAIN_ENDS, Claimed, NewJob, Settled
-from djjp.claims.postgresql_copy import line
+from djjp.claims.postgresql_copy import lines
 from djjp.claims.postgresql_graph import PostgreSQLGraph
 from djjp.claims.postgresql_heads import INDEXES, first_behind, first_ready, within_reach
 from djjp.claims.postgresql_house import CHANNEL, QUIET, PostgreSQLHouse
@@ -118,7 +118,7 @@ UPDATE {TABLE} AS job SET state = 'ready' FROM due WHERE job.id = due.id"""
             cursor.copy(_COPY) as copy,
         ):
             for first in range(0, len(jobs), _PORTION):
-                copy.write("".join(map(line, jobs[first : first + _PORTION])))
+                copy.write(lines(jobs[first : first + _PORTION]))
 
     def _row(self, job: NewJob) -> tuple[Any, ...]:
         return (

@@ -6,7 +6,9 @@ Python.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import cache
 
 from djjp.claims.data import NewJob
 
@@ -14,12 +16,17 @@ _ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 _NULL = r"\N"
 
 
-def line(job: NewJob) -> str:
-    """The line, with its end."""
+def lines(jobs: Iterable[NewJob]) -> str:
+    """A line for each, with its end."""
+    time = cache(_time)  # of most it is the same
+    return "".join([_line(job, time(job.created_at)) for job in jobs])
+
+
+def _line(job: NewJob, created: str) -> str:
     due = _NULL if job.run_after is None else _time(job.run_after)
     return (
         f"{job.id.hex}\t{_text(job.name)}\t{_text(job.queue)}\t{job.priority}\t{job.state._value_}"
-        f"\t{due}\t{_time(job.created_at)}\t{_text(job.arguments)}"
+        f"\t{due}\t{created}\t{_text(job.arguments)}"
         f"\t{job.on_crash._value_}\t{job.traits}\t0\t0\n"
     )
 

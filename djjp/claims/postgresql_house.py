@@ -30,8 +30,8 @@ CHANNEL = "djjp_ready"
 SEEN = "seen"
 
 # NOTIFY takes a lock of the whole cluster at commit. One in this many seconds and process is enough,
-# because a consumer that was woken looks again after longer than this: see `Notifications.interval`.
-QUIET = 0.005
+# because a consumer that was woken looks once more after as long: see `Notifications.woken`.
+QUIET = 0.01
 
 #: Seconds between two notifications of a consumer to itself, and within which it should hear one.
 PROBE_EVERY, PROBE_WITHIN = 30.0, 5.0
@@ -187,7 +187,8 @@ class Notifications:
     def __init__(self, claims: PostgreSQLHouse) -> None:
         self._claims = claims
         self._driver: Any = None
-        self._heard, self._heard_at = False, 0.0
+        self._heard = False
+        self._again_at: float | None = None  # when to look once more after a notification
         self._own = f"djjp_{token_hex(8)}"
         self._asked_at: float | None = None
         self._ask_at = 0.0
@@ -195,7 +196,10 @@ class Notifications:
         self._adopt()
 
     def fileno(self) -> int | None:
+        """Readable on a notification; None between one and the second look: in a flood each would cost one."""
         self._adopt()
+        if self._again_at is not None:
+            return None
         fd: int = self._driver.fileno()
         return fd
 
@@ -208,15 +212,22 @@ class Notifications:
             if not self._claims.connection.in_atomic_block:
                 self._probe()
         heard, self._heard = self._heard, False
+        now = time.monotonic()
+        if heard:
+            # For what its sender has kept back since.
+            self._again_at = now + QUIET
+        elif self._again_at is not None and now >= self._again_at:
+            self._again_at, heard = None, True
         if self._instead is not None:
             return self._instead.woken() or heard
         return heard
 
     def interval(self, quiet: float) -> float:
-        # Just after work, or a notification, an enqueuer may keep quiet because its last one is so young.
-        since = min(quiet, time.monotonic() - self._heard_at)
-        interval = 2 * QUIET if since < 4 * QUIET else 1.0
-        return interval if self._instead is None else self._instead.interval(quiet)
+        if self._instead is not None:
+            return self._instead.interval(quiet)
+        if self._heard:
+            return 0.0  # in the middle of other work, after which there is nothing to read any more
+        return 1.0 if self._again_at is None else max(0.0, self._again_at - time.monotonic())
 
     def looks(self) -> float:
         return 1.0
@@ -244,7 +255,7 @@ class Notifications:
         if payload == SEEN.encode() and pid == self._driver.pgconn.backend_pid:
             return
         if channel != self._own:
-            self._heard, self._heard_at = True, time.monotonic()
+            self._heard = True
             return
         self._asked_at = None
         if self._instead is not None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -110,7 +110,8 @@ class SQLiteClaims(SQLiteGraph, SQLiteHouse, Claims):
         self._write(connection, lambda: _insert(connection, row))
 
     def _enqueue_many(self, jobs: Sequence[NewJob]) -> None:
-        rows = [self._row(job) for job in jobs]
+        stamp = cache(self._stamp)  # of most it is the same
+        rows = [self._row(job, stamp(job.created_at)) for job in jobs]
 
         def insert() -> None:
             with self.turn(), self.connection.cursor() as cursor:
@@ -134,15 +135,15 @@ class SQLiteClaims(SQLiteGraph, SQLiteHouse, Claims):
             # Python's own default, where the alias says nothing.
             _retry_locked(work, connection.settings_dict["OPTIONS"].get("timeout", 5.0))
 
-    def _row(self, job: NewJob) -> tuple[Any, ...]:
+    def _row(self, job: NewJob, created: str | None = None) -> tuple[Any, ...]:
         return (
-            job.id.hex,
+            f"{job.id.int:032x}",  # as `hex` has it, which asks more
             job.name,
             job.queue,
             job.priority,
             job.state._value_,
             None if job.run_after is None else self._stamp(job.run_after),
-            self._stamp(job.created_at),
+            created or self._stamp(job.created_at),
             job.arguments,
             job.on_crash._value_,
             job.traits,

@@ -11,8 +11,11 @@ from collections.abc import Iterator
 import pytest
 
 from djjp.claims import Claims
+from djjp.consumer import consumer as coordinator
 from djjp.consumer.wakeups import Bell, wait
-from tests.harness import Processes
+from djjp.models import Consumer
+from tests.consumer.beside import consuming
+from tests.harness import Processes, eventually
 from tests.project.shop.jobs import add
 
 FOR_EVER = 60.0
@@ -108,3 +111,17 @@ def test_a_job_that_ends_as_its_consumer_does_rings_in_vain() -> None:
     bell.awaited = True
     bell.close()
     bell.ring()
+
+
+def test_jobs_that_come_one_soon_after_the_other_are_all_picked_up_though_nobody_looks(
+    queue: Claims, processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An enqueuer does not tell of each one, and the consumer may be in the middle of the one before."""
+    monkeypatch.setattr(coordinator, "_LOOK_EVERY", 3600.0)
+    with consuming(2):
+        eventually(Consumer.objects.exists)
+        for gap in [0.0, 0.001, 0.002, 0.003, 0.005, 0.008, 0.011] * 5:
+            add.run_later(1)
+            time.sleep(gap)
+            assert add.run_later(1).join(10) == 1
+            time.sleep(0.03)
