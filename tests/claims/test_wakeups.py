@@ -150,18 +150,14 @@ def test_a_consumer_waits_for_no_wake_up_that_came_in_the_middle_of_other_work(
     queue: Claims,
 ) -> None:
     """Once it is heard nothing is left to be read, by which a wait would end."""
+    if queue.alias == "sqlite":
+        pytest.skip("on SQLite the listener itself reads that there was a write")
     listener = queue.listener()
     quiet(listener)
+    assert listener.interval(60.0) > 0
     elsewhere(lambda other: other.enqueue(new_job()))
-    eventually(lambda: _heard_by_the_way(queue))
-    with closing(Bell()) as bell:
-        assert wait(bell, listener, 0.5, 60.0)
-
-
-def _heard_by_the_way(queue: Claims) -> bool:
-    """Ask for something, and hear by that."""
-    time.sleep(0.05)
-    return queue.has_ready(None, [])
+    eventually(lambda: queue.has_ready(None, []) and listener.interval(60.0) == 0)
+    assert listener.woken()
 
 
 def test_a_listener_looks_once_more_for_what_an_enqueuer_did_not_tell(queue: Claims) -> None:
