@@ -243,7 +243,8 @@ class SQLiteClaims(SQLiteGraph, SQLiteHouse, Claims):
         return UUID(str(value))
 
     def _seconds(self, value: Any) -> float:
-        return super()._seconds(datetime.fromisoformat(value))
+        # A column comes as Django has its type converted; what is reckoned from one is text.
+        return super()._seconds(datetime.fromisoformat(value) if isinstance(value, str) else value)
 
     def _stamp(self, seconds: float) -> Any:
         """The text that the ORM writes and compares with."""

@@ -16,6 +16,8 @@ from djjp.claims.graph import EDGES
 from djjp.claims.limits import Limits
 from djjp.models import Attempt, Consumer, Job, State, Trait
 
+_CONSUMERS = Consumer._meta.db_table
+
 _RESCUE = f"""UPDATE {TABLE} SET
 state = CASE WHEN cancel_requested THEN 'cancelled'
              WHEN on_crash = 'fail' OR rescues >= %s THEN 'failed' ELSE 'ready' END,
@@ -73,11 +75,11 @@ class Upkeep(Limits):
 
     def peers(self) -> list[Peer]:
         """All consumers that have a row, by name."""
-        rows = Consumer.objects.using(self.alias).order_by("pk")
-        return [
-            Peer(name, epoch(heartbeat), locked)
-            for name, heartbeat, locked in rows.values_list("pk", "heartbeat_at", "locked")
-        ]
+        # Not by the ORM, which takes twice as long: a consumer at rest asks for little else.
+        with self.connection.cursor() as cursor:
+            cursor.execute(f"SELECT name, heartbeat_at, locked FROM {_CONSUMERS} ORDER BY name")
+            rows = cursor.fetchall()
+        return [Peer(name, self._seconds(at), bool(locked)) for name, at, locked in rows]
 
     def orphans(self) -> list[Peer]:
         """The consumers that running jobs name, and that have no row."""
