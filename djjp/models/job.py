@@ -51,8 +51,8 @@ class Trait:
     SWEPT = 64  # it was cancelled because a job that it waited for did not succeed
     ON_FAILURE = 128  # it runs only when one of those that it waits for does not succeed
     UNTIL_START = 256  # its unique key is free once it starts
-    DELAYS = 1024  # one that waits for it is not to run before a time of its own
     PUT_OFF = 512  # it was over its rate: its `run_after` is its place in the line
+    DELAYS = 1024  # one that waits for it is not to run before a time of its own
 
     #: What takes a longer statement to enqueue …
     TERMS = LIMITED | RATED | UNIQUE | EXPIRES

@@ -64,6 +64,8 @@ class Case(NamedTuple):
 
     call: Callable[[Claims], object]
     indexes: set[str]
+    #: Whether it counts its batch by groups, for which SQLite makes one tree, of the batch.
+    groups: bool = False
 
 
 def _finish(queue: Claims) -> object:
@@ -137,7 +139,7 @@ CASES = {
     "next due": Case(lambda q: q.next_due(), DUE),
     "finish": Case(_finish, BATCH),
     "release": Case(lambda q: q.release("me", _claimed(q)), BATCH),
-    "let go": Case(_let_go, {KEY, "djjp_dependency_pkey"}),
+    "let go": Case(_let_go, {KEY, "djjp_dependency_pkey"}, groups=True),
     # Steps of pipelines are looked for too; where there are hardly any, their index is as good a way.
     "retry": Case(_retry, {KEY, "djjp_job_pipeline"}),
 }
@@ -192,8 +194,7 @@ def sqlite_plan(queue: Claims, sql: str, params: Any) -> Plan:
         scans_all=bool(
             re.search(r"SCAN (djjp_job|job)(?! USING (COVERING )?INDEX djjp_job_)", text)
         ),
-        # What is counted by group is the batch.
-        sorts_all=bool(re.search("TEMP B-TREE FOR (?!GROUP BY)", text)),
+        sorts_all="TEMP B-TREE" in text,
         text=text,
     )
 
@@ -350,10 +351,13 @@ def test_a_verb_goes_by_its_index(
     crowded: tuple[Claims, Plans], statistics: str, name: str
 ) -> None:
     _, plans = crowded
-    indexes = CASES[name].indexes
+    _, indexes, groups = CASES[name]
     for plan in plans[statistics, name]:
         assert not plan.scans_all, plan.text
-        assert not plan.sorts_all, plan.text
+        if groups and plan.text.count("TEMP B-TREE") == 1:
+            assert "TEMP B-TREE FOR GROUP BY" in plan.text
+        else:
+            assert not plan.sorts_all, plan.text
         # A claim writes what it found by the primary key.
         assert plan.indexes <= indexes | {KEY}, plan.text
     assert any(indexes & plan.indexes for plan in plans[statistics, name]), plans[statistics, name]

@@ -168,7 +168,7 @@ def test_trap_18_memory_does_not_grow_with_the_number_of_jobs_run(
         connections.close_all()
 
     assert Job.objects.filter(state="succeeded").count() == 24_002
-    assert last.join(0) - first.join(0) < 1_000_000  # 50 bytes a job
+    assert last.join(0) - first.join(0) < 400_000  # 20 bytes a job
 
 
 # Trap 9: pruning that never runs while the queue is busy

@@ -114,7 +114,7 @@ def test_a_job_that_ends_as_its_consumer_does_rings_in_vain() -> None:
 
 
 def test_jobs_that_come_one_soon_after_the_other_are_all_picked_up_though_nobody_looks(
-    queue: Claims, processes: Processes, monkeypatch: pytest.MonkeyPatch
+    queue: Claims, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An enqueuer does not tell of each one, and the consumer may be in the middle of the one before."""
     monkeypatch.setattr(coordinator, "_LOOK_EVERY", 3600.0)
