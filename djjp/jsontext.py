@@ -8,9 +8,9 @@ from typing import Any
 _encoder = json.JSONEncoder(check_circular=False, allow_nan=False, separators=(",", ":"))
 # `encode()` makes one of these, compiled, for each value, which takes as long as the value itself.
 _make: Any = getattr(json.encoder, "c_make_encoder", None)
+_escaped = json.encoder.encode_basestring_ascii
 _parts: Any = _encoder.iterencode
 if _make is not None:
-    _escaped = json.encoder.encode_basestring_ascii
     _parts = _make(None, _encoder.default, _escaped, None, ":", ",", False, False, False)
 
 
@@ -23,3 +23,8 @@ def dumps(value: Any) -> str:
         RecursionError: it is nested too deeply.
     """
     return "".join(_parts(value, 0))
+
+
+def quoted(text: str | None) -> str:
+    """A text as JSON writes it, for the places of a longer one."""
+    return "null" if text is None else _escaped(text)

@@ -46,9 +46,6 @@ class Listener(Protocol):
     def interval(self, quiet: float) -> float:
         """Seconds until `woken()` should be asked again, after `quiet` seconds without any work."""
 
-    def looks(self) -> float:
-        """Seconds until the queue should be looked at though nobody woke the consumer."""
-
 
 class Claims(ByPeople, Relays, Upkeep, Screening, Queues, Timetable, Received, Fitness):
     """The queue on one database alias, by its verbs: here those of the hot path."""

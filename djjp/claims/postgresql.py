@@ -21,6 +21,7 @@ from djjp.claims.postgresql_heads import INDEXES, first_behind, first_ready, wit
 from djjp.claims.postgresql_house import CHANNEL, QUIET, PostgreSQLHouse
 from djjp.claims.relays import RELAYED
 from djjp.claims.watermark import Marks, marks_of
+from djjp.jsontext import quoted
 
 # A call that is repeated after its connection was lost may find its row there.
 _INSERT = f"""INSERT INTO {TABLE} ({INSERT_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, 0, 0)
@@ -210,9 +211,9 @@ UPDATE {TABLE} AS job SET state = 'ready' FROM due WHERE job.id = due.id"""
 
     def _settle(self, consumer: str, rows: Sequence[Settled]) -> set[UUID]:
         ended = all(row.state in PLAIN_ENDS for row in rows)
-        values = [_end(row) if ended else _values(row) for row in rows]
+        batch = _ends(rows) if ended else json.dumps([_values(row) for row in rows])
         with self.connection.cursor() as cursor:
-            cursor.execute(_SETTLE_ENDED if ended else _SETTLE_ANY, [json.dumps(values), consumer])
+            cursor.execute(_SETTLE_ENDED if ended else _SETTLE_ANY, [batch, consumer])
             if cursor.rowcount == len(rows):  # nearly always: no need to read who
                 return {row.id for row in rows}
             return {id for (id,) in cursor.fetchall()}
@@ -249,7 +250,17 @@ UPDATE {TABLE} AS job SET state = 'ready' FROM due WHERE job.id = due.id"""
         return True
 
 
-def _end(row: Settled) -> dict[str, Any]:
+def _ends(rows: Sequence[Settled]) -> str:
+    """What `_values` says of plain ends, of which there are thousands in a second: a third of its time."""
+    each = [
+        f'{{"id":"{row.id.int:032x}","attempt":{row.attempt},"state":"{row.state}",'
+        f'"result":{quoted(row.result)},"began":{row.started_at:.6f},"ended":{row.finished_at:.6f}}}'
+        for row in rows
+    ]
+    return f"[{','.join(each)}]"
+
+
+def _values(row: Settled) -> dict[str, Any]:
     return {
         "id": row.id.hex,
         "attempt": row.attempt,
@@ -257,17 +268,16 @@ def _end(row: Settled) -> dict[str, Any]:
         "result": row.result,
         "began": _rounded(row.started_at),
         "ended": _rounded(row.finished_at),
+        "consumer": row.consumer,
+        "attempts": row.attempts,
+        "due": _rounded(row.run_after),
+        "reason": row.reason,
     }
 
 
 def _rounded(seconds: float | None) -> float | None:
     """To microseconds, here: a half one is rounded the other way by the server."""
     return None if seconds is None else round(seconds, 6)
-
-
-def _values(row: Settled) -> dict[str, Any]:
-    more = {"attempts": row.attempts, "due": _rounded(row.run_after), "reason": row.reason}
-    return {**_end(row), "consumer": row.consumer, **more}
 
 
 def _places(

@@ -29,9 +29,11 @@ CHANNEL = "djjp_ready"
 #: What a notification says for which its own sender needs none, having seen to it.
 SEEN = "seen"
 
-# NOTIFY takes a lock of the whole cluster at commit. One in this many seconds and process is enough,
-# because a consumer that was woken looks once more after as long: see `Notifications.woken`.
-QUIET = 0.01
+# NOTIFY takes a lock of the whole cluster at commit. One in this many seconds and process is enough …
+QUIET = 0.02
+# … because a consumer that was woken looks so often within that time for what is kept back meanwhile, and
+# once at its end.
+_LOOKS = 2
 
 #: Seconds between two notifications of a consumer to itself, and within which it should hear one.
 PROBE_EVERY, PROBE_WITHIN = 30.0, 5.0
@@ -173,9 +175,6 @@ class Polls:
         self._due = min(self._due, now + self._pause)
         return self._due - now if self._due > now else 0.0
 
-    def looks(self) -> float:
-        return 1.0
-
 
 class Notifications:
     """Makes a connection a consumer's, and hears NOTIFY on it.
@@ -188,7 +187,8 @@ class Notifications:
         self._claims = claims
         self._driver: Any = None
         self._heard = False
-        self._again_at: float | None = None  # when to look once more after a notification
+        self._again_at: float | None = None  # when to look once more after a notification …
+        self._looks = 0  # … and how often
         self._own = f"djjp_{token_hex(8)}"
         self._asked_at: float | None = None
         self._ask_at = 0.0
@@ -196,7 +196,7 @@ class Notifications:
         self._adopt()
 
     def fileno(self) -> int | None:
-        """Readable on a notification; None between one and the second look: in a flood each would cost one."""
+        """Readable on a notification; None until the last look after one: in a flood each would cost one."""
         self._adopt()
         if self._again_at is not None:
             return None
@@ -214,10 +214,12 @@ class Notifications:
         heard, self._heard = self._heard, False
         now = time.monotonic()
         if heard:
-            # For what its sender has kept back since.
-            self._again_at = now + QUIET
+            self._looks = _LOOKS
         elif self._again_at is not None and now >= self._again_at:
-            self._again_at, heard = None, True
+            self._looks, heard = self._looks - 1, True
+        if heard:
+            # For what its sender has kept back since.
+            self._again_at = now + QUIET / _LOOKS if self._looks else None
         if self._instead is not None:
             return self._instead.woken() or heard
         return heard
@@ -228,9 +230,6 @@ class Notifications:
         if self._heard:
             return 0.0  # in the middle of other work, after which there is nothing to read any more
         return 1.0 if self._again_at is None else max(0.0, self._again_at - time.monotonic())
-
-    def looks(self) -> float:
-        return 1.0
 
     def _adopt(self) -> None:
         connection = self._claims.connection

@@ -80,9 +80,6 @@ class DataVersion:
             return self._pause
         return min(max(self._deaf_until - now, now - self._written_at, _SOON), _SELDOM)
 
-    def looks(self) -> float:
-        return 1.0
-
     def _read(self) -> int:
         connection: Any = self._claims.connection
         connection.ensure_connection()
