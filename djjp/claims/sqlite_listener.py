@@ -100,6 +100,9 @@ class DataVersion:
         driver = connection.connection
         (allowed,) = driver.execute("PRAGMA busy_timeout").fetchone()
         driver.execute(f"PRAGMA busy_timeout = {min(int(allowed), _PATIENCE)}")
+        # Pages of which a statement keeps copies, until it is done, go into a file of their own once there are
+        # more than 64 KB: a large turn, or one over many queues, would open and write one for each statement.
+        driver.execute("PRAGMA temp_store = MEMORY")
         self._driver = driver
 
     def _follow(self) -> None:

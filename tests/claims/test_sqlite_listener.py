@@ -331,3 +331,21 @@ def test_no_descriptor_is_left_by_a_listener_or_by_its_new_connections(
     assert descriptors() == before + 1
     del listener
     assert descriptors() == before
+
+
+def test_what_sqlite_sets_aside_stays_in_the_memory_of_a_consumer_and_of_nobody_else(
+    queue: SQLiteClaims,
+) -> None:
+    """Others make indexes and copy tables, for which memory may be too small."""
+
+    def in_memory() -> bool:
+        with queue.connection.cursor() as cursor:
+            cursor.execute("PRAGMA temp_store")
+            return bool(cursor.fetchone() == (2,))
+
+    assert not in_memory()
+    listener = queue.listener()
+    assert in_memory()
+    queue.connection.close()
+    listener.woken()
+    assert in_memory()
