@@ -47,9 +47,10 @@ _DRIVERS_INSERT = _INSERT.replace("%s", "?")
 # was nearly empty, they make it read the whole table for what is one step into an index.
 _PRIMARY = f"{TABLE} INDEXED BY sqlite_autoindex_{TABLE}_1"
 
-# OR FAIL: no value that is set here can be refused; SQLite would else copy each page that it changes beforehand, for
-# the case that it has to undo this statement alone.
-_TAKE = f"""UPDATE OR FAIL {_PRIMARY} SET state = 'running', consumer = %s, started_at = %s, attempts = attempts + 1
+# OR FAIL: no value that is set here can be refused; SQLite would else first copy each page that it changes,
+# for the case that it has to undo this statement alone.
+_TAKE = f"""UPDATE OR FAIL {_PRIMARY}
+SET state = 'running', consumer = %s, started_at = %s, attempts = attempts + 1
 WHERE id IN (SELECT value FROM json_each(%s))"""
 
 # CROSS JOIN: the batch comes first, each row of it is looked up.
