@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from benchmarks import environment, report
 from benchmarks.options import count, some_of
 
-SECTIONS = ("table", "drain", "pipelines", "enqueue", "crowd", "pickup")
+SECTIONS = ("table", "drain", "together", "pipelines", "enqueue", "crowd", "pickup")
 # With --quick: rows of the table that cannot take less than so many seconds are left out.
 _QUICK = 60.0
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _measures(options: argparse.Namespace) -> dict[str, Callable[[], report.Section]]:
     # Django has to be set up before these are imported.
-    from benchmarks import crowd, drain, enqueue, naps, pickup, pipelines
+    from benchmarks import crowd, drain, enqueue, naps, pickup, pipelines, together
 
     databases, repeat, seed = options.databases, options.repeat, options.seed
     rows = [naps.Row(*row) for row in options.rows] or naps.ROWS
@@ -41,6 +41,7 @@ def _measures(options: argparse.Namespace) -> dict[str, Callable[[], report.Sect
     measures = {
         "table": lambda: naps.measure(databases, rows, seed, longest),
         "drain": lambda: drain.measure(databases, options.drain_jobs, repeat),
+        "together": lambda: together.measure(databases, options.drain_jobs, repeat),
         "pipelines": lambda: pipelines.measure(databases, options.pipelines, repeat),
         "enqueue": lambda: enqueue.measure(databases, options.enqueue_jobs, repeat),
         "crowd": lambda: crowd.measure(options.enqueue_jobs, repeat),
@@ -66,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument(
         "--quick", action="store_true", help=f"leave out rows of over {_QUICK:.0f} s at best"
     )
-    others = parser.add_argument_group("drain, pipelines, enqueue, pickup").add_argument
+    others = parser.add_argument_group("drain, together, pipelines, enqueue, pickup").add_argument
     others("--drain-jobs", type=count, default=20_000, help="jobs to drain (20000)")
     others("--pipelines", type=count, default=1000, help="pipelines to drain (1000)")
     others("--enqueue-jobs", type=count, default=10_000, help="jobs to enqueue in each way (10000)")

@@ -34,12 +34,26 @@ def run(*options: str) -> str:
 def test_a_small_run_prints_every_table_and_the_same_as_json() -> None:
     figures = json.loads(run("--json"))
 
-    assert list(figures) == ["machine", "table", "drain", "pipelines", "enqueue", "pickup"]
+    assert list(figures) == [
+        "machine",
+        "table",
+        "drain",
+        "together",
+        "pipelines",
+        "enqueue",
+        "pickup",
+    ]
     (nap,) = figures["table"]
     assert (nap["database"], nap["jobs"], nap["threads"]) == ("sqlite", 20, 4)
     assert nap["ratio"] == nap["consumption_seconds"] / nap["ideal_seconds"] >= 1
     (drain,) = figures["drain"]
     assert len(drain["ratio"]["samples"]) == 2
+    alone, together = figures["together"]
+    assert (alone["consumers"], together["consumers"], len(together["ratio"]["samples"])) == (
+        1,
+        2,
+        2,
+    )
     (pipelines,) = figures["pipelines"]
     assert (pipelines["jobs"], len(pipelines["ratio"]["samples"])) == (60, 2)
     ways = {row["way"]: row["jobs_per_second"]["median"] for row in figures["enqueue"]}
@@ -52,7 +66,7 @@ def test_a_small_run_prints_every_table_and_the_same_as_json() -> None:
     assert header.startswith("djjp benchmarks: cores ")
     assert "postgresql" not in header
     titles, grids = tables[::2], tables[1::2]
-    assert len(titles) == len(grids) == 5
+    assert len(titles) == len(grids) == 6
     for grid in grids:
         headings, rule, *rows = grid.splitlines()
         assert headings.startswith("database")
