@@ -62,6 +62,8 @@ class Consumer(Turns):
             max_jobs,
             concurrency=concurrency or conf.current().concurrency,
         )
+        # Kept to the end of the process: Linux takes some 10 ms to let go of what hears a file's writes.
+        self._listener: Listener | None = None
         self._presence: Presence
         self._maintenance: Maintenance
         self._drain = drain
@@ -98,15 +100,14 @@ class Consumer(Turns):
         """Work until stopped; returns whether each job that was begun ended here."""
         self._claims = queue()
         self._sweeper.start()
-        listener: Listener | None = None
         pause = _FIRST_PAUSE
         try:
             while True:
                 self._enforce_at = time.monotonic() + self._pool.enforce()
                 try:
-                    if listener is None:
+                    if self._listener is None:
                         self._appear()
-                        listener = self._claims.listener()
+                        self._listener = self._claims.listener()
                     elif pause > _FIRST_PAUSE:
                         self._reconcile()
                     if doubted := self._begun.is_doubted():
@@ -114,7 +115,7 @@ class Consumer(Turns):
                     self._maintenance.beat()
                     if doubted:
                         self._begun.go_on()
-                    self._look(listener)
+                    self._look(self._listener)
                     self._turn()
                     if self._maintenance.work(ending=self._stops > 0):
                         self._may_have_ready = True
@@ -122,7 +123,7 @@ class Consumer(Turns):
                         self._presence.end()
                         break
                     pause = _FIRST_PAUSE
-                    self._rest(listener)
+                    self._rest(self._listener)
                 except DatabaseError as error:
                     logger.warning(
                         "the queue's database refused (%s); again in %.1f s",

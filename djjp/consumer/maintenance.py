@@ -57,7 +57,8 @@ class Maintenance:
         self._lost = lost
         self._watch = Watch(heartbeat_limit, frozen)
         self._beat_every = min(limits)
-        self._beat_at = 0.0
+        # Whose presence has just begun has said so.
+        self._beat_at = time.monotonic() + self._beat_every
         self._watch_at = 0.0
         self._tidy_at = 0.0
         self._let_in_after: str | None = None
