@@ -251,7 +251,7 @@ UPDATE {TABLE} AS job SET state = 'ready' FROM due WHERE job.id = due.id"""
 
 
 def _ends(rows: Sequence[Settled]) -> str:
-    """What `_values` says of plain ends, of which there are thousands in a second: a third of its time."""
+    """Plain ends as `_values` has them. There may be thousands in a second, and this takes a third of the time."""
     each = [
         f'{{"id":"{row.id.int:032x}","attempt":{row.attempt},"state":"{row.state}",'
         f'"result":{quoted(row.result)},"began":{row.started_at:.6f},"ended":{row.finished_at:.6f}}}'
