@@ -22,6 +22,7 @@ from django.test import override_settings
 
 from djjp import claims
 from djjp.claims import Claims
+from djjp.consumer import begun
 from djjp.databases import queue_database
 from djjp.models import Attempt, Consumer, Dependency, Job, Queue, Relayed, Schedule, Slot, Start
 from djjp.outbox.models import OutboxJob
@@ -114,7 +115,9 @@ def queue(request: pytest.FixtureRequest, migrated_queues: set[str]) -> Iterator
         Attempt.objects.all().delete()
         Job.objects.all()._raw_delete(alias)
         Dependency.objects.all()._raw_delete(alias)
-        Consumer.objects.all().delete()  # of those that were killed
+        for name in Consumer.objects.values_list("pk", flat=True):  # those that were killed
+            begun.clear(claims.queue().notes(), name)
+        Consumer.objects.all().delete()
         Relayed.objects.all().delete()
         Queue.objects.all().delete()
         Schedule.objects.all().delete()

@@ -7,7 +7,10 @@ import signal
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
+
+import pytest
 
 from djjp import run_many
 from djjp.claims import Claims
@@ -55,14 +58,22 @@ def shown(handle: JobHandle) -> dict[str, Any]:
     return Job.objects.values().get(pk=handle.id)
 
 
-def files_of(queue: Claims, *pids: int) -> list[str]:
+@pytest.fixture
+def files_of(queue: Claims) -> Callable[..., list[str]]:
+    """The notes and locks of these processes; not those that earlier ones of the same numbers have left."""
     folder = queue.notes()
     assert folder is not None
-    return [p.name for p in folder.iterdir() if any(f"-{pid}-" in p.name for pid in pids)]
+    before = set(folder.iterdir())
+
+    def files(*pids: int) -> list[str]:
+        new = {path.name for path in set(folder.iterdir()) - before}
+        return sorted(name for name in new if any(f"-{pid}-" in name for pid in pids))
+
+    return files
 
 
 def test_trap_2_the_job_of_a_killed_consumer_runs_again_once_it_is_dead_and_not_before(
-    queue: Claims, processes: Processes
+    files_of: Callable[..., list[str]], processes: Processes
 ) -> None:
     """However long it runs. While its consumer lives, another one looks on for several heartbeats."""
     handle = linger.run_later("long", 600)
@@ -80,25 +91,25 @@ def test_trap_2_the_job_of_a_killed_consumer_runs_again_once_it_is_dead_and_not_
     assert (shown(handle)["attempts"], shown(handle)["rescues"]) == (2, 1)
     assert handle.errors == []
     assert list(Consumer.objects.values_list("pid", flat=True)) == [second.pid]
-    assert files_of(queue, first.pid) == []
+    assert files_of(first.pid) == []
     code, err = processes.end(second)
     assert code == 0
     assert "is dead; 1 of its jobs are rescued" in err
 
 
 def test_a_consumer_that_ends_leaves_no_row_and_no_file(
-    queue: Claims, processes: Processes
+    files_of: Callable[..., list[str]], processes: Processes
 ) -> None:
     handle = add.run_later(1)
     consumer = start(processes)
     handle.join(30)
     assert present(consumer)
-    assert files_of(queue, consumer.pid)
+    assert files_of(consumer.pid)
 
     assert processes.end(consumer) == (0, "")
 
     assert not Consumer.objects.exists()
-    assert files_of(queue, consumer.pid) == []
+    assert files_of(consumer.pid) == []
 
 
 def test_trap_2_a_job_that_keeps_the_interpreter_for_three_heartbeat_limits_runs_once(
@@ -125,7 +136,7 @@ def test_trap_2_a_job_that_keeps_the_interpreter_for_three_heartbeat_limits_runs
 
 
 def test_trap_1_a_consumer_that_was_taken_for_dead_is_refused_and_goes_on_as_a_new_one(
-    queue: Claims, processes: Processes
+    files_of: Callable[..., list[str]], processes: Processes
 ) -> None:
     handle = linger.run_later("late", 1)
     frozen = start(processes, frozen_limit=2)
@@ -160,7 +171,7 @@ def test_trap_1_a_consumer_that_was_taken_for_dead_is_refused_and_goes_on_as_a_n
     assert f":{frozen.pid}:" in name
     assert {shown(job)["attempts"] for job in waiting} == {1}
     assert not Consumer.objects.exists()
-    assert files_of(queue, frozen.pid, other.pid) == []
+    assert files_of(frozen.pid, other.pid) == []
 
 
 def test_trap_3_a_consumer_whose_slots_are_full_rescues_the_jobs_of_others(
