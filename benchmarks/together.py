@@ -8,13 +8,13 @@ from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any
 
+from benchmarks.drain import THREADS
 from benchmarks.environment import empty, on
 from benchmarks.jobs import noop
 from benchmarks.processes import consumer
 from benchmarks.report import Column, Section, Spread, progress
 from djjp import run_many
 
-THREADS = 10
 TOGETHER = 2
 
 _COLUMNS = [
@@ -68,6 +68,8 @@ def _drained(alias: str, jobs: int, consumers: int) -> float:
             each.wait_until_ready()
         resume("default")
         while Job.objects.filter(state__in=[State.READY, State.RUNNING]).exists():
+            if any(each.process.poll() is not None for each in started):
+                raise RuntimeError("a consumer has ended before the last job")
             time.sleep(0.05)
     done = Job.objects.filter(state=State.SUCCEEDED)
     if (count := done.count()) != jobs:
