@@ -9,7 +9,7 @@ from uuid import UUID
 from django.db import connections
 
 from benchmarks.jobs import noop
-from djjp.claims import Claimed, Claims, NewJob, Outcome
+from djjp.engine import Claimed, Claims, NewJob, Outcome
 from djjp.ids import new_id
 from djjp.models import Job, State
 

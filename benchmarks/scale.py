@@ -20,7 +20,7 @@ from benchmarks.report import Column, Section, Spread, progress
 
 if TYPE_CHECKING:
     from benchmarks.filling import Size
-    from djjp.claims import Claims
+    from djjp.engine import Claims
 
 #: How many jobs a measured turn finishes and claims.
 BATCH = 50
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _measured(alias: str, size: Size, samples: int, snapshot_jobs: int) -> list[dict[str, Any]]:
     from benchmarks.filling import SMALL, fill
-    from djjp.claims import queue
+    from djjp.engine import queue
 
     with environment.beside(alias) as beside:
         for place, this in ((beside, SMALL), (alias, size)):
@@ -122,7 +122,7 @@ class _Pair:
 @contextmanager
 def _consumers(pair: _Pair) -> Iterator[None]:
     """The connections to both queues as consumers have them."""
-    from djjp.claims import queue
+    from djjp.engine import queue
 
     queues = []
     for alias in pair.aliases:
@@ -138,7 +138,7 @@ def _consumers(pair: _Pair) -> Iterator[None]:
 def _turns(served: Sequence[str] | None, batch: int = BATCH) -> Iterator[Callable[[], float]]:
     """A turn: finish the last batch, claim the next. As many jobs come in between, untimed."""
     from benchmarks.filling import CONSUMER, new, outcomes
-    from djjp.claims import queue as current
+    from djjp.engine import queue as current
 
     queue, names = current(), served or ["q0"]
     with queue.turn():
@@ -194,7 +194,7 @@ def _pages() -> Iterator[Callable[[], float]]:
 def _prunes() -> Iterator[Callable[[], float]]:
     """One portion of a prune; where there is nothing finished, as many are first."""
     from benchmarks.filling import CONSUMER, new, outcomes
-    from djjp.claims import queue as current
+    from djjp.engine import queue as current
     from djjp.models import FINISHED, Job, State
 
     queue = current()

@@ -54,7 +54,7 @@ def _drained(alias: str, jobs: int, consumers: int) -> float:
     from django.db.models import Max, Min
 
     from djjp.models import Job, State
-    from djjp.pausing import pause, resume
+    from djjp.queues import pause, resume
 
     empty(alias)
     pause("default")

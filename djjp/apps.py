@@ -17,8 +17,9 @@ class DjjpConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from djjp import checks, registry
+        from djjp import checks
         from djjp.exceptions import JobNameTaken
+        from djjp.jobs import registry
 
         checks.register()
         try:

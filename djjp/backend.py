@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from django.apps import apps
 from django.core import checks
 
-from djjp.framework import AnyResult, AnyTask, BaseTaskBackend, InvalidTask, Task
+from djjp.tasks.compat import AnyResult, AnyTask, BaseTaskBackend, InvalidTask, Task
 
 if TYPE_CHECKING:
-    from djjp.tasks import RegisteredTask
+    from djjp.tasks.job import RegisteredTask
 
 __all__ = ["DjjpBackend", "as_job", "task_options"]
 
@@ -63,14 +63,14 @@ class DjjpBackend(BaseTaskBackend):
             InvalidTask: the task does not fit the backend.
             TypeError: the arguments do not fit the function, or one of them is not JSON.
         """
-        from djjp import tasks
+        from djjp.tasks import job as tasks
 
         self.validate_task(task)
         return tasks.enqueue(self._job(task), args, kwargs, sender=type(self))
 
     def _job(self, task: AnyTask) -> RegisteredTask:
         """The job that stands for a task."""
-        from djjp import tasks
+        from djjp.tasks import job as tasks
 
         try:
             return tasks.job_for(task, self.job_options | getattr(task.func, _OPTIONS, {}))
@@ -83,7 +83,7 @@ class DjjpBackend(BaseTaskBackend):
         Raises:
             TaskResultDoesNotExist: there is no such row, or it is a job's and no task's.
         """
-        from djjp import tasks
+        from djjp.tasks import job as tasks
 
         return tasks.get_result(result_id)
 
@@ -99,7 +99,7 @@ class DjjpBackend(BaseTaskBackend):
                 )
             )
             return found
-        from djjp import tasks
+        from djjp.tasks import job as tasks
 
         try:
             tasks.try_options(self.job_options)
@@ -160,7 +160,7 @@ def discover() -> None:
     from django.utils.module_loading import autodiscover_modules
 
     import djjp.tasks  # noqa: F401  (from here on a consumer knows rows of tasks, even if none is defined)
-    from djjp.framework import task_backends
+    from djjp.tasks.compat import task_backends
 
     autodiscover_modules("tasks")
     for backend in task_backends.all():

@@ -11,9 +11,10 @@ from django.core.checks import CheckMessage, Error
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, connections, router
 
-from djjp import claims, conf, registry
-from djjp.claims import Problem
-from djjp.outbox import rows
+from djjp import conf, engine
+from djjp.engine import Problem
+from djjp.jobs import registry
+from djjp.outbox import table
 from djjp.routers import APP_LABEL, OUTBOX_LABEL, QueueRouter
 
 
@@ -63,7 +64,7 @@ def _missing_alias() -> Iterator[CheckMessage]:
 def _engine() -> Iterator[CheckMessage]:
     alias = _alias()
     try:
-        problems: Sequence[Problem] = list(claims.queue().configuration_problems())
+        problems: Sequence[Problem] = list(engine.queue().configuration_problems())
     except ImproperlyConfigured as error:
         # Django's own words where a driver is missing, ours where the engine is none that djjp knows.
         hint = "Install the driver: pip install 'djjp[postgres]'."
@@ -116,7 +117,7 @@ def _outbox() -> Iterator[CheckMessage]:
                 "Name databases of the application there, by their aliases.",
             )
             return
-    for alias in rows.outboxes():
+    for alias in table.outboxes():
         for model in apps.get_app_config(OUTBOX_LABEL).get_models():
             if not router.allow_migrate_model(alias, model):
                 yield _error(
@@ -128,7 +129,7 @@ def _outbox() -> Iterator[CheckMessage]:
 
 def _promise(**kwargs: Any) -> list[CheckMessage]:
     """Not wrong, but good to know before a project goes live."""
-    if _first() or _alias() == "default" or rows.installed():
+    if _first() or _alias() == "default" or table.installed():
         return []
     return [
         _warning(
@@ -144,7 +145,7 @@ def _server(databases: Sequence[str] | None = None, **kwargs: Any) -> list[Check
     if _first() or _alias() not in (databases or ()):
         return []
     try:
-        return [_error(*problem) for problem in claims.queue().server_problems()]
+        return [_error(*problem) for problem in engine.queue().server_problems()]
     except ImproperlyConfigured:
         return []  # `_engine` says it
     except DatabaseError as error:

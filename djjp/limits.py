@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from djjp.retries import span
+from djjp.durations import span
 
 #: A text in which `{parameter}` stands for that argument of the call, or a function that is called with
 #: the arguments and returns the text.

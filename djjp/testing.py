@@ -19,11 +19,11 @@ from asgiref.sync import sync_to_async
 from django.test.testcases import DatabaseOperationForbidden  # type: ignore[attr-defined]  # not in the stubs
 
 from djjp import codec, conf
-from djjp.claims import NewJob, moment
 from djjp.consumer.inline import run_due
-from djjp.jobs import JobHandle, RegisteredJob
+from djjp.engine import NewJob, moment
+from djjp.jobs import JobHandle, RegisteredJob, enqueue
 from djjp.models import Job
-from djjp.outbox import enqueue, payload, rows
+from djjp.outbox import serialization, table
 
 __all__ = [
     "EnqueuedJob",
@@ -220,7 +220,7 @@ def _named(job: Any) -> tuple[str, Callable[[Any], Any]]:
         return job, _through_codec
     task = getattr(job, "task", job)
     if hasattr(task, "module_path"):
-        from djjp.framework import normalize_json
+        from djjp.tasks.compat import normalize_json
 
         return task.module_path, normalize_json
     if isinstance(job, RegisteredJob):
@@ -236,11 +236,11 @@ def _enqueued() -> list[EnqueuedJob]:
     """What the outboxes and the queue have, in the order in which it was enqueued."""
     found: dict[UUID, EnqueuedJob] = {}
     with _explained():
-        for alias in rows.outboxes():
+        for alias in table.outboxes():
             last = None
-            while page := rows.page(alias, last, _PAGE):
+            while page := table.page(alias, last, _PAGE):
                 for unit in page:
-                    jobs = payload.jobs_of(unit.text)
+                    jobs = serialization.jobs_of(unit.text)
                     found |= {job.id: _from_new(job, "outbox") for job in jobs}
                 last = page[-1].id
         for row in Job.objects.using(conf.current().db_name).order_by("pk"):
@@ -276,7 +276,7 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except DatabaseOperationForbidden as error:
-        aliases = sorted({*rows.outboxes(), conf.current().db_name})
+        aliases = sorted({*table.outboxes(), conf.current().db_name})
         if not any(repr(alias) in str(error) for alias in aliases):
             raise  # a database that is not djjp's business
         raise DatabaseOperationForbidden(

@@ -20,11 +20,21 @@ from django.core.management import call_command
 from django.db import connections
 from django.test import override_settings
 
-from djjp import claims
-from djjp.claims import Claims
-from djjp.consumer import begun
+from djjp import engine
+from djjp.consumer import start_journal
 from djjp.databases import queue_database
-from djjp.models import Attempt, Consumer, Dependency, Job, Queue, Relayed, Schedule, Slot, Start
+from djjp.engine import Claims
+from djjp.models import (
+    Attempt,
+    Consumer,
+    Dependency,
+    Job,
+    Occurrence,
+    Queue,
+    RateStart,
+    Relayed,
+    Schedule,
+)
 from djjp.outbox.models import OutboxJob
 from tests.harness import Processes
 from tests.project.shop.models import Execution
@@ -111,18 +121,18 @@ def queue(request: pytest.FixtureRequest, migrated_queues: set[str]) -> Iterator
                 connections.settings[alias].update(queue_database(url))
             call_command("migrate", database=alias, verbosity=0)
             migrated_queues.add(alias)
-        yield claims.queue()
+        yield engine.queue()
         Attempt.objects.all().delete()
         Job.objects.all()._raw_delete(alias)
         Dependency.objects.all()._raw_delete(alias)
         for name in Consumer.objects.values_list("pk", flat=True):  # those that were killed
-            begun.clear(claims.queue().notes(), name)
+            start_journal.clear(engine.queue().notes(), name)
         Consumer.objects.all().delete()
         Relayed.objects.all().delete()
         Queue.objects.all().delete()
         Schedule.objects.all().delete()
-        Slot.objects.all().delete()
-        Start.objects.all().delete()
+        Occurrence.objects.all().delete()
+        RateStart.objects.all().delete()
         OutboxJob.objects.all().delete()
         Execution.objects.all().delete()
 

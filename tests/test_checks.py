@@ -13,8 +13,8 @@ from django.core import checks
 from django.db import connections
 from django.test import override_settings
 
-from djjp import claims
-from djjp.claims import Claims
+from djjp import engine
+from djjp.engine import Claims
 from tests.scratch import Scratch
 
 BOTH = ["check", "--database", "default", "--database", "queue"]
@@ -336,8 +336,8 @@ def reported(databases: Iterable[str]) -> list[checks.CheckMessage]:
 
 def test_the_databases_of_these_tests_have_no_problem(queue: Claims) -> None:
     assert reported([queue.alias, "default"]) == []
-    assert list(claims.queue().configuration_problems()) == []
-    assert list(claims.queue().server_problems()) == []
+    assert list(engine.queue().configuration_problems()) == []
+    assert list(engine.queue().server_problems()) == []
 
 
 def test_only_the_database_that_is_asked_for_is_connected_to(tmp_path: Path) -> None:

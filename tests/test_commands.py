@@ -15,14 +15,14 @@ from django.core.management import call_command
 from django.test import override_settings
 from django.utils import timezone
 
-from djjp import overview, run_many
-from djjp.claims import Claims
+from djjp import monitoring, run_many
 from djjp.consumer.maintenance import Walk
+from djjp.engine import Claims
 from djjp.exceptions import JobNotRegistered
 from djjp.models import Attempt, Job, Queue, State
 from djjp.schedules import declared
-from tests.claims.rows import new_job
 from tests.consumer.beside import drain
+from tests.engine.rows import new_job
 from tests.harness import Processes, eventually
 from tests.project.shop.jobs import add, echo, fail, hog, mail, nap
 from tests.timetables import by_hand, registered
@@ -354,7 +354,7 @@ def test_prune_takes_other_spans(
 def test_prune_walks_over_all_rows_in_steps(
     queue: Claims, djjp: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(overview, "PRUNE_ROWS", 7)
+    monkeypatch.setattr(monitoring, "PRUNE_ROWS", 7)
     for state in (State.SUCCEEDED, State.FAILED):
         for _ in range(15):
             ended(state, ago=100)
@@ -389,7 +389,7 @@ def test_a_job_that_is_retried_while_it_is_pruned_stays(queue: Claims) -> None:
         return execute(sql, params, many, context)
 
     with queue.connection.execute_wrapper(retry_first):
-        assert overview.prune(0, 0) == 0
+        assert monitoring.prune(0, 0) == 0
 
     assert retried == [1]
     assert Job.objects.get().state == "ready"
@@ -421,7 +421,7 @@ def test_help_says_what_each_command_does(processes: Processes, queue: Claims) -
 
 def test_schedules_are_listed_with_their_next_and_last_runs(queue: Claims, djjp: Any) -> None:
     at = 1_767_225_600.0  # 2026-01-01 00:00 UTC
-    daily = {"cron": "0 9 * * *", "tz": "Europe/Berlin", "last_slot": at - 3600}
+    daily = {"cron": "0 9 * * *", "tz": "Europe/Berlin", "last_occurrence": at - 3600}
     often = {"every": timedelta(minutes=5)}
     by_hand(echo.name, at, name="b daily", **daily)
     by_hand(echo.name, at, name="c off", enabled=False, **often)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from djjp import current_job, job
-from djjp.claims import Claimed, Claims
-from djjp.current import CurrentJob
+from djjp.engine import Claimed, Claims
+from djjp.jobs.current import CurrentJob
 from tests.consumer.beside import drain
 from tests.project.shop.jobs import add
 

@@ -164,7 +164,7 @@ def test_a_settings_module_may_import_what_it_needs_before_django_is_set_up() ->
     ("module", "source", "complaint"),
     [
         ("conf", "from djjp.models import Job", "conf (ground) climbs to models (storage)"),
-        ("conf", "import djjp.claims.base", "conf (ground) climbs to claims (storage)"),
+        ("conf", "import djjp.engine.jobs", "conf (ground) climbs to claims (storage)"),
         ("conf", "from djjp import claims", "conf (ground) climbs to claims (storage)"),
         ("conf", "from . import claims", "conf (ground) climbs to claims (storage)"),
         ("models", "from djjp import job", "models (storage) climbs to jobs (domain)"),
@@ -176,7 +176,7 @@ def test_a_settings_module_may_import_what_it_needs_before_django_is_set_up() ->
         ),
         (
             "jobs",
-            "def late():\n    from djjp.consumer.pools import ThreadPool",
+            "def late():\n    from djjp.consumer.pool.threads import ThreadPool",
             "jobs (domain) climbs to consumer (runtime)",
         ),
         (
@@ -206,7 +206,7 @@ def test_the_guard_sees_a_package_climb_from_its_own_init() -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("claims.sqlite", "from djjp.claims.base import Claims\nfrom .base import Problem"),
+        ("claims.sqlite", "from djjp.engine.jobs import Claims\nfrom .base import Problem"),
         ("jobs", "from djjp import claims, codec, registry"),
         ("admin.jobs", "from djjp.admin import site\nfrom djjp.jobs import get_job"),
         ("apps", "from djjp import checks, registry"),

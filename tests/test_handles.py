@@ -10,9 +10,9 @@ import pytest
 from django.db import connections
 
 from djjp import get_job
-from djjp.claims import Claimed, Claims, Failure, Outcome
+from djjp.engine import Claimed, Claims, Failure, Outcome
 from djjp.exceptions import JobCancelled, JobDoesNotExist, JobFailed
-from djjp.handles import JobHandle
+from djjp.jobs.handles import JobHandle
 from djjp.models import Job, State
 from tests.project.shop.jobs import add
 

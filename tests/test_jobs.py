@@ -14,11 +14,11 @@ from django.test import override_settings
 from django.utils import timezone
 
 import djjp
-from djjp import arun_many, get_job, job, registry, run_many
-from djjp.calls import BoundJob
-from djjp.claims import Claims
+from djjp import arun_many, get_job, job, run_many
+from djjp.engine import Claims
 from djjp.exceptions import EncodeError, JobDoesNotExist, JobNameTaken, JobNotRegistered
-from djjp.jobs import RegisteredJob
+from djjp.jobs import RegisteredJob, registry
+from djjp.jobs.bound import BoundJob
 from djjp.models import Job
 from tests.project.shop.jobs import add, anap, echo, mail
 
@@ -315,8 +315,8 @@ def test_get_job_of_none_says_so(queue: Claims, id: Any) -> None:
 
 def test_the_name_of_a_row_imports_nothing(queue: Claims) -> None:
     """A row may name any module; only a registered name runs."""
-    from djjp.claims import Claimed
     from djjp.consumer.execution import Execution
+    from djjp.engine import Claimed
 
     row = Claimed(add.bind(1).row().id, "os.getcwd", '{"args":[],"kwargs":{}}', 1, 0)
     outcome = Execution(row).run()

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from djjp import Limit, Rate, chain, group
-from djjp.claims import Claims
+from djjp.engine import Claims
 from djjp.jobs import RegisteredJob
-from djjp.models import Job, State, Trait
+from djjp.models import Flag, Job, State
 from djjp.outbox.models import OutboxJob
 
 
@@ -149,7 +149,7 @@ def test_what_using_changes_is_checked_too() -> None:
 def test_a_key_is_made_of_the_arguments(key: Any, text: str) -> None:
     bound = declared(limit=Limit(key, 2), unique_key=key).bind(7, colour="red")
     row = bound.row()
-    assert (row.limit_key, row.limit_most, row.limit_per, row.unique_key) == (text, 2, None, text)
+    assert (row.limit_key, row.limit_max, row.limit_per, row.unique_key) == (text, 2, None, text)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_a_step_of_a_pipeline_has_no_unique_key(queue: Claims, place: str) -> No
 
 def test_a_plain_row_says_nothing_of_it() -> None:
     row = declared().bind(7).row()
-    assert (row.traits, row[-5:]) == (0, (None,) * 5)
+    assert (row.flags, row[-5:]) == (0, (None,) * 5)
 
 
 def test_a_row_says_what_was_agreed() -> None:
@@ -253,9 +253,9 @@ def test_a_row_says_what_was_agreed() -> None:
         expires_after=30,
     )
     row = job.bind(7).row()
-    assert row.traits == Trait.RATED | Trait.UNIQUE | Trait.UNTIL_START | Trait.EXPIRES
+    assert row.flags == Flag.RATE_LIMITED | Flag.UNIQUE | Flag.UNTIL_START | Flag.EXPIRES
     assert row[-5:] == ("7", "api", 10, 60.0, row.created_at + 30)
-    assert declared(limit=Limit("a")).bind(7).row().traits == Trait.LIMITED
+    assert declared(limit=Limit("a")).bind(7).row().flags == Flag.LIMITED
 
 
 def test_an_expiry_counts_from_the_time_when_a_job_may_run() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from djjp import job, registry
-from djjp.jobs import RegisteredJob
+from djjp import job
+from djjp.jobs import RegisteredJob, registry
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from django.db import transaction
 
 import djjp
 from djjp import chain, group, run_many
-from djjp.claims import Claims
+from djjp.engine import Claims
 from djjp.exceptions import EncodeError, JobCancelled, JobDoesNotExist, JobFailed
-from djjp.handles import JobHandle, get_job
 from djjp.jobs import BoundJob, RegisteredJob
+from djjp.jobs.handles import JobHandle, get_job
 from djjp.models import Dependency, Job
 from djjp.outbox.models import OutboxJob
 from djjp.pipelines import PipelineHandle, aget_pipeline, get_pipeline

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from djjp.durations import span
 from djjp.exceptions import Retry
-from djjp.retries import LONGEST, check_backoff, check_retry_on, exponential, pause, span
+from djjp.jobs.retries import LONGEST, check_backoff, check_retry_on, exponential, pause
 
 
 @pytest.mark.parametrize(("attempt", "around"), [(1, 1), (2, 2), (3, 4), (6, 32), (11, 1024)])

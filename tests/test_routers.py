@@ -11,7 +11,7 @@ from django.db import router
 from django.db.models import Model
 from django.test import override_settings
 
-from djjp.claims import Claims
+from djjp.engine import Claims
 from djjp.models import Attempt, Job
 from djjp.routers import QueueRouter
 from tests.project.shop.models import Execution
@@ -160,8 +160,8 @@ QUEUE = {
     "djjp_queue",
     "djjp_relayed",
     "djjp_schedule",
-    "djjp_slot",
-    "djjp_start",
+    "djjp_occurrence",
+    "djjp_rate_start",
 }
 
 

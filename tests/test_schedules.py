@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from django.test import override_settings
 
-from djjp import codec, registry, schedules
-from djjp.claims import Claims
+from djjp import codec, schedules
+from djjp.engine import Claims
 from djjp.exceptions import EncodeError, JobNotRegistered
+from djjp.jobs import registry
 from djjp.models import Job, Schedule, Source
-from tests.claims.verbs import NOW
+from tests.engine.verbs import NOW
 from tests.project.shop.jobs import mail
 from tests.timetables import by_hand, registered
 
@@ -117,7 +118,7 @@ def test_a_row_is_called_with_its_arguments_and_the_options_of_its_job(queue: Cl
     assert (made.pk, made.queue, made.priority) == (handle.id, "mail", 5)
     assert codec.decode_arguments(made.arguments) == (["x"], {})
     row.refresh_from_db()
-    assert (row.settled, row.last_slot) == (NOW, None), "it was beside the slots"
+    assert (row.fired_until, row.last_occurrence) == (NOW, None), "it was beside the slots"
 
 
 @pytest.mark.parametrize(
@@ -149,7 +150,7 @@ def test_to_run_what_is_not_registered_is_an_error(queue: Claims) -> None:
 
 def test_the_next_slot_follows_the_last_that_is_settled() -> None:
     at = datetime.fromisoformat("2026-05-04T12:00:00+02:00").timestamp()
-    row = Schedule(cron="0 9 * * *", tz="Europe/Berlin", settled=at)
+    row = Schedule(cron="0 9 * * *", tz="Europe/Berlin", fired_until=at)
     assert schedules.when(row) == "0 9 * * * Europe/Berlin"
     assert schedules.next_slot(row) == at + 21 * 3600
     assert schedules.next_slot(row, at + 21 * 3600) == at + 45 * 3600

@@ -11,17 +11,17 @@ from zoneinfo import ZoneInfo
 import pytest
 from cronsim import CronSim
 
-from djjp import slots
+from djjp import recurrence
 
 NEW_YORK, BERLIN = "America/New_York", "Europe/Berlin"
 
 
-def cron(expression: str, tz: str = "UTC") -> slots.Timing:
-    return slots.timing(expression, tz, None, "UTC")
+def cron(expression: str, tz: str = "UTC") -> recurrence.Timing:
+    return recurrence.timing(expression, tz, None, "UTC")
 
 
-def every(span: Any) -> slots.Timing:
-    return slots.timing(None, None, span, "UTC")
+def every(span: Any) -> recurrence.Timing:
+    return recurrence.timing(None, None, span, "UTC")
 
 
 def at(text: str, tz: str = "UTC") -> float:
@@ -124,12 +124,12 @@ def test_slots_are_those_that_a_look_at_every_minute_finds(expression: str, tz: 
     for change in changes:
         window = [hours[change] + 60 * n for n in range(-30 * 60, 30 * 60)]
         expected = looked_for(expression, zone, window)
-        assert slots.between(timing, window[0] - 1, window[-1], 10_000) == expected
-        beyond = slots.first(timing, window[-1])
+        assert recurrence.between(timing, window[0] - 1, window[-1], 10_000) == expected
+        beyond = recurrence.first(timing, window[-1])
         for begin in window[::53]:
             for after in (begin, begin + 0.5, begin + 59.5):
                 following = next((slot for slot in expected if slot > after), beyond)
-                assert slots.first(timing, after) == following
+                assert recurrence.first(timing, after) == following
 
 
 def looked_for(expression: str, zone: ZoneInfo, window: list[float]) -> list[float]:
@@ -170,9 +170,9 @@ def test_each_slot_of_an_interval_leads_to_the_next(seconds: float, year: int) -
     timing, moment = every(seconds), at(f"{year}-03-01T00:00:00.1")
     seen = list(islice(timing.after(moment), 200))
     for before, slot in pairwise(seen):
-        assert slots.first(timing, before) == slot
+        assert recurrence.first(timing, before) == slot
         assert slot - before == pytest.approx(seconds, abs=1e-5)
-        assert slots.latest(timing, before, slot) == slot
+        assert recurrence.latest(timing, before, slot) == slot
     assert timing == every(timedelta(seconds=seconds))
 
 
@@ -194,14 +194,14 @@ def test_the_latest_slot_is_found_without_a_walk_through_all(
     expression: str, until: str, expected: str
 ) -> None:
     timing = cron(expression)
-    assert slots.latest(timing, 0.0, at(until)) == at(expected)
-    assert slots.latest(timing, at(expected), at(until)) is None
-    assert slots.latest(timing, at(expected) - 1, at(until)) == at(expected)
+    assert recurrence.latest(timing, 0.0, at(until)) == at(expected)
+    assert recurrence.latest(timing, at(expected), at(until)) is None
+    assert recurrence.latest(timing, at(expected) - 1, at(until)) == at(expected)
 
 
 def test_no_more_slots_are_made_than_are_asked_for() -> None:
-    assert slots.between(every(1), 0.0, 1e9, 3) == [1.0, 2.0, 3.0]
-    assert slots.between(every(1), 0.0, 2.0, 3) == [1.0, 2.0]
+    assert recurrence.between(every(1), 0.0, 1e9, 3) == [1.0, 2.0, 3.0]
+    assert recurrence.between(every(1), 0.0, 2.0, 3) == [1.0, 2.0]
 
 
 # What is taken, and what is not
@@ -221,7 +221,7 @@ def test_no_more_slots_are_made_than_are_asked_for() -> None:
 )
 def test_an_expression_that_is_taken(expression: str) -> None:
     timing = cron(expression)
-    assert slots.first(timing, at("2026-01-01")) is not None
+    assert recurrence.first(timing, at("2026-01-01")) is not None
     assert timing == cron(" ".join(expression.split()))
 
 
@@ -278,15 +278,15 @@ def test_an_expression_that_is_none_is_refused_with_what_is_wrong(
 )
 def test_what_makes_no_schedule_is_refused(given: Any, complaint: str) -> None:
     with pytest.raises(ValueError) as caught:
-        slots.timing(*given, "UTC")
+        recurrence.timing(*given, "UTC")
     assert complaint in str(caught.value)
 
 
 def test_an_expression_that_is_no_text_is_refused() -> None:
     with pytest.raises(TypeError, match="cron is 5; it must be a text such as"):
-        slots.timing(5, None, None, "UTC")
+        recurrence.timing(5, None, None, "UTC")
 
 
 def test_a_time_zone_of_its_own_comes_before_the_default() -> None:
-    assert slots.timing("0 9 * * *", None, None, BERLIN) == cron("0 9 * * *", BERLIN)
-    assert slots.timing("0 9 * * *", NEW_YORK, None, BERLIN) == cron("0 9 * * *", NEW_YORK)
+    assert recurrence.timing("0 9 * * *", None, None, BERLIN) == cron("0 9 * * *", BERLIN)
+    assert recurrence.timing("0 9 * * *", NEW_YORK, None, BERLIN) == cron("0 9 * * *", NEW_YORK)

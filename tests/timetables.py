@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from djjp import job, registry
-from djjp.jobs import RegisteredJob
+from djjp import job
+from djjp.jobs import RegisteredJob, registry
 from djjp.models import Schedule
 
 
@@ -30,4 +30,4 @@ def registered(
 def by_hand(job: str, settled: float, **fields: Any) -> Schedule:
     """A schedule as the admin writes it."""
     plain = {"name": f"{job} by hand", "arguments": '{"args":[],"kwargs":{}}'}
-    return Schedule.objects.create(job=job, settled=settled, **{**plain, **fields})
+    return Schedule.objects.create(job=job, fired_until=settled, **{**plain, **fields})

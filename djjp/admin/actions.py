@@ -20,9 +20,9 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 
-from djjp import claims
-from djjp.admin import presentation as show
-from djjp.models import FINISHED, Job, State, Trait
+from djjp import engine
+from djjp.admin import display as show
+from djjp.models import FINISHED, Flag, Job, State
 
 if TYPE_CHECKING:
     Base = admin.ModelAdmin[Job]
@@ -47,7 +47,7 @@ class Action(NamedTuple):
 def _no_retry(job: Job) -> str | None:
     if job.state not in FINISHED:
         return "not having ended"
-    if job.traits & Trait.ON_FAILURE and job.received is None:
+    if job.flags & Flag.ON_FAILURE and job.input is None:
         return "for which nothing has failed"
     return None
 
@@ -62,12 +62,12 @@ ACTIONS = {
     "retry": Action(
         "Retried",
         _no_retry,
-        lambda ids: claims.call(lambda queue: queue.retry(ids)),
+        lambda ids: engine.call(lambda queue: queue.retry(ids)),
     ),
     "cancel": Action(
         "Cancelled",
         _no_cancel,
-        lambda ids: claims.call(lambda queue: queue.cancel(ids, time.time())),
+        lambda ids: engine.call(lambda queue: queue.cancel(ids, time.time())),
     ),
 }
 

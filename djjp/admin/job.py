@@ -24,12 +24,12 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from djjp import claims, conf
-from djjp.admin import presentation as show
+from djjp import conf, engine
+from djjp.admin import display as show
 from djjp.admin.actions import Actions
-from djjp.admin.family import family
-from djjp.admin.listing import FILTERS, BoundedPaginator, JobList, PageActionForm, search
-from djjp.models import Attempt, Job, State, Trait
+from djjp.admin.changelist import FILTERS, BoundedPaginator, JobList, PageActionForm, search
+from djjp.admin.pipeline import family
+from djjp.models import Attempt, Flag, Job, State
 
 #: Failed attempts that a job's page shows, the latest ones.
 ATTEMPTS_SHOWN = 20
@@ -138,7 +138,7 @@ class JobAdmin(Actions):
         if job.state == State.FAILED:
             failed = job.failures.defer("traceback").order_by("-pk").first()
             return _NOTHING if failed is None else show.error(failed)
-        if job.state == State.BLOCKED and job.traits & Trait.ON_FAILURE:
+        if job.state == State.BLOCKED and job.flags & Flag.ON_FAILURE:
             return "waits for a failure in its pipeline"
         if job.state == State.BLOCKED and job.waits_for:
             return f"waits for {show.count(job.waits_for, 'job')} of its pipeline"
@@ -148,11 +148,11 @@ class JobAdmin(Actions):
 
     @admin.display(description="limit")
     def limit(self, job: Job) -> str:
-        return show.limit(job.limit_key, job.limit_most, job.limit_per) or _NOTHING
+        return show.limit(job.limit_key, job.limit_max, job.limit_per) or _NOTHING
 
     @admin.display(description="unique key")
     def unique(self, job: Job) -> str:
-        until = " (until it starts)" if job.traits & Trait.UNTIL_START else ""
+        until = " (until it starts)" if job.flags & Flag.UNTIL_START else ""
         return _NOTHING if job.unique_key is None else f"{job.unique_key}{until}"
 
     @admin.display(description="expires")
@@ -179,7 +179,7 @@ class JobAdmin(Actions):
     @admin.display(description="received")
     def received_reason(self, job: Job) -> SafeString:
         """Why an `on_failure` job runs: its first argument."""
-        return _NOTHING if job.received is None else show.block(show.lay_out(job.received))
+        return _NOTHING if job.input is None else show.block(show.lay_out(job.input))
 
     @admin.display(description="returned")
     def returned(self, job: Job) -> SafeString:
@@ -244,7 +244,7 @@ class JobAdmin(Actions):
             # done so, and the attempt goes too, or finds its job gone.
             jobs = queryset.order_by("pk").select_for_update()
             ids = list(jobs.values_list("pk", flat=True))
-            claims.queue().cut_off(ids)
+            engine.queue().cut_off(ids)
             self.get_queryset(request).filter(pk__in=ids).defer("arguments", "result").delete()
 
 
@@ -255,12 +255,12 @@ def _sections(job: Job) -> list[tuple[str | None, dict[str, Any]]]:
     terms = {"limit": job.limit_key, "unique": job.unique_key, "expires": job.expires_at}
     agreed = tuple(name for name, value in terms.items() if value is not None)
     call: dict[str, Any] = {"fields": ("positional_arguments", "keyword_arguments")}
-    if job.traits & Trait.RECEIVES:
+    if job.flags & Flag.TAKES_INPUT:
         what = (
-            "why it runs" if job.traits & Trait.ON_FAILURE else "the results of those it runs after"
+            "why it runs" if job.flags & Flag.ON_FAILURE else "the results of those it runs after"
         )
         call["description"] = f"Before these it receives {what}."
-        if job.received is not None:
+        if job.input is not None:
             call["fields"] = ("received_reason", *call["fields"])
     execution = (
         ("created", "not_before"),
@@ -280,4 +280,4 @@ def _sections(job: Job) -> list[tuple[str | None, dict[str, Any]]]:
 
 
 def _is_put_off(job: Job) -> bool:
-    return job.state == State.SCHEDULED and bool(job.traits & Trait.PUT_OFF)
+    return job.state == State.SCHEDULED and bool(job.flags & Flag.THROTTLED)

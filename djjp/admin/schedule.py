@@ -22,8 +22,8 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from djjp import claims, conf, schedules
-from djjp.admin import presentation as show
+from djjp import conf, engine, schedules
+from djjp.admin import display as show
 from djjp.admin.schedule_form import WHEN, WRITTEN, ScheduleForm
 from djjp.models import Schedule, Source
 
@@ -110,7 +110,7 @@ class ScheduleAdmin(Base):
     @admin.display(description="last")
     def last(self, row: Schedule) -> SafeString:
         """Its last slot, with the way to the job that came of it."""
-        moment = _moment(row.last_slot)
+        moment = _moment(row.last_occurrence)
         if row.last_job is None:
             return moment
         return format_html('<a href="{}">{}</a>', self._job_url(row.last_job), moment)
@@ -136,21 +136,21 @@ class ScheduleAdmin(Base):
     def save_model(self, request: HttpRequest, obj: Schedule, form: Any, change: bool) -> None:
         """Write what the form says, and nothing that consumers write."""
         if not change:
-            obj.settled = time.time()
+            obj.fired_until = time.time()
             obj.save()
             return
         fields = ["enabled"] if obj.source == Source.CODE else list(WRITTEN)
         if {*WHEN} & {*form.changed_data} or ("enabled" in form.changed_data and obj.enabled):
             # It goes on with its next slot.
-            obj.settled = time.time()
-            fields.append("settled")
+            obj.fired_until = time.time()
+            fields.append("fired_until")
         obj.save(update_fields=fields)
 
     def delete_model(self, request: HttpRequest, obj: Schedule) -> None:
-        claims.queue().delete_schedules([obj.pk])
+        engine.queue().delete_schedules([obj.pk])
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Schedule]) -> None:
-        claims.queue().delete_schedules(list(queryset.values_list("pk", flat=True)))
+        engine.queue().delete_schedules(list(queryset.values_list("pk", flat=True)))
 
     @admin.action(permissions=["change"], description="Enable selected %(verbose_name_plural)s")
     def enable_selected(self, request: HttpRequest, queryset: QuerySet[Schedule]) -> None:
@@ -199,7 +199,7 @@ class ScheduleAdmin(Base):
     def _switch(self, request: HttpRequest, queryset: QuerySet[Schedule], *, enabled: bool) -> None:
         rows = list(queryset.exclude(enabled=enabled))
         ids = [row.pk for row in rows]
-        count = claims.call(lambda queue: queue.enable_schedules(ids, enabled, time.time()))
+        count = engine.call(lambda queue: queue.enable_schedules(ids, enabled, time.time()))
         done = "Enabled" if enabled else "Disabled"
         self._log(request, rows, f"{done}.")
         self.message_user(request, f"{done} {show.count(count, 'schedule')}.", messages.SUCCESS)
@@ -243,4 +243,4 @@ class ScheduleAdmin(Base):
 
 
 def _moment(seconds: float | None) -> SafeString:
-    return show.moment(None if seconds is None else claims.moment(seconds)) or _NOTHING
+    return show.moment(None if seconds is None else engine.moment(seconds)) or _NOTHING

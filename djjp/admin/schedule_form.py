@@ -13,7 +13,8 @@ from django import forms
 from django.conf import settings
 from django.core.exceptions import ValidationError
 
-from djjp import codec, registry, schedules, slots
+from djjp import codec, recurrence, schedules
+from djjp.jobs import registry
 from djjp.models import Schedule, Source
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class ScheduleForm(Base):
             return
         cron, tz, every = (self.cleaned_data[field] for field in WHEN)
         try:
-            timing = slots.timing(cron or None, tz or None, every, settings.TIME_ZONE)
+            timing = recurrence.timing(cron or None, tz or None, every, settings.TIME_ZONE)
         except (ValueError, TypeError) as error:
             self.add_error(None, str(error))
         else:

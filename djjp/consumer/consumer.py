@@ -9,16 +9,16 @@ from collections.abc import Sequence
 from django.db import Error as DatabaseError
 
 from djjp import conf
-from djjp.claims import Claimed, Listener, queue
-from djjp.consumer.begun import Begun
 from djjp.consumer.liveness import Presence, new_name
 from djjp.consumer.maintenance import Maintenance
-from djjp.consumer.readahead import LONGEST
+from djjp.consumer.read_ahead import LONGEST
 from djjp.consumer.serving import Serving, parse
-from djjp.consumer.turns import Turns
-from djjp.consumer.wakeups import wait
-from djjp.models import Trait
-from djjp.outbox import rows
+from djjp.consumer.start_journal import Begun
+from djjp.consumer.turn import Turns
+from djjp.consumer.wakeup import wait
+from djjp.engine import Claimed, Listener, queue
+from djjp.models import Flag
+from djjp.outbox import table
 from djjp.outbox.sweeper import Sweeper
 
 logger = logging.getLogger("djjp.consumer")
@@ -68,7 +68,7 @@ class Consumer(Turns):
         self._maintenance: Maintenance
         self._drain = drain
         self._shutdown_timeout = shutdown_timeout
-        self._sweeper = Sweeper(self._desk.call, rows.outboxes())
+        self._sweeper = Sweeper(self._desk.call, table.outboxes())
         self._look_at = 0.0  # when to look though nobody rang
         self._stop_by = 0.0
         self._enforce_at = 0.0
@@ -180,7 +180,7 @@ class Consumer(Turns):
         """
         running = self._claims.held_by(self.name)
         strange = [
-            Claimed(id, "", "", attempt, 0, Trait.AWAITED)  # for all that is known here
+            Claimed(id, "", "", attempt, 0, Flag.HAS_DEPENDENTS)  # for all that is known here
             for id, attempt in running.items()
             if id not in self._held
         ]

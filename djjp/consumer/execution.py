@@ -18,14 +18,14 @@ from typing import Any, Protocol
 
 from asgiref.sync import async_to_sync, sync_to_async
 
-from djjp import codec, options, registry, retries
-from djjp.claims import Claimed, Outcome, Progress
+from djjp import codec, durations
 from djjp.consumer import connections
 from djjp.consumer.failures import describe
-from djjp.current import CurrentJob, running
+from djjp.engine import Claimed, Outcome, Progress
 from djjp.exceptions import Discard, JobInterrupted, JobTimedOut, Retry
-from djjp.jobs import RegisteredJob
-from djjp.models import State, Trait
+from djjp.jobs import RegisteredJob, options, registry, retries
+from djjp.jobs.current import CurrentJob, running
+from djjp.models import Flag, State
 
 logger = logging.getLogger("djjp.consumer")
 
@@ -204,10 +204,10 @@ class Execution:
         running.set(self.current)
         job = self.job or registry.get(self.claimed.name, self.claimed.arguments)
         args, kwargs = codec.decode_arguments(self.claimed.arguments)
-        if self.claimed.traits & Trait.RECEIVES:
-            if self.claimed.received is None:
+        if self.claimed.flags & Flag.TAKES_INPUT:
+            if self.claimed.input is None:
                 raise LookupError("what this step of a pipeline waits for has no result any more")
-            args.insert(0, codec.decode_value(self.claimed.received))
+            args.insert(0, codec.decode_value(self.claimed.input))
         return job.function_for(self.claimed, self.consumer), args, kwargs
 
     def _pause(self, error: BaseException) -> float | None:
@@ -225,7 +225,7 @@ class Execution:
             return None
         try:
             if isinstance(error, Retry) and error.after is not None:
-                return retries.span("after", error.after)
+                return durations.span("after", error.after)
             return retries.pause(job.backoff, number)
         except BaseException:
             logger.exception("the backoff of %s is of no use; it pauses as by default", job.name)

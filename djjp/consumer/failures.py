@@ -6,7 +6,7 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
-from djjp.claims import Failure
+from djjp.engine import Failure
 
 # What is kept of an exception, in characters: enough to read it, little enough for a row.
 _MAX_CLASS, _MAX_MESSAGE, _MAX_TRACEBACK = 200, 10_000, 100_000

@@ -16,14 +16,14 @@ from typing import Any
 
 from django.db import DatabaseError, connections
 
-from djjp import registry
-from djjp.claims import Claimed, Claims, Outcome, Progress, queue
 from djjp.consumer import connections as tidying
 from djjp.consumer.execution import Execution
 from djjp.consumer.liveness import new_name
 from djjp.consumer.serving import Rank, Serving
-from djjp.models import FINISHED, Trait
-from djjp.outbox.enqueue import send_waiting
+from djjp.engine import Claimed, Claims, Outcome, Progress, queue
+from djjp.jobs import registry
+from djjp.jobs.enqueue import send_waiting
+from djjp.models import FINISHED, Flag
 from djjp.outbox.relay import sweep
 
 logger = logging.getLogger("djjp.consumer")
@@ -74,7 +74,7 @@ def _claim(claims: Claims, name: str, serving: Serving, unknown: list[str]) -> C
                 claims.release(name, claimed)
                 unknown.append(job.name)
                 logger.warning("left in the queue: no job named %r is registered here", job.name)
-            elif not job.traits & Trait.SCREENED or claims.screen(claimed).jobs:
+            elif not job.flags & Flag.NEEDS_ADMISSION or claims.screen(claimed).jobs:
                 return job
     return None
 
@@ -93,7 +93,7 @@ def _run(claims: Claims, name: str, claimed: Claimed) -> None:
         if reports:
             claims.progress(name, reports[-1:])
         accepted = claims.finish(name, [outcome])
-        claims.let_in([claimed.id] if claimed.traits & Trait.LIMITED else [])
+        claims.let_in([claimed.id] if claimed.flags & Flag.LIMITED else [])
     _log(outcome, claimed.id in accepted)
 
 

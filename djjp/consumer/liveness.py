@@ -25,8 +25,8 @@ from math import inf
 from django.db import connections
 
 from djjp import conf
-from djjp.claims import Claims, Peer, moment, queue
-from djjp.consumer import begun
+from djjp.consumer import start_journal
+from djjp.engine import Claims, Peer, moment, queue
 from djjp.models import Consumer
 
 logger = logging.getLogger("djjp.consumer")
@@ -176,17 +176,17 @@ class Watch:
 def rescue(claims: Claims, peer: Peer) -> bool:
     """Take a dead consumer's jobs, unless it has shown since that it lives; whether there were any."""
     folder = claims.notes()
-    begun.doubt(folder, peer.name)
+    start_journal.doubt(folder, peer.name)
     taken = claims.rescue(
         peer,
         time.time(),
         max_rescues=conf.current().max_rescues,
-        begun=begun.begun(folder, peer.name),
+        begun=start_journal.begun(folder, peer.name),
     )
     if taken is None:
         return False
     jobs, failed = taken
-    begun.clear(folder, peer.name)
+    start_journal.clear(folder, peer.name)
     logger.warning("consumer %s is dead; %d of its jobs are rescued", peer.name, jobs - failed)
     if failed:
         logger.error("%d jobs of consumer %s have failed by its death", failed, peer.name)

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from uuid import UUID
 
 from djjp import conf
-from djjp.claims import Claims
 from djjp.consumer.liveness import Presence, Watch, rescue
-from djjp.consumer.timekeeper import Timekeeper
+from djjp.consumer.scheduler import Timekeeper
+from djjp.engine import Claims
 from djjp.models import State
 
 logger = logging.getLogger("djjp.consumer")

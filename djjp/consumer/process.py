@@ -17,7 +17,7 @@ from django.db import connections
 
 from djjp import conf
 from djjp.consumer.consumer import Consumer
-from djjp.consumer.watch import Watched, code_changed, memory_over, supervisor_gone, watching
+from djjp.consumer.recycling import Watched, code_changed, memory_over, supervisor_gone, watching
 from djjp.models import Job
 
 logger = logging.getLogger("djjp.consumer")

@@ -24,7 +24,7 @@ from typing import Any
 
 from djjp.consumer.liveness import rescue_process
 from djjp.consumer.process import GRACEFUL, RECYCLE
-from djjp.consumer.wakeups import Bell, wait
+from djjp.consumer.wakeup import Bell, wait
 
 logger = logging.getLogger("djjp.supervisor")
 

@@ -1,12 +1,12 @@
 """The queue's tables."""
 
 from djjp.models.consumer import Consumer
-from djjp.models.job import FINISHED, LIVE, Attempt, Job, OnCrash, State, Trait
-from djjp.models.pipeline import Dependency
+from djjp.models.dependency import Dependency
+from djjp.models.job import FINISHED, LIVE, Attempt, Flag, Job, OnCrash, State
 from djjp.models.queue import Queue
-from djjp.models.relayed import Relayed
-from djjp.models.schedule import CatchUp, Schedule, Slot, Source
-from djjp.models.start import Start
+from djjp.models.rate_start import RateStart
+from djjp.models.receipt import Relayed
+from djjp.models.schedule import CatchUp, Occurrence, Schedule, Source
 
 __all__ = [
     "FINISHED",
@@ -15,14 +15,14 @@ __all__ = [
     "CatchUp",
     "Consumer",
     "Dependency",
+    "Flag",
     "Job",
+    "Occurrence",
     "OnCrash",
     "Queue",
+    "RateStart",
     "Relayed",
     "Schedule",
-    "Slot",
     "Source",
-    "Start",
     "State",
-    "Trait",
 ]

@@ -1,6 +1,6 @@
 """Jobs and their failed attempts.
 
-The rows are read through the ORM (admin, handles) and written by the statements in `djjp.claims`.
+The rows are read through the ORM (admin, handles) and written by the statements in `djjp.engine`.
 Every index of jobs is partial, on live states or on pipelines: what has finished costs an insert nothing.
 """
 
@@ -36,28 +36,28 @@ class OnCrash(models.TextChoices):
     FAIL = "fail"
 
 
-class Trait:
-    """What a claimed row needs beyond being run, bit by bit; a plain job's `traits` are 0 and cost nothing.
+class Flag:
+    """What a claimed row needs beyond being run, bit by bit; a plain job's `flags` are 0 and cost nothing.
 
     Plain integers, for they are looked at for each job of a turn.
     """
 
-    AWAITED = 1  # others wait for it: its end is followed up
-    RECEIVES = 2  # what it is handed comes before its own arguments
+    HAS_DEPENDENTS = 1  # others wait for it: its end is followed up
+    TAKES_INPUT = 2  # what it is handed comes before its own arguments
     LIMITED = 4  # only so many of its key run at once
-    RATED = 8  # only so many of its key start in a span of time
+    RATE_LIMITED = 8  # only so many of its key start in a span of time
     UNIQUE = 16  # it has a unique key
     EXPIRES = 32  # it must start in time
-    SWEPT = 64  # it was cancelled because a job that it waited for did not succeed
+    CANCELLED_BY_PARENT = 64  # it was cancelled because a job that it waited for did not succeed
     ON_FAILURE = 128  # it runs only when one of those that it waits for does not succeed
     UNTIL_START = 256  # its unique key is free once it starts
-    PUT_OFF = 512  # it was over its rate: its `run_after` is its place in the line
-    DELAYS = 1024  # one that waits for it is not to run before a time of its own
+    THROTTLED = 512  # it was over its rate: its `run_after` is its place in the line
+    DELAYS_CHILD = 1024  # one that waits for it is not to run before a time of its own
 
     #: What takes a longer statement to enqueue …
-    TERMS = LIMITED | RATED | UNIQUE | EXPIRES
+    CONSTRAINED = LIMITED | RATE_LIMITED | UNIQUE | EXPIRES
     #: … and what is looked at once more after the claim.
-    SCREENED = LIMITED | RATED | EXPIRES | UNTIL_START
+    NEEDS_ADMISSION = LIMITED | RATE_LIMITED | EXPIRES | UNTIL_START
 
 
 class Job(models.Model):
@@ -74,15 +74,15 @@ class Job(models.Model):
         reason: why it was cancelled, in words.
         progress_done: how far it has come, by its own count, …
         progress_total: … and of how much.
-        traits: what it needs beyond being run: see `Trait`.
+        flags: what it needs beyond being run: see `Flag`.
         pipeline: what it has in common with the other jobs of its pipeline; null for a job by itself.
         waits_for: how many jobs have yet to succeed before it may run, while it is blocked.
         unique_key: no other live job has it.
         limit_key: what its limit or rate is counted by.
-        limit_most: how many of that key run at once, or start within …
+        limit_max: how many of that key run at once, or start within …
         limit_per: … so many seconds; null for a limit.
         expires_at: when it is cancelled, if it has not started.
-        received: why an `on_failure` job runs, as the codec's JSON text. What a step receives is not
+        input: why an `on_failure` job runs, as the codec's JSON text. What a step receives is not
             copied: it stands in its parents' rows.
     """
 
@@ -107,13 +107,13 @@ class Job(models.Model):
     reason = models.TextField(null=True, blank=True)
     progress_done = models.BigIntegerField(null=True, blank=True)
     progress_total = models.BigIntegerField(null=True, blank=True)
-    traits = models.SmallIntegerField(default=0, db_default=0)
+    flags = models.SmallIntegerField(default=0, db_default=0)
     pipeline = models.UUIDField(null=True, blank=True)
     waits_for = models.IntegerField(default=0, db_default=0)
-    received = models.TextField(null=True, blank=True)
+    input = models.TextField(null=True, blank=True)
     unique_key = models.CharField(max_length=200, null=True, blank=True)
     limit_key = models.CharField(max_length=200, null=True, blank=True)
-    limit_most = models.PositiveIntegerField(null=True, blank=True)
+    limit_max = models.PositiveIntegerField(null=True, blank=True)
     limit_per = models.FloatField(null=True, blank=True)
     expires_at = models.DateTimeField(null=True, blank=True)
 
@@ -163,8 +163,8 @@ class Job(models.Model):
                 fields=["limit_key", "run_after"],
                 condition=Q(limit_key__isnull=False)
                 & Q(state="scheduled", attempts=0)
-                & Q(GreaterThan(F("traits").bitand(Trait.PUT_OFF), 0)),
-                name="djjp_job_put_off",
+                & Q(GreaterThan(F("flags").bitand(Flag.THROTTLED), 0)),
+                name="djjp_job_throttled",
             ),
             models.Index(
                 fields=["expires_at"],

@@ -29,8 +29,8 @@ class Schedule(models.Model):
         tz: the time zone of the expression; "" for an interval.
         every: the interval; null for a cron expression.
         arguments: those of the job, as the codec's JSON text.
-        settled: seconds since the epoch; slots up to then are done with.
-        last_slot: the last slot that had its job, in seconds since the epoch.
+        fired_until: seconds since the epoch; slots up to then are done with.
+        last_occurrence: the last slot that had its job, in seconds since the epoch.
         last_job: that job.
     """
 
@@ -43,8 +43,8 @@ class Schedule(models.Model):
     arguments = models.TextField()
     catch_up = models.CharField(max_length=4, choices=CatchUp.choices, default=CatchUp.ONCE)
     enabled = models.BooleanField(default=True)
-    settled = models.FloatField()
-    last_slot = models.FloatField(null=True, blank=True)
+    fired_until = models.FloatField()
+    last_occurrence = models.FloatField(null=True, blank=True)
     last_job = models.UUIDField(null=True, blank=True)
 
     class Meta:
@@ -57,20 +57,20 @@ class Schedule(models.Model):
         return self.name
 
 
-class Slot(models.Model):
+class Occurrence(models.Model):
     """A slot of a schedule that has had its job: it gets no other one.
 
     Attributes:
         schedule: the schedule's id.
-        slot: seconds since the epoch.
+        occurs_at: seconds since the epoch.
     """
 
-    pk = models.CompositePrimaryKey("schedule", "slot")
+    pk = models.CompositePrimaryKey("schedule", "occurs_at")
     schedule = models.BigIntegerField()
-    slot = models.FloatField()
+    occurs_at = models.FloatField()
 
     class Meta:
-        db_table = "djjp_slot"
+        db_table = "djjp_occurrence"
 
     def __str__(self) -> str:
-        return f"{self.slot} of schedule {self.schedule}"
+        return f"{self.occurs_at} of schedule {self.schedule}"

@@ -7,8 +7,8 @@ from uuid import UUID
 
 from django.db import connections
 
-from djjp import claims
-from djjp.outbox import payload, relay, rows
+from djjp import engine
+from djjp.outbox import relay, serialization, table
 
 
 def cancel(id: UUID) -> bool:
@@ -18,13 +18,13 @@ def cancel(id: UUID) -> bool:
     with the data, as the job does. Outside it is relayed first: the queue is where a relay that is under
     way and this call cannot miss each other.
     """
-    for alias in rows.outboxes():
-        for row in rows.read(alias, [id]):
+    for alias in table.outboxes():
+        for row in table.read(alias, [id]):
             if connections[alias].in_atomic_block:
-                rows.rewrite(alias, id, payload.cancelled(row.text))
+                table.rewrite(alias, id, serialization.cancelled(row.text))
             else:
                 relay.relay(alias, [id])
-                ids = [job.id for job in payload.jobs_of(row.text)]
-                claims.call(lambda queue, ids=ids: queue.cancel(ids, time.time()))  # type: ignore[misc]  # the default binds these
+                ids = [job.id for job in serialization.jobs_of(row.text)]
+                engine.call(lambda queue, ids=ids: queue.cancel(ids, time.time()))  # type: ignore[misc]  # the default binds these
             return True
     return False

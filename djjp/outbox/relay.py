@@ -30,10 +30,10 @@ from uuid import UUID
 from django.db import DataError, IntegrityError, connections
 from django.db.transaction import TransactionManagementError
 
-from djjp import claims
-from djjp.claims import Claims, NewGraph, NewJob
-from djjp.outbox import nesting, payload, rows
-from djjp.outbox.rows import Row
+from djjp import engine
+from djjp.engine import Claims, NewGraph, NewJob
+from djjp.outbox import serialization, table, transactions
+from djjp.outbox.table import Row
 
 logger = logging.getLogger("djjp.outbox")
 
@@ -50,7 +50,7 @@ _told: set[UUID] = set()
 
 
 class Call(Protocol):
-    """Runs a verb of the queue: `claims.call`, or a consumer's desk."""
+    """Runs a verb of the queue: `engine.call`, or a consumer's desk."""
 
     def __call__(self, verb: Callable[[Claims], T], /) -> T: ...
 
@@ -77,17 +77,17 @@ class Watch:
         return time.time() - self._begun[0], time.monotonic() - self._begun[1]
 
 
-def relay(alias: str, ids: Iterable[UUID], call: Call = claims.call) -> int:
+def relay(alias: str, ids: Iterable[UUID], call: Call = engine.call) -> int:
     """Relay those rows of an outbox that are there; returns how many jobs are in the queue by it."""
     left, count = iter(ids), 0
     while some := list(islice(left, PAGE)):
         watch = Watch()
-        count += _carry(alias, rows.read(alias, some), watch, call)
+        count += _carry(alias, table.read(alias, some), watch, call)
     return count
 
 
 def sweep(
-    aliases: Sequence[str] | None = None, call: Call = claims.call, *, grace: float = 0.0
+    aliases: Sequence[str] | None = None, call: Call = engine.call, *, grace: float = 0.0
 ) -> int:
     """Relay all that waits in the outboxes; returns how many jobs are in the queue by it.
 
@@ -101,8 +101,8 @@ def sweep(
         TransactionManagementError: a transaction is open there, so that what waits may never be committed.
     """
     count = 0
-    for alias in rows.outboxes() if aliases is None else aliases:
-        if connections[alias].in_atomic_block and not nesting.is_of_testcase(alias):
+    for alias in table.outboxes() if aliases is None else aliases:
+        if connections[alias].in_atomic_block and not transactions.is_of_testcase(alias):
             raise TransactionManagementError(
                 f"the outbox of {alias!r} cannot be swept inside atomic(): "
                 "what waits there may not be committed"
@@ -118,7 +118,7 @@ def _pages(alias: str) -> Iterator[tuple[Watch, list[Row]]]:
     last: UUID | None = None
     while True:
         watch = Watch()
-        page = rows.page(alias, last, PAGE)
+        page = table.page(alias, last, PAGE)
         if page:
             yield watch, page
             last = page[-1].id
@@ -130,7 +130,7 @@ def _carry(alias: str, read: Sequence[Row], watch: Watch, call: Call) -> int:
     """Steps 2 and 3 for rows that were read when the watch was set."""
     arrived = _into_queue(_jobs(alias, read), watch, call)
     if arrived:
-        rows.delete(alias, arrived)
+        table.delete(alias, arrived)
     return len(arrived)
 
 
@@ -138,7 +138,7 @@ def _jobs(alias: str, read: Sequence[Row]) -> list[NewJob | NewGraph]:
     jobs: list[NewJob | NewGraph] = []
     for row in read:
         try:
-            jobs.append(payload.from_text(row.text))
+            jobs.append(serialization.from_text(row.text))
         except ValueError as error:
             _complain(row.id, f"job {row.id} stays in the outbox of {alias!r}: {error}")
     return jobs

@@ -17,7 +17,7 @@ from contextvars import Context
 from django.db import connections
 
 from djjp.outbox import relay
-from djjp.outbox.forgetting import Forgetting
+from djjp.outbox.receipts import Forgetting
 from djjp.outbox.relay import Call
 
 logger = logging.getLogger("djjp.outbox")

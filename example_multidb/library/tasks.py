@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from djjp.framework import PACKAGE
+from djjp.tasks.compat import PACKAGE
 from example_multidb.library.counting import index
 
 # `from django.tasks import task`; on Django 5.2 from its backport, `django_tasks`.

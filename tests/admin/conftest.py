@@ -14,7 +14,7 @@ from django.db import connections
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from djjp.claims import Claims
+from djjp.engine import Claims
 from djjp.models import Attempt, Job, State
 
 LIST = "/admin/djjp/job/"

@@ -7,10 +7,10 @@ import pytest
 from django.contrib.admin.models import CHANGE, DELETION, LogEntry
 from django.db import connections
 
-from djjp import claims
+from djjp import engine
 from djjp.admin import job as module
-from djjp.claims import Failure, Outcome
-from djjp.models import FINISHED, Attempt, Job, State, Trait
+from djjp.engine import Failure, Outcome
+from djjp.models import FINISHED, Attempt, Flag, Job, State
 from tests.admin.conftest import LIST, NOW, asked, failure, make, page, text
 from tests.harness import eventually
 from tests.project.shop.jobs import echo, fail, hog
@@ -398,22 +398,22 @@ def test_why_a_job_failed_is_said_at_the_top_and_a_plain_one_has_no_empty_rows(q
 @pytest.mark.parametrize(
     ("state", "fields", "shown"),
     [
-        (State.BLOCKED, {"limit_key": "t", "limit_most": 2}, "waits for a place under its limit"),
+        (State.BLOCKED, {"limit_key": "t", "limit_max": 2}, "waits for a place under its limit"),
         (
             State.RUNNING,
-            {"limit_key": SCRIPT, "limit_most": 2},
+            {"limit_key": SCRIPT, "limit_max": 2},
             "at most 2 at once with the key &lt;",
         ),
         (
             State.SCHEDULED,
-            {"limit_key": "api", "limit_most": 1_000, "limit_per": 60.0, "traits": Trait.PUT_OFF},
+            {"limit_key": "api", "limit_max": 1_000, "limit_per": 60.0, "flags": Flag.THROTTLED},
             "at most 1,000 in any 60 s with the key api",
         ),
-        (State.SCHEDULED, {"traits": Trait.PUT_OFF}, "put off by its rate"),
+        (State.SCHEDULED, {"flags": Flag.THROTTLED}, "put off by its rate"),
         (State.READY, {"unique_key": f"u{SCRIPT}"}, ">u&lt;script&gt;alert(1)&lt;/script&gt;<"),
         (
             State.READY,
-            {"unique_key": "sync-7", "traits": Trait.UNTIL_START},
+            {"unique_key": "sync-7", "flags": Flag.UNTIL_START},
             ">sync-7 (until it starts)<",
         ),
         (State.READY, {"expires_at": NOW}, "2026-05-04"),
@@ -444,7 +444,7 @@ def test_what_others_have_changed_between_the_look_and_the_verb_is_said(queue, a
         verb(self, [other.pk])
         return verb(self, ids)
 
-    monkeypatch.setattr(type(claims.queue()), "retry", late)
+    monkeypatch.setattr(type(engine.queue()), "retry", late)
     response = act(admin, "retry_selected", job, other)
     assert said(response) == [
         "Retried 1 job.",
@@ -614,7 +614,7 @@ def test_what_is_done_goes_through_the_verb_of_the_queue(queue, admin, monkeypat
         calls.append(list(ids))
         return verb(self, calls[-1], *more)
 
-    monkeypatch.setattr(type(claims.queue()), name, seen)
+    monkeypatch.setattr(type(engine.queue()), name, seen)
     admin.post(f"{LIST}{job.pk}/{name}/")
     other = make(state)
     act(admin, f"{name}_selected", other)

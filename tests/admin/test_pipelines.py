@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from djjp import chain, group
-from djjp.claims import Claims
+from djjp.engine import Claims
 from djjp.models import Dependency, Job
 from djjp.testing import drain
 from tests.admin.conftest import LIST, page, text

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 import djjp
 from djjp import codec
-from djjp.admin import presentation as show
+from djjp.admin import display as show
 from djjp.models import State
 
 

@@ -10,10 +10,10 @@ from django.test import Client
 
 from djjp import codec, schedules
 from djjp.admin import ScheduleAdmin
-from djjp.models import Job, Schedule, Slot, Source
+from djjp.models import Job, Occurrence, Schedule, Source
 from tests.admin.conftest import asked, text
-from tests.claims.rows import new_job
-from tests.claims.verbs import NOW
+from tests.engine.rows import new_job
+from tests.engine.verbs import NOW
 from tests.project.shop.jobs import echo, mail
 from tests.timetables import by_hand, registered
 
@@ -92,7 +92,7 @@ def test_a_schedule_is_made_for_a_registered_job(queue, admin):
     assert (row.name, row.job, row.source, row.enabled) == ("Nightly", "shop.echo", "admin", True)
     assert (row.cron, row.tz, row.every) == ("0 9 * * *", "Europe/Berlin", None)
     assert codec.decode_arguments(row.arguments) == ([42, "ünï"], {"at": (1, 2)})
-    assert before <= row.settled <= time.time(), "it begins with its next slot"
+    assert before <= row.fired_until <= time.time(), "it begins with its next slot"
     assert logged() == [(ADDITION, "Nightly", "Added.")]
 
 
@@ -162,8 +162,10 @@ def test_to_edit_one_schedule_leaves_the_others_and_the_marks_of_its_slots_alone
     admin.post(page(one), FORM | {"name": "a", "tz": "UTC", "cron": "0 8 * * *"})
     now = rows()
     assert now[1] == second
-    assert before <= now[0]["settled"] <= time.time(), "what it missed by the new times is not due"
-    assert now[0]["last_slot"] == NOW + 60
+    assert before <= now[0]["fired_until"] <= time.time(), (
+        "what it missed by the new times is not due"
+    )
+    assert now[0]["last_occurrence"] == NOW + 60
 
 
 def test_what_a_consumer_writes_meanwhile_is_not_overwritten(queue, admin, monkeypatch):
@@ -177,7 +179,7 @@ def test_what_a_consumer_writes_meanwhile_is_not_overwritten(queue, admin, monke
     monkeypatch.setattr(schedules, "call", fire_first)
     admin.post(page(row), FORM | {"tz": "UTC", "positional": "[7]"})
     row.refresh_from_db()
-    assert (row.settled, row.last_slot) == (NOW + 60, NOW + 60)
+    assert (row.fired_until, row.last_occurrence) == (NOW + 60, NOW + 60)
     assert codec.decode_arguments(row.arguments) == ([7], {})
 
 
@@ -267,9 +269,9 @@ def test_schedules_are_enabled_and_disabled_one_by_one(queue, admin):
     assert not second["enabled"]
     assert said(act(admin, "enable_selected", on, off)) == ["Enabled 1 schedule."]
     first, second = rows()
-    assert first["settled"] == NOW
+    assert first["fired_until"] == NOW
     assert second["enabled"]
-    assert second["settled"] > NOW, "it goes on with its next slot"
+    assert second["fired_until"] > NOW, "it goes on with its next slot"
     assert logged() == [(CHANGE, "b", "Disabled."), (CHANGE, "b", "Enabled.")]
 
 
@@ -287,7 +289,7 @@ def test_a_schedule_runs_now_beside_its_slots(queue, admin, way):
     job = Job.objects.get()
     assert (job.name, job.queue) == (mail.name, "mail")
     assert f'<a href="/admin/djjp/job/{job.pk}/change/">job {job.pk}</a>' in said(response)[0]
-    assert (rows(), Slot.objects.count()) == (before, 0)
+    assert (rows(), Occurrence.objects.count()) == (before, 0)
     assert logged() == [(CHANGE, row.name, f"Run now: job {job.pk}.")]
 
 
@@ -296,9 +298,9 @@ def test_a_deleted_schedule_goes_with_its_slots(queue, admin):
     for row in (one, two):
         queue.fire(row, [(NOW + 60, new_job())])
     act(admin, "delete_selected", one, post="yes")
-    assert list(Slot.objects.values_list("schedule", flat=True)) == [two.pk]
+    assert list(Occurrence.objects.values_list("schedule", flat=True)) == [two.pk]
     admin.post(f"{LIST}{two.pk}/delete/", {"post": "yes"})
-    assert not Slot.objects.exists()
+    assert not Occurrence.objects.exists()
     assert [flag for flag, *_ in logged()] == [DELETION, DELETION]
 
 

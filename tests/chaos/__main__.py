@@ -86,7 +86,7 @@ def _queue(alias: str) -> Iterator[tuple[Any, Any]]:
     from django.core.management import call_command
     from django.db import connections
 
-    from djjp import claims
+    from djjp import engine
     from djjp.databases import queue_database
     from tests.chaos import outages
 
@@ -97,9 +97,9 @@ def _queue(alias: str) -> Iterator[tuple[Any, Any]]:
         call_command("migrate", database=database, verbosity=0)
     try:
         if server is None:
-            yield claims.queue(), outages.of_sqlite(str(settings.HOME / "queue.sqlite3"))
+            yield engine.queue(), outages.of_sqlite(str(settings.HOME / "queue.sqlite3"))
         else:
-            yield claims.queue(), outages.of_postgresql(server)
+            yield engine.queue(), outages.of_postgresql(server)
     finally:
         connections.close_all()
         if server is not None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from djjp.claims import Claims
+from djjp.engine import Claims
 from djjp.models import FINISHED, Attempt, Job
 from tests.chaos.trace import Trace
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from djjp.claims import Claims
+from djjp.engine import Claims
 from djjp.models import Consumer
 from tests.chaos import jobs
 from tests.chaos.crew import Crew

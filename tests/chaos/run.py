@@ -14,7 +14,7 @@ from django.db import Error as DatabaseError
 from django.db import connections
 
 from djjp import run_many
-from djjp.claims import Claims
+from djjp.engine import Claims
 from djjp.exceptions import QueueUnavailable
 from djjp.models import FINISHED, Consumer, Job
 from tests.chaos import jobs

@@ -16,10 +16,10 @@ from asgiref.sync import async_to_sync, sync_to_async
 from django.db import connections, transaction
 
 from djjp import codec, current_job, job, run_many
-from djjp.claims import Claimed, Claims
-from djjp.consumer import aside, blocked, pools
 from djjp.consumer.consumer import Consumer
 from djjp.consumer.execution import Execution as ExecutionOf
+from djjp.consumer.pool import loop_watchdog, sync_threads, threads
+from djjp.engine import Claimed, Claims
 from djjp.exceptions import JobFailed, JobStopped
 from djjp.models import Consumer as ConsumerRow
 from djjp.models import Job
@@ -39,8 +39,8 @@ COLOUR: contextvars.ContextVar[str] = contextvars.ContextVar("colour", default="
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(pools, "COROUTINE_GRACE", 0.5)
-    monkeypatch.setattr(aside, "IDLE", 0.5)
+    monkeypatch.setattr(threads, "COROUTINE_GRACE", 0.5)
+    monkeypatch.setattr(sync_threads, "IDLE", 0.5)
     GATE.clear()
     yield
     GATE.set()
@@ -438,12 +438,12 @@ def test_coroutines_share_threads_and_connections_and_leave_none(
     most: list[int] = []
     handles = run_many(write.bind(f"k{n}") for n in range(200))
 
-    class Counting(aside._Thread):
+    class Counting(sync_threads._Thread):
         def _work(self) -> None:
             most.append(1)
             super()._work()
 
-    monkeypatch.setattr(aside, "_Thread", Counting)
+    monkeypatch.setattr(sync_threads, "_Thread", Counting)
     drain(5)
 
     assert all(handle.join(0) for handle in handles)
@@ -560,7 +560,7 @@ def test_the_watchdog_names_the_job_that_blocks_the_loop_and_where_it_is(
     [message] = [r.getMessage() for r in caplog.records if "blocked" in r.getMessage()]
     assert message.startswith(f"{culprit.name} {handle.id} has blocked the event loop for 0.")
     assert "time.sleep(seconds)" in message
-    assert str(blocked.__file__) not in message
+    assert str(loop_watchdog.__file__) not in message
 
 
 @on_one_database
@@ -596,7 +596,7 @@ import asyncio, sys, time
 from djjp import job
 from djjp.consumer import pools
 from djjp.consumer.process import consume
-pools.COROUTINE_GRACE = 1.0
+threads.COROUTINE_GRACE = 1.0
 
 @job(name="async.rest_briefly", timeout=0.1)
 async def rest_briefly():

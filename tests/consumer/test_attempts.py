@@ -12,9 +12,9 @@ import pytest
 from django.utils import timezone
 
 from djjp import Discard, Retry, current_job, job, run_many
-from djjp.claims import Claims
+from djjp.engine import Claims
 from djjp.exceptions import JobCancelled, JobFailed
-from djjp.handles import JobHandle
+from djjp.jobs.handles import JobHandle
 from djjp.models import Attempt, Job
 from tests.consumer.beside import consuming, drain
 from tests.harness import eventually

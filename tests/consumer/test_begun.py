@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from djjp.claims import Claimed
-from djjp.consumer import begun
-from djjp.consumer.begun import Begun
+from djjp.consumer import start_journal
+from djjp.consumer.start_journal import Begun
+from djjp.engine import Claimed
 from djjp.ids import new_id
 from tests.harness import ROOT, eventually
 
@@ -28,16 +28,16 @@ def test_only_what_has_begun_and_is_not_settled_is_noted(tmp_path: Path) -> None
     note = Begun(tmp_path, NAME, 4)
     waiting, running, ended = jobs = [claimed() for _ in range(3)]
     note.expect(jobs)
-    assert begun.begun(tmp_path, NAME) == set()
+    assert start_journal.begun(tmp_path, NAME) == set()
 
     note.mark(running)
     note.mark(ended)
-    assert begun.begun(tmp_path, NAME) == {running.id, ended.id}
+    assert start_journal.begun(tmp_path, NAME) == {running.id, ended.id}
 
     note.forget([ended])
-    assert begun.begun(tmp_path, NAME) == {running.id}
+    assert start_journal.begun(tmp_path, NAME) == {running.id}
     note.forget([waiting, running])
-    assert begun.begun(tmp_path, NAME) == set()
+    assert start_journal.begun(tmp_path, NAME) == set()
 
 
 def test_cells_are_used_again_so_that_a_consumer_may_run_for_years(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_cells_are_used_again_so_that_a_consumer_may_run_for_years(tmp_path: Pat
         note.expect([held[-1]])
         note.mark(held[-1])
         if len(held) == 3:
-            assert begun.begun(tmp_path, NAME) == {job.id for job in held}
+            assert start_journal.begun(tmp_path, NAME) == {job.id for job in held}
             note.forget([held.pop(0)])
     assert (tmp_path / "some.host-7-0af3.begun").stat().st_size == size
 
@@ -59,9 +59,9 @@ def test_a_job_that_comes_again_is_noted_anew(tmp_path: Path) -> None:
     for attempt in range(3):
         job = job._replace(attempt=attempt)
         note.expect([job])
-        assert begun.begun(tmp_path, NAME) == set()
+        assert start_journal.begun(tmp_path, NAME) == set()
         note.mark(job)
-        assert begun.begun(tmp_path, NAME) == {job.id}
+        assert start_journal.begun(tmp_path, NAME) == {job.id}
         note.forget([job])
 
 
@@ -69,7 +69,7 @@ def test_what_was_never_expected_does_not_begin(tmp_path: Path) -> None:
     note = Begun(tmp_path, NAME, 1)
     assert not note.mark(claimed()), "it is not one of this consumer's"
     note.forget([claimed()])
-    assert begun.begun(tmp_path, NAME) == set()
+    assert start_journal.begun(tmp_path, NAME) == set()
 
 
 def test_threads_that_begin_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_threads_that_begin_at_once_do_not_disturb_each_other(tmp_path: Path) ->
         thread.start()
     for thread in threads:
         thread.join()
-    assert begun.begun(tmp_path, NAME) == {job.id for job in jobs}
+    assert start_journal.begun(tmp_path, NAME) == {job.id for job in jobs}
 
 
 WRITER = """
@@ -91,8 +91,8 @@ import django; django.setup()
 import os, signal, sys
 from pathlib import Path
 from uuid import UUID
-from djjp.claims import Claimed
-from djjp.consumer.begun import Begun
+from djjp.engine import Claimed
+from djjp.consumer.start_journal import Begun
 
 note = Begun(Path(sys.argv[1]), sys.argv[2], 2)
 running, waiting = [Claimed(UUID(id), "test.job", "{}", 1, 0) for id in sys.argv[3:]]
@@ -110,7 +110,7 @@ def test_the_note_outlives_a_process_that_is_killed(tmp_path: Path) -> None:
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL
-    assert begun.begun(tmp_path, NAME) == {running}
+    assert start_journal.begun(tmp_path, NAME) == {running}
 
 
 def test_a_note_from_before_a_reboot_says_nothing(tmp_path: Path) -> None:
@@ -120,35 +120,35 @@ def test_a_note_from_before_a_reboot_says_nothing(tmp_path: Path) -> None:
     note.mark(job)
     path = tmp_path / "some.host-7-0af3.begun"
     path.write_bytes(b"another boot".ljust(64, b"\0") + path.read_bytes()[64:])
-    assert begun.begun(tmp_path, NAME) is None
+    assert start_journal.begun(tmp_path, NAME) is None
 
 
 def test_a_machine_that_does_not_tell_its_boots_keeps_no_note(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Begun(tmp_path, "other:7:1", 1)
-    monkeypatch.setattr(begun, "_boot", lambda: None)
+    monkeypatch.setattr(start_journal, "_boot", lambda: None)
     note, job = Begun(tmp_path, NAME, 1), claimed()
     note.expect([job])
     assert note.mark(job)
     note.forget([job])
-    assert begun.begun(tmp_path, NAME) is None
-    assert begun.begun(tmp_path, "other:7:1") is None
+    assert start_journal.begun(tmp_path, NAME) is None
+    assert start_journal.begun(tmp_path, "other:7:1") is None
     assert not note.is_doubted()
     assert [path.name for path in tmp_path.iterdir()] == ["other-7-1.begun"]
     note.close()
 
 
 def test_where_nobody_noted_anything_nobody_knows(tmp_path: Path) -> None:
-    assert begun.begun(tmp_path, NAME) is None
-    assert begun.begun(None, NAME) is None
+    assert start_journal.begun(tmp_path, NAME) is None
+    assert start_journal.begun(None, NAME) is None
     note = Begun(None, NAME, 1)
     note.expect([job := claimed()])
     assert note.mark(job)
     note.forget([job])
     note.close()
-    begun.clear(None, NAME)
-    begun.doubt(None, NAME)
+    start_journal.clear(None, NAME)
+    start_journal.doubt(None, NAME)
 
 
 def test_an_ended_consumer_leaves_no_note(tmp_path: Path) -> None:
@@ -167,12 +167,12 @@ def test_a_dead_consumers_files_are_cleared_and_those_of_others_stay(tmp_path: P
     Begun(tmp_path, "some.host:7:0af4", 1)
     for name in ("some.host-7-0af3.lock", "some.host-7-0af4.lock"):
         (tmp_path / name).touch()
-    begun.clear(tmp_path, NAME)
+    start_journal.clear(tmp_path, NAME)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "some.host-7-0af4.begun",
         "some.host-7-0af4.lock",
     ]
-    begun.clear(tmp_path, NAME)
+    start_journal.clear(tmp_path, NAME)
 
 
 def test_a_full_disk_keeps_no_consumer_from_its_work(
@@ -194,7 +194,7 @@ def beginning(note: Begun, job: Claimed) -> tuple[threading.Thread, list[bool]]:
     answers: list[bool] = []
     thread = threading.Thread(target=lambda: answers.append(note.mark(job)), daemon=True)
     thread.start()
-    eventually(lambda: begun.begun(note._path.parent, NAME) == {job.id})  # type: ignore[union-attr]
+    eventually(lambda: start_journal.begun(note._path.parent, NAME) == {job.id})  # type: ignore[union-attr]
     time.sleep(0.1)
     return thread, answers
 
@@ -204,9 +204,9 @@ def test_while_it_is_doubted_a_job_is_noted_and_waits(tmp_path: Path) -> None:
     note, job = Begun(tmp_path, NAME, 1), claimed()
     note.expect([job])
     assert not note.is_doubted()
-    begun.doubt(tmp_path, NAME)
+    start_journal.doubt(tmp_path, NAME)
     assert note.is_doubted()
-    assert begun.begun(tmp_path, NAME) == set(), "the note is still believed"
+    assert start_journal.begun(tmp_path, NAME) == set(), "the note is still believed"
 
     thread, answers = beginning(note, job)
     assert answers == []
@@ -221,7 +221,7 @@ def test_while_it_is_doubted_a_job_is_noted_and_waits(tmp_path: Path) -> None:
 def test_one_that_was_rescued_does_not_begin_what_waited(tmp_path: Path) -> None:
     note, job = Begun(tmp_path, NAME, 1), claimed()
     note.expect([job])
-    begun.doubt(tmp_path, NAME)
+    start_journal.doubt(tmp_path, NAME)
     thread, answers = beginning(note, job)
 
     note.close()
@@ -231,5 +231,5 @@ def test_one_that_was_rescued_does_not_begin_what_waited(tmp_path: Path) -> None
 
 
 def test_nobody_is_doubted_who_left_no_note(tmp_path: Path) -> None:
-    begun.doubt(tmp_path, NAME)
+    start_journal.doubt(tmp_path, NAME)
     assert list(tmp_path.iterdir()) == []

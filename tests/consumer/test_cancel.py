@@ -15,12 +15,12 @@ from django.db import connections
 from django.test.utils import CaptureQueriesContext
 
 from djjp import current_job, get_job, job, run_many
-from djjp.claims import Claimed, Claims, Outcome
-from djjp.consumer.desk import Desk
-from djjp.consumer.pools import ThreadPool
-from djjp.consumer.wakeups import Bell
-from djjp.current import CurrentJob
+from djjp.consumer.call_queue import Desk
+from djjp.consumer.pool.threads import ThreadPool
+from djjp.consumer.wakeup import Bell
+from djjp.engine import Claimed, Claims, Outcome
 from djjp.exceptions import JobCancelled
+from djjp.jobs.current import CurrentJob
 from djjp.models import Job, State
 from tests.consumer.beside import consuming, drain
 from tests.harness import Processes, eventually

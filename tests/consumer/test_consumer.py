@@ -12,10 +12,10 @@ import pytest
 from django.db import connections
 
 from djjp import run_many
-from djjp.claims import Claims
 from djjp.consumer.consumer import Consumer
+from djjp.engine import Claims
 from djjp.models import Attempt, Job
-from tests.claims.rows import new_job
+from tests.engine.rows import new_job
 from tests.harness import Processes, eventually
 from tests.project.shop.jobs import add, anap, echo, fail, fan_out, mail, nap, record
 from tests.project.shop.models import Execution

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from django.db import IntegrityError, OperationalError, transaction
 
-from djjp.claims import NOBODY, Claims
-from djjp.consumer.desk import Desk
-from djjp.consumer.wakeups import Bell
+from djjp.consumer.call_queue import Desk
+from djjp.consumer.wakeup import Bell
+from djjp.engine import NOBODY, Claims
 from djjp.exceptions import QueueUnavailable
 from djjp.models import Job
-from tests.claims.rows import new_job
+from tests.engine.rows import new_job
 from tests.harness import eventually
 
 Lay = Callable[..., Any]

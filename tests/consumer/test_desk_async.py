@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from djjp.claims import Claims
-from djjp.consumer.desk import Desk
-from djjp.consumer.wakeups import Bell
+from djjp.consumer.call_queue import Desk
+from djjp.consumer.wakeup import Bell
+from djjp.engine import Claims
 from djjp.exceptions import QueueUnavailable
 from tests.harness import eventually
 

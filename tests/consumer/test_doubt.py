@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from djjp import run_many
-from djjp.claims import Claimed, Claims
-from djjp.consumer import begun
-from djjp.consumer.begun import Begun
+from djjp.consumer import start_journal
+from djjp.consumer.start_journal import Begun
+from djjp.engine import Claimed, Claims
 from djjp.ids import new_id
 from djjp.models import Job
 from tests.harness import Processes, eventually
@@ -63,12 +63,12 @@ def test_a_job_of_a_doubted_consumer_waits_and_is_read_as_begun(
 ) -> None:
     job = claimed()
     note.expect([job])
-    begun.doubt(tmp_path, NAME)
+    start_journal.doubt(tmp_path, NAME)
     answer = threads.submit(note.mark, job)
 
     assert note.is_doubted()
     assert waits(answer)
-    assert begun.begun(tmp_path, NAME) == {job.id}
+    assert start_journal.begun(tmp_path, NAME) == {job.id}
 
     note.go_on()
     assert answer.result(10) is True
@@ -80,8 +80,8 @@ def test_a_job_of_a_consumer_that_was_buried_never_begins(
 ) -> None:
     jobs = [claimed(), claimed()]
     note.expect(jobs)
-    begun.doubt(tmp_path, NAME)
-    begun.clear(tmp_path, NAME)
+    start_journal.doubt(tmp_path, NAME)
+    start_journal.clear(tmp_path, NAME)
     first = threads.submit(note.mark, jobs[0])
     assert waits(first)
 
@@ -92,10 +92,10 @@ def test_a_job_of_a_consumer_that_was_buried_never_begins(
 
 
 def test_to_doubt_one_that_has_left_no_note_harms_nothing(tmp_path: Path) -> None:
-    begun.doubt(tmp_path, NAME)
-    begun.doubt(None, NAME)
+    start_journal.doubt(tmp_path, NAME)
+    start_journal.doubt(None, NAME)
 
-    assert begun.begun(tmp_path, NAME) is None
+    assert start_journal.begun(tmp_path, NAME) is None
 
 
 def test_a_consumer_that_can_write_no_note_begins_its_jobs_all_the_same(

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from django.db import connections
 
-from djjp import codec, current_job, job, registry
-from djjp.claims import Claimed, Claims, Outcome
+from djjp import codec, current_job, job
 from djjp.consumer.execution import Execution
+from djjp.engine import Claimed, Claims, Outcome
+from djjp.jobs import registry
 from djjp.models import State
 
 

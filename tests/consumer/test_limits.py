@@ -11,10 +11,10 @@ from typing import NamedTuple
 import pytest
 
 from djjp import run_many
-from djjp.claims import Claims
+from djjp.engine import Claims
 from djjp.exceptions import JobCancelled
-from djjp.models import Consumer, Job, Start
-from djjp.pausing import pause, resume
+from djjp.models import Consumer, Job, RateStart
+from djjp.queues import pause, resume
 from tests.harness import Processes, eventually
 from tests.project.shop.jobs import (
     SPANS,
@@ -128,7 +128,7 @@ def test_no_more_start_in_any_span_than_may_and_not_many_less(
     assert times[-1] - times[0] < 2 * 2.5
     order = [int(note.key) for note in noted]
     assert sum(abs(number - place) for place, number in enumerate(order)) < count * 10, order
-    eventually(lambda: not Start.objects.exists())
+    eventually(lambda: not RateStart.objects.exists())
     for consumer in consumers:
         code, err = processes.end(consumer)
         assert (code, err) == (0, "")

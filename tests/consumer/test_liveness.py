@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from django.db import connections
 
-from djjp.claims import Claims, Peer, moment
-from djjp.consumer import begun, liveness
-from djjp.consumer.begun import Begun
+from djjp.consumer import liveness, start_journal
 from djjp.consumer.liveness import Presence, Watch, new_name
+from djjp.consumer.start_journal import Begun
+from djjp.engine import Claims, Peer, moment
 from djjp.models import Consumer, Job, OnCrash
-from tests.claims.verbs import NOW, at_once, claim, enqueue, one, row
+from tests.engine.verbs import NOW, at_once, claim, enqueue, one, row
 from tests.harness import Processes, eventually
 
 pytestmark = pytest.mark.usefixtures("_short")
@@ -491,7 +491,7 @@ def test_one_that_turns_out_to_live_keeps_its_files_and_nothing_is_said(
     assert note.is_doubted(), "it has to look, before it begins another job, whether it was in time"
     assert not caplog.records
     assert Job.objects.get().state == "running"
-    begun.clear(queue.notes(), name)
+    start_journal.clear(queue.notes(), name)
 
 
 def test_jobs_that_fail_by_a_death_are_said(

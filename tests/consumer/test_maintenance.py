@@ -10,12 +10,12 @@ from datetime import timedelta
 import pytest
 from django.test import override_settings
 
-from djjp.claims import Claims, moment
 from djjp.consumer import maintenance
 from djjp.consumer.liveness import Presence, new_name
 from djjp.consumer.maintenance import Maintenance, Walk
+from djjp.engine import Claims, moment
 from djjp.models import Consumer, Job, State
-from tests.claims.rows import new_job
+from tests.engine.rows import new_job
 from tests.harness import eventually
 
 DAY = 86_400.0

@@ -17,11 +17,12 @@ from django.core.management import call_command
 from django.db import connections
 from django.test import override_settings
 
-from djjp import job, registry
-from djjp.claims import Claims
+from djjp import job
 from djjp.consumer.consumer import Consumer
 from djjp.databases import queue_database
+from djjp.engine import Claims
 from djjp.exceptions import QueueUnavailable
+from djjp.jobs import registry
 from djjp.models import Consumer as ConsumerRow
 from djjp.models import Job
 from tests.harness import Processes, eventually

@@ -8,8 +8,8 @@ from datetime import timedelta
 import pytest
 
 from djjp import chain, get_job, group
-from djjp.claims import Claims
 from djjp.consumer import consumer as coordinator
+from djjp.engine import Claims
 from djjp.exceptions import JobCancelled
 from djjp.models import Consumer, Dependency, Job
 from djjp.pipelines import Pipeline

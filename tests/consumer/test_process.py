@@ -6,9 +6,9 @@ import gc
 
 import pytest
 
-from djjp.claims import Claims
 from djjp.consumer.consumer import Consumer
 from djjp.consumer.process import consume
+from djjp.engine import Claims
 
 
 def test_collections_pass_over_what_was_loaded_before_for_as_long_as_the_consumer_runs(

@@ -12,7 +12,7 @@ from django.db import connections
 from django.test.utils import CaptureQueriesContext
 
 from djjp import run_many
-from djjp.claims import Claims
+from djjp.engine import Claims
 from djjp.models import Job
 from tests.harness import Processes, eventually
 from tests.project.shop.jobs import TALLY, add, fan_out, hog, nap, record

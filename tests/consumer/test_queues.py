@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from django.db import connections
 
-from djjp import pausing, run_many
-from djjp.claims import Claims
+from djjp import queues, run_many
 from djjp.consumer.consumer import Consumer
+from djjp.engine import Claims
 from djjp.models import Job
 from djjp.testing import drain as drain_here
 from tests.consumer.beside import consuming, drain
@@ -115,31 +115,31 @@ def test_a_consumer_of_a_pattern_starts_what_comes_into_a_new_queue(queue: Claim
     [{}, {"queues": ["mail", "default"]}, {"queues": ["*"]}, {"queues": ["m*:3", "default:1"]}],
 )
 def test_jobs_of_a_paused_queue_stay_ready(queue: Claims, options: dict[str, Any]) -> None:
-    pausing.pause("mail")
+    queues.pause("mail")
     fill("mail", "default", each=3, priority=5)
 
     assert drain(**options).executed == 3
     assert states() == {"mail": {"ready": 3}, "default": {"succeeded": 3}}
 
-    pausing.resume("mail")
+    queues.resume("mail")
     assert drain(**options).executed == 3
     assert set(Job.objects.values_list("state", "attempts")) == {("succeeded", 1)}
 
 
 def test_the_drain_of_tests_leaves_a_paused_queue_alone(queue: Claims) -> None:
-    pausing.pause("mail")
+    queues.pause("mail")
     fill("mail", "default", each=2)
 
     assert drain_here() == 2
     assert drain_here(queues=["mail"]) == 0
     assert states()["mail"] == {"ready": 2}
 
-    pausing.resume("mail")
+    queues.resume("mail")
     assert drain_here(queues="m*") == 2
 
 
 def test_with_a_time_a_queue_goes_on_by_itself(queue: Claims) -> None:
-    ends = pausing.pause("mail", 0.7)
+    ends = queues.pause("mail", 0.7)
     assert ends is not None
     with consuming():
         handle = add.using(queue="mail").run_later(1)
@@ -152,13 +152,13 @@ def test_with_a_time_a_queue_goes_on_by_itself(queue: Claims) -> None:
 
 
 def test_a_consumer_that_rests_goes_on_when_a_queue_is_resumed(queue: Claims) -> None:
-    pausing.pause("mail")
+    queues.pause("mail")
     with consuming():
         handle = add.using(queue="mail").run_later(1)
         assert add.run_later(2).join(30) == 2  # it has looked, at least once
         handle.refresh()
         assert handle.state == "ready"
-        pausing.resume("mail")
+        queues.resume("mail")
         assert handle.join(30) == 1
 
 
@@ -167,12 +167,12 @@ def test_what_runs_goes_on_and_what_is_to_run_again_waits(queue: Claims) -> None
         running = nap.using(queue="mail").run_later(0.5)
         again = fail_once.using(queue="mail").run_later()
         eventually(lambda: consumer._held)
-        pausing.pause("mail")
+        queues.pause("mail")
         assert isinstance(running.join(30), float)
         assert add.run_later(1).join(30) == 1
         again.refresh()
         assert again.state in ("ready", "scheduled")
-        pausing.resume("mail")
+        queues.resume("mail")
         assert again.join(30) == "at last"
 
 
@@ -185,7 +185,7 @@ class PausedMeanwhile(Consumer):
     def _now(self, place: str) -> None:
         if place == self.place and not self.done:
             self.done = True
-            elsewhere(lambda: pausing.pause("mail"), lambda: fill("mail", each=3, priority=9))
+            elsewhere(lambda: queues.pause("mail"), lambda: fill("mail", each=3, priority=9))
 
     def _look(self, *args: Any) -> None:
         super()._look(*args)
@@ -233,7 +233,7 @@ class PausedInLine(Consumer):
     def _rest(self, *args: Any) -> None:
         if not self.in_line and (waiting := self._pool.waiting()) >= 3:
             self.in_line = waiting
-            elsewhere(lambda: pausing.pause("mail"))
+            elsewhere(lambda: queues.pause("mail"))
             self._look_at = 0.0
             return
         super()._rest(*args)
@@ -279,7 +279,7 @@ def test_a_job_can_pause_its_own_queue(queue: Claims) -> None:
 def test_the_processes_of_a_supervisor_serve_what_it_was_told(
     processes: Processes, queue: Claims
 ) -> None:
-    pausing.pause("mail.paused")
+    queues.pause("mail.paused")
     fill("mail.a", "mail.b", "mail.bulk", "mail.paused", "default", each=2)
 
     ended = processes.run(

@@ -1,6 +1,6 @@
 """Read-ahead follows the run times of the jobs."""
 
-from djjp.consumer.readahead import HORIZON, LONGEST, ReadAhead
+from djjp.consumer.read_ahead import HORIZON, LONGEST, ReadAhead
 
 
 def learned(*seconds: float) -> ReadAhead:

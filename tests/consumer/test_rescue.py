@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from djjp import run_many
-from djjp.claims import Claims
-from djjp.handles import JobHandle
+from djjp.engine import Claims
+from djjp.jobs.handles import JobHandle
 from djjp.models import Attempt, Consumer, Job
 from tests.harness import Processes, eventually
 from tests.project.shop.jobs import (

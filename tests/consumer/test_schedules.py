@@ -13,15 +13,15 @@ import pytest
 from django.db import connections
 from django.test.utils import CaptureQueriesContext
 
-from djjp import codec, slots, testing
-from djjp.claims import Claims
-from djjp.consumer import timekeeper
+from djjp import codec, recurrence, testing
+from djjp.consumer import scheduler
 from djjp.consumer.liveness import Presence, new_name
 from djjp.consumer.maintenance import Maintenance
-from djjp.consumer.timekeeper import Timekeeper
-from djjp.models import Consumer, Job, Schedule, Slot, Source, State
-from tests.claims.verbs import at_once
+from djjp.consumer.scheduler import Timekeeper
+from djjp.engine import Claims
+from djjp.models import Consumer, Job, Occurrence, Schedule, Source, State
 from tests.consumer.beside import consuming, drain
+from tests.engine.verbs import at_once
 from tests.harness import Processes, eventually
 from tests.project.shop.jobs import TALLY, echo, mail, tally
 from tests.timetables import by_hand, registered
@@ -31,7 +31,7 @@ START = 1_767_225_600.0  # a full hour
 
 
 def fired() -> list[float]:
-    return sorted(Slot.objects.values_list("slot", flat=True))
+    return sorted(Occurrence.objects.values_list("occurs_at", flat=True))
 
 
 def keeper(queue: Claims, began: float = START) -> Timekeeper:
@@ -119,7 +119,7 @@ def test_what_is_not_caught_up_with_may_be_a_little_late_and_no_more(queue: Clai
 def test_what_is_made_up_for_comes_in_batches_between_the_turns(
     queue: Claims, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(timekeeper, "BATCH", 4)
+    monkeypatch.setattr(scheduler, "BATCH", 4)
     with registered(every=MINUTE, catch_up="all"):
         watch = keeper(queue)
         watch.work(START + 1)
@@ -165,7 +165,7 @@ def test_what_cannot_be_fired_here_is_left_to_others_and_harms_nothing(
     queue: Claims, fields: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "djjp.consumer")
-    by_hand(settled=START, **{"every": MINUTE, **fields})
+    by_hand(fired_until=START, **{"every": MINUTE, **fields})
     before = Schedule.objects.values().get()
     with registered(every=MINUTE):
         watch = keeper(queue)
@@ -223,14 +223,16 @@ def test_an_idle_consumer_without_schedules_reads_once_in_a_while(queue: Claims)
     with CaptureQueriesContext(connections[queue.alias]) as captured:
         watch.work(time.time())
     assert [query["sql"].split()[0] for query in captured] == ["SELECT"]
-    assert timekeeper.READ_EVERY - 1 < watch.due() <= timekeeper.READ_EVERY
+    assert scheduler.READ_EVERY - 1 < watch.due() <= scheduler.READ_EVERY
 
 
 def test_the_next_slot_is_kept_in_mind(queue: Claims) -> None:
     with registered(every=timedelta(seconds=1.5)):
         watch = Timekeeper(queue)
         watch.work(time.time())
-        following = slots.first(slots.Every(1_500_000), Schedule.objects.get().settled)
+        following = recurrence.first(
+            recurrence.Every(1_500_000), Schedule.objects.get().fired_until
+        )
         assert following is not None
         assert watch.due() == pytest.approx(following - time.time(), abs=0.1)
 
@@ -263,7 +265,7 @@ def test_a_consumer_that_drains_the_queue_runs_what_is_due_and_waits_for_nothing
 ) -> None:
     with registered(every=timedelta(days=1), catch_up="all"):
         assert drain().executed == 0
-        Schedule.objects.update(settled=time.time() - 86_400 * 3)
+        Schedule.objects.update(fired_until=time.time() - 86_400 * 3)
         assert drain().executed == 3
         assert drain().executed == 0
 
@@ -290,7 +292,7 @@ def test_real_consumers_share_a_schedule_whatever_queues_they_serve(
     assert len(TALLY.read_text().splitlines()) == Job.objects.count() == len(fired())
     assert {later - before for before, later in pairwise(fired())} == {0.5}, "none was left out"
     row.refresh_from_db()
-    assert row.last_slot == fired()[-1]
+    assert row.last_occurrence == fired()[-1]
 
 
 def test_a_consumer_of_other_queues_alone_fires_too(queue: Claims, processes: Processes) -> None:

@@ -7,15 +7,15 @@ import time
 import pytest
 
 from djjp import run_many
-from djjp.claims import SLACK, Claimed, Claims
 from djjp.consumer.consumer import Consumer
-from djjp.consumer.starts import LONGEST_SLACK, Starts
+from djjp.consumer.rate_starts import LONGEST_SLACK, Starts
+from djjp.engine import SLACK, Claimed, Claims
 from djjp.ids import new_id
-from djjp.models import Start, Trait
+from djjp.models import Flag, RateStart
 from tests.project.shop.jobs import SPANS, acall_api, add, anap, call_api, nap
 
-JOB = Claimed(new_id(), "test.job", "[]", 1, 0, Trait.RATED)
-OTHER = Claimed(new_id(), "test.job", "[]", 1, 0, Trait.RATED)
+JOB = Claimed(new_id(), "test.job", "[]", 1, 0, Flag.RATE_LIMITED)
+OTHER = Claimed(new_id(), "test.job", "[]", 1, 0, Flag.RATE_LIMITED)
 
 
 def test_a_job_may_begin_within_half_of_the_slack() -> None:
@@ -57,4 +57,4 @@ def test_one_that_waited_in_line_for_too_long_is_given_back_and_counts_once(
     assert handle.attempts == 1
     [line] = SPANS.read_text().splitlines()
     # From its first claim on, it would count for too short.
-    assert Start.objects.get().until >= float(line.split()[2]) + 0.5
+    assert RateStart.objects.get().until >= float(line.split()[2]) + 0.5

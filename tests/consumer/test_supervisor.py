@@ -15,7 +15,7 @@ from textwrap import dedent
 import pytest
 
 from djjp import job, run_many
-from djjp.claims import Claims
+from djjp.engine import Claims
 from djjp.models import Job
 from tests.harness import ROOT, Processes, eventually
 from tests.project.shop.jobs import add, mail, nap, record

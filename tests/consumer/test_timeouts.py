@@ -15,11 +15,11 @@ import pytest
 from django.db import connections, transaction
 
 from djjp import current_job, job, run_many
-from djjp.claims import Claimed, Claims, Outcome
 from djjp.consumer import execution as running
-from djjp.consumer import pools
-from djjp.consumer.desk import Desk
-from djjp.consumer.wakeups import Bell
+from djjp.consumer.call_queue import Desk
+from djjp.consumer.pool import threads
+from djjp.consumer.wakeup import Bell
+from djjp.engine import Claimed, Claims, Outcome
 from djjp.exceptions import JobFailed, JobInterrupted
 from djjp.models import Job
 from tests.consumer.beside import consuming, drain
@@ -315,7 +315,7 @@ import asyncio, sys, time
 from djjp import job
 from djjp.consumer import pools
 from djjp.consumer.process import consume
-pools.COROUTINE_GRACE = 1.0
+threads.COROUTINE_GRACE = 1.0
 
 @job(name="timeouts.blocked", timeout=0.2)
 {function}
@@ -384,10 +384,10 @@ class JustTooLate(running.Execution):
 def test_an_interruption_that_comes_as_its_job_ends_does_not_strike_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pools, "Execution", JustTooLate)
+    monkeypatch.setattr(threads, "Execution", JustTooLate)
     ended: list[Outcome] = []
     bell = Bell()
-    pool = pools.ThreadPool(1, report=ended.append, progress=SEEN.append, desk=Desk(bell))
+    pool = threads.ThreadPool(1, report=ended.append, progress=SEEN.append, desk=Desk(bell))
     first, second = (
         Claimed(uuid.uuid4(), name, '{"args":[1],"kwargs":{}}', 1, 0)
         for name in (opened.name, lasting.name)

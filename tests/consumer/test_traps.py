@@ -17,8 +17,8 @@ from django.db import connections, transaction
 from django.test import override_settings
 
 from djjp import job, run_many
-from djjp.claims import Claims
 from djjp.consumer.consumer import Consumer
+from djjp.engine import Claims
 from djjp.exceptions import QueueUnavailable
 from djjp.models import Consumer as ConsumerRow
 from djjp.models import Job

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from djjp.claims import Claims
 from djjp.consumer import consumer as coordinator
-from djjp.consumer.wakeups import Bell, wait
+from djjp.consumer.wakeup import Bell, wait
+from djjp.engine import Claims
 from djjp.models import Consumer
 from tests.consumer.beside import consuming
 from tests.harness import Processes, eventually

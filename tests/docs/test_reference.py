@@ -25,9 +25,9 @@ from django.utils.translation import gettext_lazy
 
 import djjp
 from djjp import codec, conf, databases, exceptions
-from djjp.current import CurrentJob
-from djjp.handles import JobHandle
 from djjp.jobs import BoundJob, RegisteredJob
+from djjp.jobs.current import CurrentJob
+from djjp.jobs.handles import JobHandle
 from djjp.management.commands.djjp import command as djjp_command
 from djjp.management.commands.start_consumer import command as start_consumer
 from djjp.models import Job, State

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from djjp.claims import Claims
+from djjp.engine import Claims
 from djjp.management.commands.start_consumer import command as start_consumer
 from tests.docs.markdown import PAGES, Block, blocks
 from tests.docs.project import SETTINGS, Project, settings_of_the_readme

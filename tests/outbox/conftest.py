@@ -14,10 +14,10 @@ from django.core.management import call_command
 from django.db import connections, transaction
 from django.test import override_settings
 
-from djjp.claims import Claims, Outcome
 from djjp.databases import queue_database
+from djjp.engine import Claims, Outcome
+from djjp.jobs import enqueue
 from djjp.models import Job, State
-from djjp.outbox import enqueue
 from djjp.outbox.models import OutboxJob
 from tests.project.shop.models import Execution
 from tests.scratch import alias_for, postgres_database

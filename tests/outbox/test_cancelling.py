@@ -6,10 +6,11 @@ import pytest
 from django.db import transaction
 
 from djjp import chain, get_job
-from djjp.claims import Claims
+from djjp.engine import Claims
 from djjp.exceptions import JobCancelled
+from djjp.jobs import enqueue
 from djjp.models import Job
-from djjp.outbox import enqueue, relay
+from djjp.outbox import relay
 from tests.outbox.conftest import Application, execute, queued, undone
 from tests.project.shop.jobs import add, echo
 

@@ -6,7 +6,7 @@ import pytest
 from django.db import connections, transaction
 
 from djjp import run_many
-from djjp.claims import Claims
+from djjp.engine import Claims
 from tests.outbox.conftest import Application, queued, undone, waiting
 from tests.project.shop.jobs import add
 

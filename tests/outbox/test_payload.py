@@ -7,10 +7,10 @@ from datetime import timedelta
 
 import pytest
 
-from djjp.claims import NewJob
+from djjp.engine import NewJob
 from djjp.models import OnCrash, State
-from djjp.outbox import payload
-from tests.claims.rows import new_job
+from djjp.outbox import serialization
+from tests.engine.rows import new_job
 from tests.project.shop.jobs import echo
 
 
@@ -25,26 +25,26 @@ from tests.project.shop.jobs import echo
 )
 def test_a_job_comes_back_as_it_was(given: dict[str, object]) -> None:
     job = new_job(**given)
-    back = payload.from_text(payload.to_text(job))
+    back = serialization.from_text(serialization.to_text(job))
     assert back == job
     assert [type(value) for value in back] == [type(value) for value in job]
 
 
 def test_a_field_that_an_older_text_lacks_has_its_default() -> None:
-    given = json.loads(payload.to_text(new_job()))
+    given = json.loads(serialization.to_text(new_job()))
     for name in NewJob._field_defaults:
         del given[name]
-    back = payload.from_text(json.dumps(given))
+    back = serialization.from_text(json.dumps(given))
     assert {name: getattr(back, name) for name in NewJob._field_defaults} == NewJob._field_defaults
 
 
 def test_a_field_that_a_newer_text_has_is_left_out() -> None:
     job = new_job()
-    given = json.loads(payload.to_text(job)) | {"invented_later": [1]}
-    assert payload.from_text(json.dumps(given)) == job
+    given = json.loads(serialization.to_text(job)) | {"invented_later": [1]}
+    assert serialization.from_text(json.dumps(given)) == job
 
 
 @pytest.mark.parametrize("text", ["", "no JSON", "{}", "[]", "7", '{"id": 3}', '{"id": "x"}'])
 def test_what_is_no_job_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
-        payload.from_text(text)
+        serialization.from_text(text)

@@ -15,12 +15,12 @@ import pytest
 from django.db import connections, transaction
 from django.db.transaction import TransactionManagementError
 
-from djjp import claims
-from djjp.claims import Claims
+from djjp import engine
+from djjp.engine import Claims
 from djjp.models import Job, Relayed
-from djjp.outbox import forgetting, payload, relay, rows
-from djjp.outbox.forgetting import Forgetting
-from tests.claims.rows import new_job
+from djjp.outbox import receipts, relay, serialization, table
+from djjp.outbox.receipts import Forgetting
+from tests.engine.rows import new_job
 from tests.harness import Processes
 from tests.outbox.conftest import Application, executions, queued, run_and_prune, waiting
 from tests.project.shop.jobs import add
@@ -31,7 +31,7 @@ MOMENTS = {
     "before the commit": ("inside = kill", 0),
     "after the commit": ("relay.relay = kill", 1),
     "before the rows are read": ("rows.read = kill", 1),
-    "after the rows are read": ("rows.read = then_kill(rows.read)", 1),
+    "after the rows are read": ("rows.read = then_kill(table.read)", 1),
     "after the jobs are noted as relayed": ("type(queue()).enqueue = kill", 1),
     "before the queue commits": (
         "kind = type(queue()); kind.enqueue = then_kill(kind.enqueue)",
@@ -42,7 +42,7 @@ MOMENTS = {
         1,
     ),
     "before the rows are deleted": ("rows.delete = kill", 1),
-    "after the rows are deleted": ("rows.delete = then_kill(rows.delete)", 1),
+    "after the rows are deleted": ("rows.delete = then_kill(table.delete)", 1),
 }
 
 CHILD = """
@@ -55,7 +55,7 @@ alias, entry = json.loads(os.environ["OUTBOX"])
 known = {{"default": settings.DATABASES["default"], alias: entry}}
 connections.settings[alias] = connections.configure_settings(known)[alias]
 settings.DJJP["outbox"] = [alias]
-from djjp.claims import queue
+from djjp.engine import queue
 from djjp.outbox import relay, rows
 from tests.outbox.conftest import execute
 from tests.project.shop.jobs import add
@@ -143,7 +143,7 @@ def at_once(count: int, work: Callable[[], object]) -> None:
 def leave(count: int = 1, alias: str = "default") -> list[UUID]:
     """Jobs as a process leaves them in an outbox that dies after its commit."""
     jobs = [new_job(name=add.name, arguments=add.bind(i).arguments) for i in range(count)]
-    rows.write(alias, jobs)
+    table.write(alias, jobs)
     return [job.id for job in jobs]
 
 
@@ -158,7 +158,7 @@ def test_two_relays_that_have_read_the_same_rows_give_one_job_each(queue: Claims
 
     def call(verb: Callable[[Claims], Any]) -> Any:
         barrier.wait(30)
-        return claims.call(verb)
+        return engine.call(verb)
 
     at_once(2, lambda: relay.relay("default", ids, call))
 
@@ -175,7 +175,7 @@ def test_a_relay_that_comes_late_meets_what_another_one_did_and_the_job_pruned(
     def call(verb: Callable[[Claims], Any]) -> Any:
         relay.sweep()
         assert run_and_prune(queue) == [id]
-        return claims.call(verb)
+        return engine.call(verb)
 
     relay.relay("default", [id], call)
 
@@ -195,7 +195,7 @@ def test_a_relay_that_was_held_up_for_too_long_writes_nothing(
         run_and_prune(queue)
         Relayed.objects.all().delete()
         time.sleep(0.25)
-        return claims.call(verb)
+        return engine.call(verb)
 
     with pytest.raises(relay.Stale):
         relay.relay("default", [id], call)
@@ -242,9 +242,9 @@ def test_a_row_that_cannot_be_read_holds_up_no_other_and_is_told_once(
     queue: Claims, caplog: pytest.LogCaptureFixture
 ) -> None:
     ids = leave(3)
-    table = rows._all("default")
-    table.filter(pk=ids[0]).update(job="{}")
-    table.filter(pk=ids[1]).update(job="no JSON")
+    rows = table._all("default")
+    rows.filter(pk=ids[0]).update(job="{}")
+    rows.filter(pk=ids[1]).update(job="no JSON")
 
     assert relay.sweep() == 1
     assert relay.sweep() == 0
@@ -260,7 +260,7 @@ def test_a_job_that_the_queue_refuses_holds_up_no_other(
 ) -> None:
     ids = leave(3)
     refused = new_job(id=ids[1])._replace(name=None)  # type: ignore[arg-type]  # what no code writes
-    rows._all("default").filter(pk=ids[1]).update(job=payload.to_text(refused))
+    table._all("default").filter(pk=ids[1]).update(job=serialization.to_text(refused))
 
     assert relay.sweep() == 2
 
@@ -273,9 +273,9 @@ def test_a_job_that_the_queue_refuses_holds_up_no_other(
 
 def test_what_is_young_is_left_to_its_own_process(queue: Claims) -> None:
     ids = leave(2)
-    rows._all("default").filter(pk=ids[0]).update(created_at=claims.moment(time.time() - 60))
+    table._all("default").filter(pk=ids[0]).update(created_at=engine.moment(time.time() - 60))
     ahead = leave(1)  # by the clock of another machine
-    rows._all("default").filter(pk=ahead[0]).update(created_at=claims.moment(time.time() + 600))
+    table._all("default").filter(pk=ahead[0]).update(created_at=engine.moment(time.time() + 600))
 
     assert relay.sweep(grace=60) == 2
 
@@ -296,8 +296,8 @@ def test_a_sweep_inside_of_a_transaction_is_refused(queue: Claims) -> None:
 @pytest.fixture
 def forget(queue: Claims, monkeypatch: pytest.MonkeyPatch) -> Forgetting:
     """Forgets, and waits for nothing."""
-    monkeypatch.setattr(forgetting, "KEEP", -1.0)
-    return Forgetting(claims.call, ["default"])
+    monkeypatch.setattr(receipts, "KEEP", -1.0)
+    return Forgetting(engine.call, ["default"])
 
 
 def test_what_was_relayed_is_forgotten_a_pass_after_it_was_seen_to_be_gone(
@@ -317,7 +317,7 @@ def test_what_is_still_in_an_outbox_is_not_forgotten(
 ) -> None:
     ids = leave(2)
     with monkeypatch.context() as patched:
-        patched.setattr(rows, "delete", hold)
+        patched.setattr(table, "delete", hold)
         with pytest.raises(Held):
             relay.sweep()
     for _ in range(3):
@@ -339,11 +339,11 @@ def hold(*args: object) -> None:
 def test_nothing_is_forgotten_before_its_time(queue: Claims) -> None:
     with transaction.atomic():
         add.run_later(1)
-    patient = Forgetting(claims.call, ["default"])
+    patient = Forgetting(engine.call, ["default"])
     patient.pass_by()
     patient.pass_by()
     assert Relayed.objects.count() == 1
-    assert forgetting.KEEP > 2 * relay.FRESH
+    assert receipts.KEEP > 2 * relay.FRESH
 
 
 def test_a_job_that_is_relayed_twice_by_the_verb_is_there_once(queue: Claims) -> None:

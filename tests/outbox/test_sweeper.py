@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from django.db import OperationalError, connections, transaction
 
-from djjp import claims
-from djjp.claims import Claims
+from djjp import engine
+from djjp.engine import Claims
 from djjp.models import Job, Relayed
-from djjp.outbox import forgetting, rows, sweeper
+from djjp.outbox import receipts, sweeper, table
 from djjp.outbox.sweeper import Sweeper
 from tests.harness import eventually
 from tests.outbox.conftest import Application, execute, queued, waiting
@@ -25,7 +25,7 @@ from tests.scratch import alias_for
 
 
 @contextmanager
-def sweeping(aliases: list[str], call: Callable[..., Any] = claims.call) -> Iterator[Sweeper]:
+def sweeping(aliases: list[str], call: Callable[..., Any] = engine.call) -> Iterator[Sweeper]:
     thread = Sweeper(call, aliases)
     thread.start()
     try:
@@ -46,7 +46,7 @@ def test_what_was_left_behind_is_relayed(queue: Claims, application: Application
 
 def test_each_outbox_is_swept(queue: Claims, second: Application) -> None:
     ids = leave() + leave(1, second.alias)
-    with sweeping(rows.outboxes()):
+    with sweeping(table.outboxes()):
         eventually(lambda: queued() == ids)
 
 
@@ -58,7 +58,7 @@ def test_the_queue_is_reached_by_what_was_given_and_by_nothing_else(queue: Claim
     def call(verb: Callable[[Claims], Any]) -> Any:
         assert threading.current_thread().name == "djjp-sweeper"
         opened.update(c.alias for c in connections.all(initialized_only=True) if c.connection)
-        return consumer.submit(lambda: verb(claims.queue())).result(30)
+        return consumer.submit(lambda: verb(engine.queue())).result(30)
 
     with ThreadPoolExecutor(1) as consumer:
         with sweeping(["default"], call):
@@ -71,7 +71,7 @@ def test_a_lock_in_one_database_holds_up_no_others_outbox(
     queue: Claims, second: Application
 ) -> None:
     ids = leave(1, second.alias)
-    with sweeping(rows.outboxes()):
+    with sweeping(table.outboxes()):
         with transaction.atomic(second.alias):
             execute(second.alias)  # nobody else writes there now
             ids += leave(1)
@@ -83,7 +83,7 @@ def test_a_sweep_that_is_stuck_does_not_keep_its_consumer(
     queue: Claims, second: Application
 ) -> None:
     leave(1, second.alias)
-    sweeper = Sweeper(claims.call, [second.alias])
+    sweeper = Sweeper(engine.call, [second.alias])
     with transaction.atomic(second.alias):
         execute(second.alias)
         sweeper.start()
@@ -104,7 +104,7 @@ def test_an_outage_is_told_once_and_swept_away_when_it_is_over(
         calls.append(verb)
         if away.is_set():
             raise OperationalError("no route to host")
-        return claims.call(verb)
+        return engine.call(verb)
 
     with caplog.at_level(logging.INFO, "djjp.outbox"), sweeping(["default"], call):
         eventually(lambda: len(calls) > 4)
@@ -146,7 +146,7 @@ def test_a_missing_table_says_what_to_do(
 def test_relayed_rows_are_forgotten_by_the_way(
     queue: Claims, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forgetting, "KEEP", 0.05)
+    monkeypatch.setattr(receipts, "KEEP", 0.05)
     monkeypatch.setattr(sweeper, "_EVERY", 0.02)
     with transaction.atomic():
         add.run_later(1)

@@ -18,8 +18,8 @@ from django.http import HttpRequest, HttpResponse
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
-from djjp import arun_many, claims, get_job, run_many
-from djjp.claims import Claims
+from djjp import arun_many, engine, get_job, run_many
+from djjp.engine import Claims
 from djjp.exceptions import JobDoesNotExist
 from djjp.models import Job, Relayed
 from djjp.outbox import relay
@@ -302,7 +302,7 @@ class Elsewhere:
     def call(self, verb: Callable[[Claims], T]) -> T:
         def work() -> T:
             try:
-                return verb(claims.queue())
+                return verb(engine.queue())
             finally:
                 connections.close_all()
 
@@ -312,9 +312,9 @@ class Elsewhere:
 
 @pytest.fixture
 def inside_a_job(queue: Claims) -> Iterator[None]:
-    token = claims.coordinator.set(Elsewhere())
+    token = engine.coordinator.set(Elsewhere())
     yield
-    claims.coordinator.reset(token)
+    engine.coordinator.reset(token)
 
 
 def test_a_consumers_job_relays_over_its_coordinator(

@@ -6,7 +6,7 @@ import pytest
 from django.db import transaction
 
 from djjp import chain, run_many
-from djjp.claims import Claims
+from djjp.engine import Claims
 from djjp.exceptions import JobCancelled
 from tests.outbox.conftest import Application, execute, queued, undone, waiting
 from tests.project.shop.jobs import add, import_from

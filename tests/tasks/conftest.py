@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from django.test import override_settings
 
-from djjp.claims import Claims
+from djjp.engine import Claims
 from tests.tasks.running import TASKS
 
 

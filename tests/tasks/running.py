@@ -10,26 +10,26 @@ from typing import Any, TypeVar
 from asgiref.sync import sync_to_async
 from django.db import connections
 
-from djjp import framework
 from djjp.consumer.consumer import Consumer
+from djjp.tasks import compat
 
 T = TypeVar("T")
 
 #: `django.tasks`, or its backport.
-tasks: Any = importlib.import_module(framework.PACKAGE)
-base: Any = importlib.import_module(f"{framework.PACKAGE}.base")
-exceptions: Any = importlib.import_module(f"{framework.PACKAGE}.exceptions")
-signals: Any = importlib.import_module(f"{framework.PACKAGE}.signals")
+tasks: Any = importlib.import_module(compat.PACKAGE)
+base: Any = importlib.import_module(f"{compat.PACKAGE}.base")
+exceptions: Any = importlib.import_module(f"{compat.PACKAGE}.exceptions")
+signals: Any = importlib.import_module(f"{compat.PACKAGE}.signals")
 
-READY, RUNNING = framework.TaskResultStatus.READY, framework.TaskResultStatus.RUNNING
-FAILED, SUCCESSFUL = framework.TaskResultStatus.FAILED, framework.TaskResultStatus.SUCCESSFUL
+READY, RUNNING = compat.TaskResultStatus.READY, compat.TaskResultStatus.RUNNING
+FAILED, SUCCESSFUL = compat.TaskResultStatus.FAILED, compat.TaskResultStatus.SUCCESSFUL
 
 DJJP = "djjp.backend.DjjpBackend"
 TASKS = {
     "default": {"BACKEND": DJJP, "QUEUES": ["default", "mail"]},
     "open": {"BACKEND": DJJP, "QUEUES": []},
     "immediate": {
-        "BACKEND": f"{framework.PACKAGE}.backends.immediate.ImmediateBackend",
+        "BACKEND": f"{compat.PACKAGE}.backends.immediate.ImmediateBackend",
         "QUEUES": [],
     },
 }

@@ -4,7 +4,7 @@ import os
 
 import django
 
-from djjp.framework import PACKAGE
+from djjp.tasks.compat import PACKAGE
 from tests.project.settings import *  # noqa: F403
 from tests.project.settings import INSTALLED_APPS, LOGGING
 

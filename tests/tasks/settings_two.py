@@ -2,7 +2,7 @@
 
 import os
 
-from djjp.framework import PACKAGE
+from djjp.tasks.compat import PACKAGE
 from tests.tasks.settings import *  # noqa: F403
 from tests.tasks.settings import TASKS
 

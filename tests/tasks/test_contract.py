@@ -19,8 +19,8 @@ from django.utils.safestring import SafeString
 
 from djjp.backend import DjjpBackend
 from djjp.exceptions import EncodeError
-from djjp.framework import InvalidTask, Task, TaskResultDoesNotExist
 from djjp.models import Attempt, Job, State
+from djjp.tasks.compat import InvalidTask, Task, TaskResultDoesNotExist
 from tests.project.shop import jobs
 from tests.tasks.errands import tasks as errands
 from tests.tasks.running import (

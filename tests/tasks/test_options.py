@@ -10,9 +10,9 @@ from django.test import override_settings
 from djjp import Limit
 from djjp.backend import as_job, task_options
 from djjp.exceptions import JobNameTaken
-from djjp.framework import InvalidTask
 from djjp.jobs import job
 from djjp.models import Job, OnCrash
+from djjp.tasks.compat import InvalidTask
 from tests.tasks.errands import tasks as errands
 from tests.tasks.running import DJJP, FAILED, ran, tasks
 
@@ -56,7 +56,7 @@ def test_keys_of_a_task_are_made_of_its_arguments() -> None:
     task = task_options(**options, expires_after=60)(tasks.task(keyed))
     first, same, other = task.enqueue(1), task.enqueue(number=1), task.enqueue(2)
     assert first.id == same.id != other.id
-    keys = Job.objects.order_by("pk").values_list("unique_key", "limit_key", "limit_most")
+    keys = Job.objects.order_by("pk").values_list("unique_key", "limit_key", "limit_max")
     assert list(keys) == [("unique-1", "limit-1", 2), ("unique-2", "limit-2", 2)]
     assert (ran(other).return_value, ran(first).return_value) == (2, 1)
     with pytest.raises(InvalidTask, match="names 'order', which is no parameter"):

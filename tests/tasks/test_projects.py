@@ -11,8 +11,8 @@ from pathlib import Path
 import django
 import pytest
 
-from djjp.claims import Claims
-from djjp.framework import PACKAGE
+from djjp.engine import Claims
+from djjp.tasks.compat import PACKAGE
 from tests.harness import ROOT
 from tests.scratch import Scratch, postgres_database
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from djjp import get_job, registry
+from djjp import get_job
+from djjp.jobs import registry
 from djjp.models import Job, State
 from tests.harness import Processes
 from tests.project.shop import jobs

@@ -13,7 +13,7 @@ from django.test import override_settings
 
 from djjp import get_job, run_many
 from djjp.backend import DjjpBackend, as_job
-from djjp.claims import Claims
+from djjp.engine import Claims
 from djjp.models import Job
 from tests.harness import Processes
 from tests.project.shop import jobs

@@ -21,7 +21,7 @@ from django.test.testcases import DatabaseOperationForbidden
 from djjp import chain, run_many
 from djjp.exceptions import JobFailed
 from djjp.models import Attempt, Job, State
-from djjp.outbox import rows
+from djjp.outbox import table
 from djjp.outbox.models import OutboxJob
 from djjp.testing import (
     adrain,
@@ -464,7 +464,7 @@ class Unnamed(TestCase):
     def test_enqueueing(self) -> None:
         if OUTBOX:
             jobs.order.run_later("Emma")
-            self.assertEqual(len(rows.page("default", None, 10)), 1)
+            self.assertEqual(len(table.page("default", None, 10)), 1)
         else:
             with self.assertRaisesRegex(DatabaseOperationForbidden, "Add 'queue' to"):
                 jobs.order.run_later("Emma")

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from djjp import Limit, Rate, arun_many, job, registry, run_many
-from djjp.claims import Claims
+from djjp import Limit, Rate, arun_many, job, run_many
+from djjp.engine import Claims
 from djjp.exceptions import JobCancelled
-from djjp.jobs import RegisteredJob
-from djjp.models import Job, Start
+from djjp.jobs import RegisteredJob, registry
+from djjp.models import Job, RateStart
 from djjp.testing import captured_jobs, drain, inline
 from tests.project.shop.jobs import add, greet, import_from
 
@@ -122,7 +122,7 @@ def test_a_drain_leaves_what_is_over_its_rate_for_its_time(queue: Claims, declar
     run_many(job.bind(number) for number in range(5))
     assert drain() == 2
     assert Job.objects.filter(state="scheduled").count() == 3
-    Start.objects.all().delete()
+    RateStart.objects.all().delete()
     assert drain() == 0
 
 

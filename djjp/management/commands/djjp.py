@@ -11,11 +11,11 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError
 from django.utils import timezone
 
-from djjp import overview, pausing
-from djjp.claims import moment
+from djjp import monitoring, queues
 from djjp.consumer.process import require
+from djjp.engine import moment
 from djjp.exceptions import JobDoesNotExist, QueueUnavailable
-from djjp.handles import JobHandle, get_job
+from djjp.jobs.handles import JobHandle, get_job
 from djjp.models import FINISHED, Job, Schedule, State
 from djjp.schedules import listing, next_slot, problem, when
 
@@ -40,8 +40,8 @@ def command() -> None:
 def status() -> None:
     """How many jobs are in each queue, and which consumers are there."""
     with _in_words():
-        counts, consumers = overview.counts(), overview.consumers()
-        paused = pausing.paused()
+        counts, consumers = monitoring.counts(), monitoring.consumers()
+        paused = queues.paused()
     if counts:
         rows = [[name, *(found.get(s, 0) for s in State)] for name, found in counts.items()]
         _table(["queue", *(state.value for state in State)], rows)
@@ -70,7 +70,7 @@ def status() -> None:
 def jobs(state: str | None, queue: str | None, name: str | None, limit: int) -> None:
     """List jobs, newest first."""
     with _in_words():
-        found = overview.newest(state=state, queue=queue, name=name, limit=limit)
+        found = monitoring.newest(state=state, queue=queue, name=name, limit=limit)
     if found:
         head = ["id", "state", "queue", "name", "attempts", "created", "finished"]
         _table(head, [_row(job) for job in found])
@@ -111,7 +111,7 @@ def _pausable(
     """All of them, before the first is paused."""
     try:
         for name in names:
-            pausing.check(name)
+            queues.check(name)
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
     return names
@@ -125,7 +125,7 @@ def pause(names: Sequence[str], seconds: float | None) -> None:
     with _in_words():
         for name in dict.fromkeys(names):
             try:
-                until = pausing.pause(name, seconds)
+                until = queues.pause(name, seconds)
             except ValueError as error:
                 raise click.UsageError(str(error)) from error
             ends = "" if until is None else f" until {_moment(until)}"
@@ -138,7 +138,7 @@ def resume(names: Sequence[str]) -> None:
     """Have the jobs of paused queues run again."""
     with _in_words():
         for name in dict.fromkeys(names):
-            was = pausing.resume(name)
+            was = queues.resume(name)
             click.echo(f"{name} goes on" if was else f"{name} was not paused")
 
 
@@ -148,7 +148,7 @@ def resume(names: Sequence[str]) -> None:
 def prune(keep_succeeded: float | None, keep_failed: float | None) -> None:
     """Delete jobs that ended long ago: as long as the settings say, or these seconds."""
     with _in_words():
-        count = overview.prune(keep_succeeded, keep_failed)
+        count = monitoring.prune(keep_succeeded, keep_failed)
     click.echo(f"{count} {'job' if count == 1 else 'jobs'} pruned")
 
 
@@ -167,7 +167,7 @@ def schedules() -> None:
 def _scheduled(row: Schedule) -> list[object]:
     wrong = problem(row)
     following = next_slot(row) if row.enabled and wrong is None else None
-    times = [_moment(None if at is None else moment(at)) for at in (following, row.last_slot)]
+    times = [_moment(None if at is None else moment(at)) for at in (following, row.last_occurrence)]
     return [
         row.name,
         row.job,

@@ -10,7 +10,7 @@ import time
 
 from django.conf import settings
 
-from djjp import Limit, Rate, current_job, job, pausing
+from djjp import Limit, Rate, current_job, job, queues
 from tests.project.shop.models import Execution
 
 TALLY = settings.HOME / "tally.txt"
@@ -117,7 +117,7 @@ def fail_once(received: object = None) -> str:
 
 @job
 def pause_queue(name: str) -> None:
-    pausing.pause(name)
+    queues.pause(name)
 
 
 def note(what: str, key: str) -> None:

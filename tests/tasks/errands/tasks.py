@@ -13,7 +13,7 @@ from typing import Any
 import django
 
 from djjp.backend import task_options
-from djjp.current import current_job
+from djjp.jobs.current import current_job
 
 if django.VERSION >= (6, 0):
     from django.tasks import TaskContext, task

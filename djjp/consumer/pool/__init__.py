@@ -1,0 +1,1 @@
+"""Pools: how jobs run at the same time, on threads or as coroutines."""

@@ -1,0 +1,128 @@
+"""Loops: event loops that last from one coroutine job to the next, on a pool's thread or on their own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from contextvars import Context
+
+from djjp.consumer.execution import Execution
+from djjp.consumer.pool.loop_watchdog import Watchdog
+from djjp.consumer.pool.sync_threads import Aside, Threads
+from djjp.engine import Outcome
+from djjp.exceptions import JobInterrupted
+from djjp.jobs.current import CurrentJob
+
+logger = logging.getLogger("djjp.consumer")
+
+
+class LastingLoop:
+    """Runs coroutine jobs on the thread that calls it, one at a time.
+
+    What a job starts and does not await stays on the loop, and goes on while a later job runs there.
+    """
+
+    def __init__(self, threads: Threads) -> None:
+        self._threads = threads
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def run(self, execution: Execution) -> Outcome:
+        """Run a coroutine job to its end."""
+        loop = self._loop = self._loop or asyncio.new_event_loop()
+        task = loop.create_task(execution.arun(Aside(self._threads)))
+        while not task.done():
+            try:
+                loop.run_until_complete(task)
+            except JobInterrupted:  # it has struck the loop itself
+                if execution.is_coroutine:
+                    task.cancel()
+            except BaseException:  # noqa: BLE001, S112  (a task beside it wants to exit; its outcome tells)
+                continue
+        return task.result()
+
+    def close(self) -> None:
+        """Cancel what is left on the loop, and close it."""
+        if (loop := self._loop) is not None:
+            self._loop = None
+            wind_up(loop)
+
+
+class LoopThread:
+    """An event loop on a thread of its own, begun with the first call.
+
+    Args:
+        context: what is called is called in.
+        runs: what runs there; while there is something a watchdog looks on.
+    """
+
+    def __init__(self, context: Context, runs: Collection[object]) -> None:
+        self._context = context
+        self._runs = runs
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread
+        self._watchdog: Watchdog
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def call(self, function: Callable[..., object], *args: object) -> None:
+        """Have the loop call a function soon; on any thread."""
+        loop = self._loop or self._start()
+        if threading.get_ident() == self._thread.ident:
+            loop.call_soon(function, *args, context=self._context)
+        else:
+            with suppress(RuntimeError):  # it was closed: the consumer has ended
+                loop.call_soon_threadsafe(function, *args, context=self._context)
+
+    def watch(self) -> None:
+        """There is something in `runs`."""
+        self._watchdog.wake()
+
+    def at_work(self) -> CurrentJob | None:
+        """The job whose code the loop runs at this moment."""
+        return self._watchdog.at_work()
+
+    def close(self) -> None:
+        """Cancel what is on the loop, and end it."""
+        self._closed = True
+        if (loop := self._loop) is not None:
+            with suppress(RuntimeError):  # it has ended by itself
+                loop.call_soon_threadsafe(loop.stop)
+            self._watchdog.close()
+            if not self._runs:
+                self._thread.join(1.0)
+
+    def _start(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(
+                    target=self._work, args=[loop], name="djjp-loop", daemon=True
+                )
+                self._thread.start()
+                self._watchdog = Watchdog(self._thread, self._runs)
+                self._loop = loop
+            return self._loop
+
+    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        while not self._closed:
+            try:
+                loop.run_forever()
+            except BaseException:
+                # As when a task that a job has started raises SystemExit. The job hears of it too.
+                logger.exception("the event loop was to end; it goes on")
+        wind_up(loop)
+
+
+def wind_up(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what is left on a loop that does not run, let it end, and close the loop."""
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    with suppress(BaseException):
+        loop.run_until_complete(asyncio.wait(left, timeout=1.0)) if left else None
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()

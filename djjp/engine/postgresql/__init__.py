@@ -1,0 +1,1 @@
+"""What the database PostgreSQL does in its own way."""

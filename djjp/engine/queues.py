@@ -1,0 +1,55 @@
+"""Queues: which have something ready, and which are paused."""
+
+from __future__ import annotations
+
+from djjp.engine.database import TABLE, OnDatabase
+from djjp.models import Queue
+
+_READY = f"FROM {TABLE} WHERE state = 'ready'"
+
+# From one queue to the next, each a step into the index, however many jobs they have.
+_WITH_READY = f"""WITH RECURSIVE found(queue) AS (SELECT min(queue) {_READY}
+UNION ALL SELECT (SELECT min(queue) {_READY} AND queue > found.queue) FROM found
+WHERE found.queue IS NOT NULL) {{selected}} FROM found WHERE queue IS NOT NULL"""
+
+# Read in each turn that claims, so without the ORM.
+_PAUSED = f"FROM {Queue._meta.db_table} WHERE paused_until IS NULL OR paused_until > %s"
+
+_PAUSE = f"""INSERT INTO {Queue._meta.db_table} (name, paused_at, paused_until) VALUES (%s, %s, %s)
+ON CONFLICT (name) DO UPDATE SET paused_at = excluded.paused_at, paused_until = excluded.paused_until"""
+
+
+class Queues(OnDatabase):
+    """Verbs of queues."""
+
+    def queues_with_ready(self) -> list[str]:
+        """The names of the queues that have ready jobs."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(_WITH_READY.format(selected=self._selected("queue")))
+            return [name for (name,) in self._fetched(cursor)]
+
+    def paused(self, now: float) -> frozenset[str]:
+        """The names of the queues that are paused now."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(f"{self._selected('name')} {_PAUSED}", [self._stamp(now)])
+            return frozenset(name for (name,) in self._fetched(cursor))
+
+    def pause(self, name: str, now: float, until: float | None) -> None:
+        """Have a queue's jobs wait.
+
+        Args:
+            until: when the queue goes on by itself; None for not before it is resumed.
+        """
+        ends = None if until is None else self._stamp(until)
+        with self.turn(), self.connection.cursor() as cursor:
+            cursor.execute(_PAUSE, [name, self._stamp(now), ends])
+            self.announce()
+
+    def resume(self, name: str, now: float) -> bool:
+        """Have a queue go on; whether it was paused until now."""
+        with self.turn():
+            was = name in self.paused(now)
+            Queue.objects.using(self.alias).filter(pk=name).delete()
+            if was:
+                self.announce()
+        return was

@@ -1,0 +1,1 @@
+"""What the database SQLite does in its own way."""

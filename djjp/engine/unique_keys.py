@@ -1,0 +1,82 @@
+"""Unique keys: one live job for each, by an index; whoever comes second is told who was first."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from uuid import UUID
+
+from django.db import DatabaseError
+
+from djjp.engine.database import TABLE
+from djjp.engine.pipelines import Graph, Key
+from djjp.engine.records import Held, Holder, NewJob
+from djjp.models import FINISHED, LIVE, Flag, State
+
+_LIVE = ", ".join(f"'{state.value}'" for state in LIVE)
+_FINISHED = ", ".join(f"'{state.value}'" for state in FINISHED)
+
+# A holder may end between the insert that met it and the look for it: then the insert is made again.
+_TRIES = 20
+
+
+class Unique(Graph):
+    """Verbs of unique keys."""
+
+    def enqueue_on_terms(self, jobs: Sequence[NewJob]) -> Held:
+        """Write jobs that have keys or expire, as `enqueue_many` does."""
+        held: dict[UUID, Holder] = {}
+
+        def write() -> None:
+            held.clear()
+            with self.turn():
+                held.update(self._insert_unique(jobs))
+                self.announce()
+
+        self._patiently(write)
+        return held
+
+    def _insert_unique(self, jobs: Sequence[NewJob]) -> dict[UUID, Holder]:
+        held: dict[UUID, Holder] = {}
+        # In one order, so that two who write the same keys do not wait for each other.
+        left = sorted(jobs, key=lambda job: job.unique_key or "")
+        for _ in range(_TRIES):
+            self._insert_whole(left)
+            left = self._missing(left)
+            if not left:
+                return held
+            holders = self._holders({job.unique_key for job in left})
+            met = {job.id: holders[job.unique_key] for job in left if job.unique_key in holders}
+            held.update(met)
+            left = [job for job in left if job.id not in met]
+            if not left:
+                return held
+        raise DatabaseError(f"the unique key {left[0].unique_key!r} changes hands too fast")
+
+    def _missing(self, jobs: Sequence[NewJob]) -> list[NewJob]:
+        unique = [job for job in jobs if job.unique_key is not None]
+        if not unique:
+            return []
+        keys = self._keys(job.id for job in unique)
+        there = {key for (key,) in self._rows("id", f"FROM {TABLE} WHERE {{ids}}", keys)}
+        return [job for job, key in zip(unique, keys, strict=True) if key not in there]
+
+    def _holders(self, keys: Collection[str | None]) -> dict[str | None, Holder]:
+        rest = f"FROM {TABLE} WHERE {{ids}} AND unique_key IS NOT NULL AND state IN ({_LIVE})"
+        rows = self._rows("unique_key, id, state", rest, keys, "unique_key")
+        return {key: Holder(self._uuid(id), State(state)) for key, id, state in rows}
+
+    def give_up_keys(self, ids: Collection[UUID]) -> None:
+        """Have finished jobs that are about to live again give up keys that others hold by now."""
+        rest = f"FROM {TABLE} WHERE {{ids}} AND unique_key IS NOT NULL AND state IN ({_FINISHED})"
+        rows = self._rows("id, unique_key", rest, self._keys(ids))
+        if not rows:
+            return
+        taken: set[str | None] = {*self._holders({key for _, key in rows})}
+        lost: list[Key] = []
+        for id, key in sorted(rows, key=lambda row: row[0]):
+            if key in taken:
+                lost.append(id)
+            taken.add(key)
+        if lost:
+            flags = f"flags & ~{Flag.UNIQUE | Flag.UNTIL_START}"
+            self._change(f"unique_key = NULL, flags = {flags}", [], lost)

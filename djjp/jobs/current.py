@@ -1,0 +1,81 @@
+"""`current_job()`: what a running job can know and say of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from uuid import UUID
+
+from djjp.engine import Claimed, Progress
+
+_MOST = 2**63 - 1
+
+
+class CurrentJob:
+    """The job that runs here.
+
+    Attributes:
+        id: its id in the queue.
+        name: the name under which it is registered.
+        attempt: the number of this execution, from 1.
+    """
+
+    __slots__ = ("_cancelled", "_claimed", "_report")
+
+    def __init__(self, claimed: Claimed, report: Callable[[Progress], None] | None = None) -> None:
+        self._claimed = claimed
+        self._report = report
+        self._cancelled = False
+
+    @property
+    def id(self) -> UUID:
+        return self._claimed.id
+
+    @property
+    def name(self) -> str:
+        return self._claimed.name
+
+    @property
+    def attempt(self) -> int:
+        return self._claimed.attempt
+
+    def __repr__(self) -> str:
+        return f"<CurrentJob {self.name} {self.id} attempt {self.attempt}>"
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether someone wants this job to stop, or another consumer has taken it over.
+
+        A job that returns once it sees this ends as cancelled.
+        """
+        return self._cancelled
+
+    def cancel(self) -> None:
+        """Set `cancelled`; called by the consumer."""
+        self._cancelled = True
+
+    def progress(self, done: int, total: int | None = None) -> None:
+        """Say how far the job has come; the handle and the admin show it within about a second.
+
+        It costs no statement of its own, so it may be said for each row of a loop.
+
+        Raises:
+            TypeError: a number is not a whole one.
+            ValueError: it is one that a database's 63 bits do not hold.
+        """
+        numbers: list[object] = [done] if total is None else [done, total]
+        for number in numbers:
+            if not isinstance(number, int) or isinstance(number, bool):
+                raise TypeError(f"progress takes whole numbers, not {number!r}")
+            if not -_MOST <= number <= _MOST:
+                raise ValueError(f"progress takes numbers of up to 63 bits, not {number!r}")
+        if self._report is not None:
+            self._report(Progress(self._claimed, done, total))
+
+
+running: ContextVar[CurrentJob | None] = ContextVar("djjp_current_job", default=None)
+
+
+def current_job() -> CurrentJob | None:
+    """The job that runs in this thread or task; None outside of one, as when its function is just called."""
+    return running.get()

@@ -1,0 +1,57 @@
+"""Retries: whether a failed attempt is followed by another one, and when."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+
+from djjp.durations import span
+
+Span = float | timedelta
+Backoff = Span | Sequence[Span] | Callable[[int], Span]
+
+#: The longest pause that the default backoff makes, in seconds.
+LONGEST = 3600.0
+
+
+def exponential(attempt: int) -> float:
+    """The default backoff: 1, 2, 4, 8 … seconds, give or take a quarter, up to an hour.
+
+    The spread keeps jobs that failed together, as in an outage, from coming back together.
+    """
+    base = min(LONGEST, 2.0 ** min(attempt - 1, 20))
+    return base * random.uniform(0.75, 1.25)  # noqa: S311  (to spread retries, not to keep a secret)
+
+
+def pause(backoff: Backoff, attempt: int) -> float:
+    """Seconds to wait after the failure of an attempt, counted from 1.
+
+    Raises:
+        ValueError: a callable has returned what is no span of time.
+    """
+    if callable(backoff):
+        return span("the backoff's value", backoff(attempt))
+    if isinstance(backoff, Sequence):
+        return span("backoff", backoff[min(attempt, len(backoff)) - 1])
+    return span("backoff", backoff)
+
+
+def check_backoff(backoff: Backoff) -> None:
+    """Raises ValueError for what no backoff can be."""
+    if callable(backoff):
+        return
+    if isinstance(backoff, Sequence) and not isinstance(backoff, str):
+        if not backoff:
+            raise ValueError("backoff is an empty list; it must hold a pause for each retry")
+        for value in backoff:
+            span("backoff", value)
+        return
+    span("backoff", backoff)
+
+
+def check_retry_on(classes: tuple[object, ...]) -> None:
+    """Raises TypeError for what are no classes of exceptions."""
+    for kind in classes:
+        if not isinstance(kind, type) or not issubclass(kind, BaseException):
+            raise TypeError(f"retry_on holds {kind!r}; it must be one or more exception classes")

@@ -1,0 +1,31 @@
+"""The edges of pipelines."""
+
+from __future__ import annotations
+
+from django.db import models
+
+
+class Dependency(models.Model):
+    """An edge of a pipeline: a job that waits for another one.
+
+    The edges from the last members of a group that nothing follows lead to the pipeline's own id, so that
+    its handle finds their results in order.
+
+    Attributes:
+        parent: the job that is waited for.
+        child: the job that waits.
+        result_path: where the parent's result goes: "" alone, "2" or "0/3" into a list, nested as the groups
+            are; "!" for an edge to an `on_failure` job, which no result goes along.
+    """
+
+    pk = models.CompositePrimaryKey("parent", "child")
+    parent = models.UUIDField(editable=False)
+    child = models.UUIDField(editable=False)
+    result_path = models.TextField(blank=True)
+
+    class Meta:
+        db_table = "djjp_dependency"
+        indexes = [models.Index(fields=["child"], name="djjp_dependency_child")]
+
+    def __str__(self) -> str:
+        return f"{self.child} waits for {self.parent}"

@@ -1,0 +1,131 @@
+"""Overview: what is in the queue and who serves it, read in few statements; and what is old, removed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime
+from functools import partial
+from typing import NamedTuple
+from uuid import UUID
+
+from django.db.models import Count, Min
+
+from djjp import conf, engine
+from djjp.engine import Claims
+from djjp.models import Consumer, Job, State
+
+#: How many rows a step of pruning looks at.
+PRUNE_ROWS = 1000
+
+
+class Running(NamedTuple):
+    """Jobs of one name that a consumer holds: those that run, and those that it has claimed ahead."""
+
+    name: str
+    jobs: int
+    since: datetime
+
+
+class Serving(NamedTuple):
+    """A consumer that lives, or that nobody has found dead yet."""
+
+    name: str
+    queues: list[str] | None
+    limit: int
+    started_at: datetime
+    heartbeat_at: datetime
+    runs: list[Running]
+
+
+def counts() -> dict[str, dict[State, int]]:
+    """How many jobs are in each queue, by their states; it reads every row of the queue once."""
+    rows = engine.call(
+        lambda queue: list(
+            Job.objects.using(queue.alias)
+            .order_by()
+            .values_list("queue", "state")
+            .annotate(Count("pk"))
+        )
+    )
+    found: dict[str, dict[State, int]] = {}
+    for name, state, count in sorted(rows):
+        found.setdefault(name, {})[State(state)] = count
+    return found
+
+
+def consumers() -> list[Serving]:
+    """The consumers, by name, with what they run."""
+    return engine.call(_consumers)
+
+
+def _consumers(queue: Claims) -> list[Serving]:
+    runs: dict[str | None, list[Running]] = defaultdict(list)
+    running = Job.objects.using(queue.alias).filter(state=State.RUNNING).order_by()
+    rows = running.values_list("consumer", "name").annotate(Count("pk"), Min("started_at"))
+    for consumer, name, count, since in sorted(rows):
+        runs[consumer].append(Running(name, count, since))
+    return [
+        Serving(
+            row.name,
+            None if row.queues is None else json.loads(row.queues),
+            row.concurrency_limit,
+            row.started_at,
+            row.heartbeat_at,
+            runs[row.name],
+        )
+        for row in Consumer.objects.using(queue.alias).order_by("pk")
+    ]
+
+
+def newest(
+    *, state: str | None = None, queue: str | None = None, name: str | None = None, limit: int
+) -> list[Job]:
+    """The newest jobs that are so, without their arguments and results."""
+    wanted = {"state": state, "queue": queue, "name": name}
+    given = {field: value for field, value in wanted.items() if value is not None}
+    return engine.call(
+        lambda queue: list(
+            Job.objects.using(queue.alias)
+            .filter(**given)
+            .defer("arguments", "result")
+            .order_by("-pk")[:limit]
+        )
+    )
+
+
+def prune(keep_succeeded: float | None = None, keep_failed: float | None = None) -> int:
+    """Delete the jobs that ended long enough ago, in small batches; returns how many there were.
+
+    Args:
+        keep_succeeded: seconds for which succeeded jobs are kept; by default as the settings say.
+        keep_failed: likewise for failed and cancelled ones.
+    """
+    settings = conf.current()
+    kept = [
+        ((State.SUCCEEDED,), keep_succeeded, settings.keep_succeeded),
+        ((State.FAILED, State.CANCELLED), keep_failed, settings.keep_failed),
+    ]
+    total = 0
+    for states, given, usual in kept:
+        keep = usual if given is None else given
+        if keep is not None:
+            total += _prune(states, time.time() - conf.seconds(keep))
+    return total
+
+
+def _prune(states: Sequence[State], before: float) -> int:
+    total, after = 0, None
+    while True:
+        count, after = engine.call(partial(_prune_some, states, before, after))
+        total += count
+        if after is None:
+            return total
+
+
+def _prune_some(
+    states: Sequence[State], before: float, after: UUID | None, queue: Claims
+) -> tuple[int, UUID | None]:
+    return queue.prune(states, before, after, PRUNE_ROWS)

@@ -1,0 +1,65 @@
+"""Pausing queues: their jobs wait, and keep their order, until the queue goes on."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+
+from djjp import conf, engine
+from djjp.models import Queue
+
+# The year 9999 in any time zone, in seconds since the epoch.
+_LATEST = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
+
+
+def pause(name: str, duration: float | timedelta | None = None) -> datetime | None:
+    """Have the jobs of a queue wait; what runs goes on. A queue exists by being named.
+
+    Args:
+        duration: seconds, or a timedelta, after which the queue goes on by itself; None for not before
+            `resume()`.
+
+    Returns:
+        When it goes on by itself.
+
+    Raises:
+        ValueError: the name is none, or the duration is not above 0, or longer than time is.
+    """
+    check(name)
+    now = time.time()
+    until = None if duration is None else now + conf.seconds(duration)
+    if until is not None and not now < until < _LATEST:
+        raise ValueError(
+            f"duration is {duration!r}; it must be above 0 and end before the year 9999, or None for no end"
+        )
+    engine.call(lambda queue: queue.pause(name, now, until))
+    return None if until is None else engine.moment(until)
+
+
+def check(name: object) -> None:
+    """Whether a queue can be paused by this name.
+
+    Raises:
+        ValueError: it is no name of a queue; the message says why.
+    """
+    if not isinstance(name, str) or not 1 <= len(name) <= 100:
+        raise ValueError(f"the queue is {name!r}; it must be a text of 1 to 100 characters")
+    if "*" in name:
+        raise ValueError(f"the queue is {name!r}; queues are paused by their names, one by one")
+
+
+def resume(name: str) -> bool:
+    """Have the jobs of a paused queue run again; whether it was paused."""
+    now = time.time()
+    return engine.call(lambda queue: queue.resume(name, now))
+
+
+def paused() -> dict[str, datetime | None]:
+    """The queues that are paused now, by name, each with the time at which it goes on by itself."""
+    now = engine.moment(time.time())
+
+    def look(queue: engine.Claims) -> dict[str, datetime | None]:
+        rows = Queue.objects.using(queue.alias).order_by("pk").values_list("pk", "paused_until")
+        return {name: until for name, until in rows if until is None or until > now}
+
+    return engine.call(look)

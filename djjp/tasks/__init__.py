@@ -1,0 +1,1 @@
+"""Django's task framework on djjp: tasks as jobs, and their results."""

@@ -1,0 +1,251 @@
+"""`TaskResult`s of Django's task framework: of a task that is enqueued, that runs, or that has ended.
+
+It also reads and writes the mark by which a row of the queue says that it is a task's: the arguments'
+first key, `"task"`. The mark holds what differs from the framework's defaults: the backend's alias, and
+the queue, the priority and the time that the task was enqueued for.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from djjp import codec
+from djjp.engine import Claimed, Outcome, moment
+from djjp.exceptions import JobCancelled, JobDoesNotExist
+from djjp.ids import made_at
+from djjp.jobs.handles import JobHandle, get_job
+from djjp.models import FINISHED, Attempt, State
+from djjp.tasks.compat import (
+    AnyResult,
+    AnyTask,
+    Task,
+    TaskError,
+    TaskResult,
+    TaskResultDoesNotExist,
+    TaskResultStatus,
+)
+
+logger = logging.getLogger("djjp.tasks")
+
+_PREFIX = '{"task":'
+_PLAIN = '{"task":{},'
+# As the framework has them; Django 6.0 has them in its decorator only.
+_DEFAULTS = {"backend": "default", "queue_name": "default", "priority": 0, "run_after": None}
+
+_STATUS = {
+    State.SCHEDULED: TaskResultStatus.READY,
+    State.BLOCKED: TaskResultStatus.READY,
+    State.READY: TaskResultStatus.READY,
+    State.RUNNING: TaskResultStatus.RUNNING,
+    State.SUCCEEDED: TaskResultStatus.SUCCESSFUL,
+    State.FAILED: TaskResultStatus.FAILED,
+    State.CANCELLED: TaskResultStatus.FAILED,
+}
+
+#: Stands for the consumer of an execution that nobody could record, because its consumer died.
+UNKNOWN_WORKER = "unknown"
+
+# The mark
+
+
+def marked(arguments: str, task: AnyTask) -> str:
+    """A job's encoded arguments, as those of a task."""
+    changes = {k: getattr(task, k) for k, usual in _DEFAULTS.items() if getattr(task, k) != usual}
+    text = codec.encode_value(changes, "task") if changes else "{}"
+    return f"{_PREFIX}{text},{arguments[1:]}"
+
+
+def is_marked(arguments: str) -> bool:
+    """Whether a row's arguments are those of a task."""
+    return arguments.startswith(_PREFIX)
+
+
+def mark(arguments: str) -> dict[str, Any]:
+    """What a row says of its task beside the path."""
+    if arguments.startswith(_PLAIN):
+        return {}
+    changes = codec.decode_value(arguments)["task"]
+    return {k: v for k, v in changes.items() if k in _DEFAULTS} if type(changes) is dict else {}
+
+
+def unchecked(function: Callable[..., Any], changes: Mapping[str, Any]) -> AnyTask:
+    """A task made without validation: what was enqueued once may not be valid now, and still is there."""
+    values = {"takes_context": False, **_DEFAULTS, **changes, "func": function}
+    task: AnyTask = object.__new__(Task)
+    for each in fields(Task):
+        object.__setattr__(task, each.name, values[each.name])
+    return task
+
+
+def as_enqueued(task: AnyTask, arguments: str) -> AnyTask:
+    """A task with the backend, queue, priority and time that a row says it was enqueued for."""
+    return unchecked(task.func, {**mark(arguments), "takes_context": task.takes_context})
+
+
+# Results
+
+
+def enqueued(task: AnyTask, id: UUID, args: Any, kwargs: Any) -> AnyResult:
+    """The result of a task that was just enqueued."""
+    return _result(task, id, State.READY, args, kwargs)
+
+
+def begun(task: AnyTask, claimed: Claimed, consumer: str, args: Any, kwargs: Any) -> AnyResult:
+    """The result of a task that begins to run here and now."""
+    now = moment(time.time())
+    earlier = _earlier(claimed)
+    return _result(
+        as_enqueued(task, claimed.arguments),
+        claimed.id,
+        State.RUNNING,
+        args,
+        kwargs,
+        errors=[*map(_error, earlier)],
+        worker_ids=_worker_ids(claimed.attempt, earlier, consumer),
+        started_at=_first_start(claimed.attempt, earlier) or now,
+        last_attempted_at=now,
+    )
+
+
+def ended(task: AnyTask, outcome: Outcome, consumer: str) -> AnyResult:
+    """The result of a task that ran to its end here."""
+    claimed, failure = outcome.claimed, outcome.failure
+    args, kwargs = codec.decode_arguments(claimed.arguments)
+    earlier, started = _earlier(claimed), moment(outcome.started_at)
+    errors = [*map(_error, earlier)]
+    if failure is not None:
+        errors.append(
+            TaskError(exception_class_path=failure.exception_class, traceback=failure.traceback)
+        )
+    elif outcome.state == State.CANCELLED:
+        errors.append(_cancelled(outcome.reason))
+    return _result(
+        as_enqueued(task, claimed.arguments),
+        claimed.id,
+        outcome.state,
+        args,
+        kwargs,
+        errors=errors,
+        worker_ids=_worker_ids(claimed.attempt, earlier, consumer),
+        started_at=_first_start(claimed.attempt, earlier) or started,
+        last_attempted_at=started,
+        finished_at=moment(outcome.finished_at),
+        value=None if outcome.result is None else codec.decode_value(outcome.result),
+    )
+
+
+def load(result_id: str, find: Callable[[str, str], AnyTask]) -> AnyResult:
+    """What the queue knows of an enqueued task; `find` gives the task of a name and its arguments.
+
+    Raises:
+        TaskResultDoesNotExist: there is no such row, or it is a job's and no task's.
+    """
+    try:
+        handle = get_job(result_id)
+        row = handle._read()  # noqa: SLF001  (the row that `get_job` has just read)
+        failures = handle.errors
+    except JobDoesNotExist as error:
+        raise TaskResultDoesNotExist(result_id) from error
+    if not is_marked(row.arguments):
+        raise TaskResultDoesNotExist(result_id)
+    state = State(row.state)
+    if state == State.RUNNING and row.started_at is not None:
+        # It may have ended between the two looks.
+        failures = [failure for failure in failures if failure.started_at < row.started_at]
+    errors = [*map(_error, failures)]
+    if state == State.CANCELLED:
+        errors.append(_cancelled(row.reason))
+    last = row.started_at
+    if last is None and row.attempts and failures:
+        last = failures[-1].started_at
+    args, kwargs = codec.decode_arguments(row.arguments)
+    return _result(
+        as_enqueued(find(row.name, row.arguments), row.arguments),
+        row.id,
+        state,
+        args,
+        kwargs,
+        errors=errors,
+        worker_ids=_worker_ids(row.attempts, failures, row.consumer),
+        started_at=_first_start(row.attempts, failures) or last,
+        last_attempted_at=last,
+        finished_at=row.finished_at if state in FINISHED else None,
+        value=None if row.result is None else codec.decode_value(row.result),
+    )
+
+
+def _result(
+    task: AnyTask,
+    id: UUID,
+    state: State,
+    args: Any,
+    kwargs: Any,
+    *,
+    errors: list[TaskError] | None = None,
+    worker_ids: list[str] | None = None,
+    started_at: datetime | None = None,
+    last_attempted_at: datetime | None = None,
+    finished_at: datetime | None = None,
+    value: Any = None,
+) -> AnyResult:
+    result: AnyResult = TaskResult(
+        task=task,
+        id=str(id),
+        status=_STATUS[state],
+        enqueued_at=moment(made_at(id)),
+        started_at=started_at,
+        finished_at=finished_at,
+        last_attempted_at=last_attempted_at,
+        args=args,
+        kwargs=kwargs,
+        backend=task.backend,
+        errors=errors or [],
+        worker_ids=worker_ids or [],
+    )
+    object.__setattr__(result, "_return_value", value)
+    return result
+
+
+# Attempts
+
+
+def _earlier(claimed: Claimed) -> list[Attempt]:
+    """The failed attempts before this one. A task runs on when the queue cannot tell them now."""
+    if claimed.attempt == 1:
+        return []
+    try:
+        return JobHandle(claimed.id).errors
+    except Exception:
+        logger.exception("%s %s: its earlier attempts are not known", claimed.name, claimed.id)
+        return []
+
+
+def _first_start(attempts: int, failures: Sequence[Attempt]) -> datetime | None:
+    """When the first attempt began, where that is known to have failed."""
+    if attempts < 2 and not (attempts and failures):
+        return None
+    return next((f.started_at for f in reversed(failures) if f.number == 1), None)
+
+
+def _worker_ids(attempts: int, failures: Sequence[Attempt], last: str | None) -> list[str]:
+    """Who ran each attempt: there are as many as there were executions."""
+    workers = {failure.number: failure.consumer for failure in failures}
+    if last is not None:
+        workers[attempts] = last
+    return [workers.get(number, UNKNOWN_WORKER) for number in range(1, attempts + 1)]
+
+
+def _error(failure: Attempt) -> TaskError:
+    return TaskError(exception_class_path=failure.exception_class, traceback=failure.traceback)
+
+
+def _cancelled(reason: str | None) -> TaskError:
+    """Django has no status for what was cancelled: it failed, by this."""
+    path = f"{JobCancelled.__module__}.{JobCancelled.__qualname__}"
+    return TaskError(exception_class_path=path, traceback=f"{path}: {reason or 'cancelled'}\n")

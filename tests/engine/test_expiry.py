@@ -1,0 +1,221 @@
+"""Expiry in the queue's rows: what has not started in time is cancelled, wherever it waits."""
+
+from __future__ import annotations
+
+import threading
+import time
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import pytest
+from django.test.utils import CaptureQueriesContext
+
+from djjp.engine import Claimed, Claims, Edge, NewGraph, Outcome, Peer
+from djjp.ids import new_id
+from djjp.models import Flag, Job, State
+from tests.engine.rows import new_job
+from tests.engine.verbs import NOW, at_once, done, enqueue, row, take
+
+REASON = "it did not start in time: its expires_after has passed"
+
+
+def expiring(queue: Claims, within: float = -1, /, count: int = 1, **given: Any) -> list[UUID]:
+    """Enqueue jobs that expire in so many seconds."""
+    flags = Flag.EXPIRES | given.pop("flags", 0)
+    return enqueue(queue, count, flags=flags, expires_at=time.time() + within, **given)
+
+
+def expire(queue: Claims, limit: int = 100) -> int:
+    return queue.expire(time.time(), limit)
+
+
+def states(*ids: UUID) -> list[str]:
+    return [row(id)["state"] for id in ids]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"state": State.READY},
+        {"state": State.READY, "queue": "unserved"},
+        {"state": State.SCHEDULED, "run_after": time.time() + 9},
+        {"state": State.BLOCKED, "flags": Flag.LIMITED, "limit_key": "k", "limit_max": 1},
+        {"state": State.BLOCKED, "waits_for": 1},
+    ],
+    ids=["ready", "unserved", "scheduled", "over a limit", "waiting for another"],
+)
+def test_what_waits_for_too_long_is_cancelled_with_that_reason(
+    queue: Claims, given: dict[str, Any]
+) -> None:
+    [late], [not_yet], [plain] = (
+        expiring(queue, **given),
+        expiring(queue, 60, **given),
+        enqueue(queue),
+    )
+    assert expire(queue) == 1
+    ended = row(late)
+    assert (ended["state"], ended["reason"], ended["attempts"]) == ("cancelled", REASON, 0)
+    assert ended["finished_at"] is not None
+    assert states(not_yet, plain) == [given["state"], "ready"]
+    assert expire(queue) == 0
+
+
+def test_one_that_is_claimed_too_late_does_not_run(queue: Claims) -> None:
+    [late], [in_time] = expiring(queue), expiring(queue, 60)
+    assert [job.id for job in take(queue)] == [in_time]
+    ended = row(late)
+    assert [ended[f] for f in ("state", "reason", "attempts", "consumer", "started_at")] == [
+        *("cancelled", REASON, 0, None, None)
+    ]
+
+
+@pytest.mark.parametrize("how", ["running", "tried again", "tried again later", "rescued"])
+def test_one_that_has_started_once_does_not_expire(queue: Claims, how: str) -> None:
+    [id] = expiring(queue, 60)
+    [job] = take(queue)
+    if how == "rescued":
+        queue.rescue(Peer("one", None, True), NOW, max_rescues=3, begun=None)
+    elif how != "running":
+        state = State.READY if how == "tried again" else State.SCHEDULED
+        later = Outcome(job, state, NOW, NOW, run_after=time.time())
+        take(queue, "one", later, limit=0)
+    Job.objects.filter(pk=id).update(expires_at="2026-01-01T00:00Z")
+    assert expire(queue) == 0
+    queue.promote(time.time() + 1)
+    if how != "running":
+        assert [job.id for job in take(queue, "two")] == [id]
+
+
+def test_one_that_was_given_back_unstarted_expires(queue: Claims) -> None:
+    [id] = expiring(queue, 60)
+    jobs = take(queue)
+    with queue.turn():
+        queue.release("one", jobs)
+    Job.objects.filter(pk=id).update(expires_at="2026-01-01T00:00Z")
+    assert expire(queue) == 1
+
+
+def test_one_that_has_expired_can_be_run_again_and_then_does_not_expire(queue: Claims) -> None:
+    [id] = expiring(queue)
+    expire(queue)
+    assert queue.retry([id]) == 1
+    assert expire(queue) == 0
+    assert [job.id for job in take(queue)] == [id]
+    assert row(id)["reason"] is None
+
+
+def test_its_unique_key_is_free(queue: Claims) -> None:
+    expiring(queue, unique_key="k", flags=Flag.UNIQUE)
+    expire(queue)
+    assert queue.enqueue(new_job(unique_key="k", flags=Flag.UNIQUE)) == {}
+
+
+@pytest.mark.parametrize("when", ["while it waits", "when it is claimed"])
+def test_a_group_whose_member_expires_goes_on_without_it(queue: Claims, when: str) -> None:
+    """Its end is cancelled, and what is to run on failure runs, with the reason."""
+    one, two, end, failure = (new_id() for _ in range(4))
+    terms = {"flags": Flag.HAS_DEPENDENTS | Flag.EXPIRES, "expires_at": time.time() - 1}
+    last = {"state": State.BLOCKED, "pipeline": end}
+    jobs = [
+        new_job(id=one, pipeline=end, flags=Flag.HAS_DEPENDENTS),
+        new_job(id=two, pipeline=end, **terms),
+        new_job(id=end, waits_for=2, **last),
+        new_job(id=failure, waits_for=2, flags=Flag.ON_FAILURE | Flag.TAKES_INPUT, **last),
+    ]
+    edges = [(one, end, "0"), (two, end, "1"), (one, failure, "!"), (two, failure, "!")]
+    queue.enqueue_graph(NewGraph(end, jobs, [Edge(*edge) for edge in edges]))
+    if when == "while it waits":
+        assert expire(queue) == 1
+        assert len(take(queue)) == 2
+    else:
+        assert [job.id for job in take(queue)] == [one]
+        assert [job.id for job in take(queue)] == [failure]
+    assert states(one, two, end, failure) == ["running", "cancelled", "cancelled", "running"]
+    assert REASON in row(end)["reason"]
+    assert REASON in row(failure)["input"]
+
+
+def test_a_step_that_waits_for_others_expires_with_those_behind_it(queue: Claims) -> None:
+    first, second, third = (new_id() for _ in range(3))
+    waiting = {"state": State.BLOCKED, "waits_for": 1, "pipeline": third}
+    terms = {"flags": Flag.HAS_DEPENDENTS | Flag.EXPIRES, "expires_at": time.time() - 1}
+    jobs = [
+        new_job(id=first, pipeline=third, flags=Flag.HAS_DEPENDENTS),
+        new_job(id=second, **waiting, **terms),
+        new_job(id=third, **waiting),
+    ]
+    queue.enqueue_graph(NewGraph(third, jobs, [Edge(first, second, ""), Edge(second, third, "")]))
+    [job] = take(queue)
+    assert expire(queue) == 1
+    take(queue, "one", done(job), limit=0)
+    assert states(first, second, third) == ["succeeded", "cancelled", "cancelled"]
+
+
+def test_it_goes_on_in_steps_the_latest_first(queue: Claims) -> None:
+    late, later = expiring(queue, -60, 3), expiring(queue, -120, 2)
+    assert [expire(queue, 2) for _ in range(4)] == [2, 2, 1, 0]
+    assert set(states(*late, *later)) == {"cancelled"}
+
+
+def test_those_that_have_started_are_not_in_the_way_of_others(queue: Claims) -> None:
+    started = expiring(queue, 60, 3)
+    jobs = take(queue)
+    again = [Outcome(job, State.READY, NOW, NOW) for job in jobs]
+    take(queue, "one", *again, limit=0)
+    Job.objects.filter(pk__in=started).update(expires_at="2026-01-01T00:00Z")
+    expiring(queue, -1)
+    assert expire(queue, 1) == 1
+
+
+def test_one_that_starts_while_it_is_looked_at_does_not_expire(queue: Claims) -> None:
+    [id] = expiring(queue, 60)
+    claimed = threading.Event()
+
+    def start(queue: Claims) -> None:
+        with queue.turn():
+            [job] = queue.claim("one", 1, NOW)
+            claimed.set()
+            time.sleep(0.3)  # the other one finds it waiting meanwhile, and then waits for its lock
+            queue.finish("one", [Outcome(job, State.READY, NOW, NOW)])
+
+    def look(queue: Claims) -> int:
+        claimed.wait()
+        return queue.expire(time.time() + 120, 1)
+
+    assert at_once(start, look) == [None, 0]
+    assert [row(id)[field] for field in ("state", "attempts")] == ["ready", 1]
+
+
+def test_a_look_in_vain_writes_and_locks_nothing(queue: Claims) -> None:
+    expiring(queue, 60)
+    with CaptureQueriesContext(queue.connection) as captured:
+        expire(queue)
+        queue.let_in_left("")
+        queue.forget_starts(10)
+    for query in captured.captured_queries:
+        assert query["sql"].lstrip().startswith(("SELECT", "WITH RECURSIVE")), query
+
+
+def test_what_is_claimed_at_that_very_moment_either_runs_or_expires(queue: Claims) -> None:
+    count = 200
+    started: list[Claimed] = []
+    left = threading.Event()
+
+    def consume(queue: Claims, name: str) -> None:
+        while jobs := take(queue, name, limit=5):
+            started.extend(jobs)
+        left.set()
+
+    def tidy(queue: Claims) -> int:
+        total = 0
+        while not left.is_set():
+            total += queue.expire(deadline, 7)
+        return total + queue.expire(deadline, count)
+
+    deadline = time.time() + 60
+    enqueue(queue, count, flags=Flag.EXPIRES, expires_at=deadline)
+    *_, expired = at_once(*(partial(consume, name=name) for name in ("one", "two")), tidy)
+    assert len(started) + expired == count
+    running = set(Job.objects.filter(state="running", attempts=1).values_list("id", flat=True))
+    assert running == {job.id for job in started}

@@ -1,0 +1,62 @@
+"""Claims from several queues on PostgreSQL: in order, and without a lock on what they leave."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from djjp.engine import Claims
+from djjp.models import Job
+from tests.engine.rows import new_job
+from tests.engine.verbs import NOW, at_once, claim, enqueue
+
+pytestmark = pytest.mark.parametrize("queue", ["postgresql"], indirect=True)
+
+NAMES = [f"q{number}" for number in range(20)]
+
+
+@pytest.mark.parametrize("names", [NAMES, NAMES[:3], [*NAMES[:2], "empty", NAMES[0]]])
+@pytest.mark.parametrize("limit", [1, 7, 50])
+def test_several_queues_are_taken_from_in_one_order(
+    queue: Claims, names: list[str], limit: int
+) -> None:
+    """Also where one has far more than the others."""
+    chance = random.Random(limit)
+    jobs = [
+        new_job(
+            queue=chance.choice([*NAMES, *[NAMES[1]] * 20]), priority=chance.choice([0, 0, 5, -3])
+        )
+        for _ in range(400)
+    ]
+    queue.enqueue_many(chance.sample(jobs, len(jobs)))
+    wanted = sorted((-job.priority, job.id) for job in jobs if job.queue in names)
+    taken = []
+    while batch := claim(queue, limit=limit, queues=names):
+        taken += [job.id for job in batch]
+    assert taken == [id for _, id in wanted]
+
+
+@pytest.mark.parametrize("each", [1, 3, 20])
+def test_what_is_not_taken_is_left_unlocked(queue: Claims, each: int) -> None:
+    """A job of each queue in turn, some of each, or all of some."""
+    for number in range(60):
+        enqueue(queue, queue=NAMES[number // each % 20])
+
+    def unlocked(elsewhere: Claims) -> int:
+        ready = Job.objects.filter(state="ready").select_for_update(skip_locked=True)
+        with elsewhere.turn():
+            return len(ready)
+
+    with queue.turn():
+        mine = queue.claim("one", 10, NOW, queues=NAMES)
+        assert (len(mine), *at_once(unlocked)) == (10, 50)
+
+
+def test_where_others_hold_the_first_jobs_the_next_are_taken(queue: Claims) -> None:
+    for name in NAMES:
+        enqueue(queue, 2, queue=name)
+    with queue.turn():
+        assert len(queue.claim("one", 10, NOW, queues=NAMES)) == 10
+        [theirs] = at_once(lambda elsewhere: claim(elsewhere, "two", 30, queues=NAMES))
+        assert len(theirs) == 30

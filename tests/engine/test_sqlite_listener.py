@@ -1,0 +1,352 @@
+"""On SQLite: the system tells of writes, and where it does not, a consumer asks by the clock."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import select
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from djjp.consumer.wakeup import Bell, wait
+from djjp.databases import queue_database
+from djjp.engine.sqlite import inotify
+from djjp.engine.sqlite import listener as listener_module
+from djjp.engine.sqlite.jobs import SQLiteClaims
+from tests.harness import eventually
+from tests.scratch import alias_for
+
+FOR_EVER = 60.0
+WRITE = "INSERT INTO notes VALUES (1)"
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of writes")
+
+
+@pytest.fixture
+def bell() -> Iterator[Bell]:
+    bell = Bell()
+    yield bell
+    bell.close()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return made(tmp_path / "queue.sqlite3")
+
+
+@pytest.fixture
+def queue(file: Path) -> Iterator[SQLiteClaims]:
+    with alias_for(queue_database(file)) as alias:
+        yield SQLiteClaims(alias)
+
+
+@pytest.fixture
+def told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a system without inotify, or one whose user has as many listeners as allowed."""
+
+    def none_left() -> Any:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(inotify, "_library", none_left)
+
+
+def made(file: Path) -> Path:
+    write(file, "PRAGMA journal_mode=WAL", "CREATE TABLE notes (note)")
+    return file
+
+
+def write(file: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        for statement in statements:
+            other.execute(statement).fetchall()
+
+
+def in_another_process(file: Path, statement: str = WRITE) -> None:
+    code = "import sqlite3, sys; sqlite3.connect(sys.argv[1], isolation_level=None).execute(sys.argv[2])"
+    subprocess.run([sys.executable, "-c", code, file, statement], check=True)
+
+
+def at_rest(listener: Any) -> None:
+    """Have the listener expect nothing more of what was written before."""
+    eventually(lambda: not listener.woken() and listener.interval(FOR_EVER) == 0.25)
+
+
+def tells(listener: Any, file: Path) -> bool:
+    """Whether the system tells of a write of somebody else, and the listener then knows it for one."""
+    at_rest(listener)
+    fd = listener.fileno()
+    assert select.select([fd], [], [], 0)[0] == []
+    write(file, WRITE)
+    return select.select([fd], [], [], FOR_EVER)[0] == [fd] and listener.woken()
+
+
+def count_questions(listener: Any) -> list[float]:
+    """When the listener is asked from now on."""
+    asked, woken = [], listener.woken
+
+    def counting() -> bool:
+        asked.append(time.monotonic())
+        return bool(woken())
+
+    listener.woken = counting
+    return asked
+
+
+def wait_for_a_write(bell: Bell, listener: Any, file: Path) -> bool:
+    writer = threading.Timer(0.1, in_another_process, [file])
+    writer.start()
+    try:
+        return wait(bell, listener, FOR_EVER, FOR_EVER)
+    finally:
+        writer.join()
+
+
+@on_linux
+def test_a_write_of_another_process_wakes_a_consumer_that_hardly_asks(
+    queue: SQLiteClaims, file: Path, bell: Bell
+) -> None:
+    listener = queue.listener()
+    at_rest(listener)
+    asked, began = count_questions(listener), time.monotonic()
+
+    assert wait_for_a_write(bell, listener, file)
+    # By the clock four times a second, and a few times around a write.
+    assert len(asked) <= 4 * (time.monotonic() - began) + 12
+
+
+def test_a_write_of_another_process_wakes_where_the_system_tells_nothing(
+    queue: SQLiteClaims, file: Path, told_nothing: None, bell: Bell
+) -> None:
+    listener = queue.listener()
+
+    assert listener.fileno() is None
+    assert listener.interval(0.0) < listener.interval(FOR_EVER) < 0.01
+    assert wait_for_a_write(bell, listener, file)
+
+
+@on_linux
+def test_own_writes_are_nobody_elses_and_do_not_keep_the_consumer_awake(
+    queue: SQLiteClaims, bell: Bell
+) -> None:
+    listener = queue.listener()
+    at_rest(listener)
+    for _ in range(1000):
+        queue.connection.cursor().execute(WRITE)
+    asked = count_questions(listener)
+
+    assert wait(bell, listener, 1.0, 0.0) is False
+    assert len(asked) <= 4 + 12
+    assert listener.interval(FOR_EVER) == 0.25
+
+
+@on_linux
+def test_a_commit_that_can_be_seen_only_after_its_write_is_told_wakes_soon(
+    queue: SQLiteClaims, file: Path, bell: Bell
+) -> None:
+    """A large transaction writes to the log before its end, as a slow commit does."""
+    listener: Any = queue.listener()
+    at_rest(listener)
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("PRAGMA cache_size = 1")
+        other.execute("BEGIN")
+        other.executemany("INSERT INTO notes VALUES (?)", [(" " * 500,)] * 200)
+        assert select.select([listener.fileno()], [], [], FOR_EVER)[0]
+        assert not listener.woken()
+        listener._log.heard()  # whatever else it has written so far
+        assert listener.interval(FOR_EVER) < 0.01
+        other.execute("COMMIT")
+    eventually(listener.woken)
+
+
+RESETS = {
+    "a checkpoint": "PRAGMA wal_checkpoint(PASSIVE)",
+    "a restart": "PRAGMA wal_checkpoint(RESTART)",
+    "a truncation": "PRAGMA wal_checkpoint(TRUNCATE)",
+    "a vacuum": "VACUUM",
+}
+
+
+@on_linux
+@pytest.mark.parametrize("reset", RESETS.values(), ids=RESETS)
+def test_writes_are_told_after_the_log_was_reset(
+    queue: SQLiteClaims, file: Path, reset: str
+) -> None:
+    listener = queue.listener()
+    write(file, WRITE, reset)
+
+    assert tells(listener, file)
+
+
+@on_linux
+def test_writes_are_told_on_a_new_connection_whose_log_is_a_new_file(
+    queue: SQLiteClaims, file: Path
+) -> None:
+    listener = queue.listener()
+    log = Path(f"{file}-wal")
+    assert log.exists()
+    queue.connection.close()
+    assert not log.exists()  # the last connection has taken it away
+    listener.woken()
+
+    assert tells(listener, file)
+
+
+@on_linux
+def test_writes_are_told_of_a_file_that_has_taken_the_place_of_the_queues(
+    queue: SQLiteClaims, file: Path
+) -> None:
+    listener = queue.listener()
+    before = sqlite3.connect(file, isolation_level=None)  # goes on using the old one
+    with closing(before):
+        before.execute("SELECT * FROM notes").fetchall()
+        for part in (file, Path(f"{file}-wal"), Path(f"{file}-shm")):
+            part.rename(part.with_name(f"old-{part.name}"))
+        made(file)
+        queue.connection.close()
+        listener.woken()
+
+        assert tells(listener, file)
+        at_rest(listener)
+        before.execute(WRITE)
+        assert select.select([listener.fileno()], [], [], 0.05)[0] == []
+
+
+@on_linux
+def test_writes_are_told_of_a_file_behind_a_link(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(file)
+    with alias_for(queue_database(tmp_path / "link")) as alias:
+        assert tells(SQLiteClaims(alias).listener(), file)
+
+
+@on_linux
+def test_a_system_that_misses_a_write_is_not_relied_on_for_a_while(
+    queue: SQLiteClaims, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a folder of another machine."""
+    monkeypatch.setattr(listener_module, "_LONGEST_COMMIT", 0.0)
+    monkeypatch.setattr(listener_module, "_MISTRUST", 0.3)
+    listener: Any = queue.listener()
+    at_rest(listener)
+    write(file, WRITE)
+    listener._log.heard()  # nobody is told
+
+    assert listener.woken()
+    assert listener.interval(FOR_EVER) < 0.01
+    eventually(lambda: listener.interval(FOR_EVER) == 0.25)
+
+
+@on_linux
+def test_a_flood_of_writes_is_asked_for_by_the_clock(
+    queue: SQLiteClaims, file: Path, bell: Bell
+) -> None:
+    listener = queue.listener()
+    at_rest(listener)
+    over = threading.Event()
+
+    def flood() -> None:
+        with closing(sqlite3.connect(file, isolation_level=None)) as other:
+            while not over.is_set():
+                other.execute(WRITE)
+
+    writer = threading.Thread(target=flood)
+    writer.start()
+    woken, began = 0, time.monotonic()
+    try:
+        while (took := time.monotonic() - began) < 0.5:
+            woken += wait(bell, listener, 0.5, FOR_EVER)
+    finally:
+        over.set()
+        writer.join()
+    assert 1 <= woken <= took / 0.005 + 1
+
+
+@on_linux
+def test_the_pages_of_a_long_transaction_do_not_each_make_the_consumer_ask(
+    queue: SQLiteClaims, file: Path, bell: Bell
+) -> None:
+    listener = queue.listener()
+    at_rest(listener)
+    over = threading.Event()
+
+    def flood() -> None:
+        with closing(sqlite3.connect(file, isolation_level=None)) as other:
+            other.execute("PRAGMA cache_size = 1")
+            other.execute("BEGIN")
+            while not over.is_set():
+                other.executemany("INSERT INTO notes VALUES (?)", [(" " * 500,)] * 4)
+            other.execute("ROLLBACK")
+
+    writer = threading.Thread(target=flood)
+    asked, began = count_questions(listener), time.monotonic()
+    writer.start()
+    try:
+        assert wait(bell, listener, 0.5, FOR_EVER) is False
+    finally:
+        over.set()
+        writer.join()
+    assert 4 < len(asked) <= (asked[-1] - began) / 0.001 + 1
+
+
+def test_a_database_without_a_log_is_asked_by_the_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("-wal").touch()  # no log of a database that has no name
+    memory = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
+    rollback = {"ENGINE": "django.db.backends.sqlite3", "NAME": tmp_path / "plain.sqlite3"}
+    for settings in (memory, rollback):
+        with alias_for(settings) as alias:
+            listener = SQLiteClaims(alias).listener()
+            assert listener.fileno() is None
+            assert listener.interval(FOR_EVER) < 0.01
+
+
+@on_linux
+def test_no_descriptor_is_left_by_a_listener_or_by_its_new_connections(
+    queue: SQLiteClaims,
+) -> None:
+    def descriptors() -> int:
+        told = 0
+        for fd in Path("/proc/self/fd").iterdir():
+            with suppress(OSError):  # the one by which this is read
+                told += "inotify" in str(fd.readlink())
+        return told
+
+    gc.collect()  # what tests before have left
+    before = descriptors()
+    for _ in range(20):
+        listener = queue.listener()
+    for _ in range(20):
+        queue.connection.close()
+        listener.woken()
+    assert descriptors() == before + 1
+    del listener
+    assert descriptors() == before
+
+
+def test_what_sqlite_sets_aside_stays_in_the_memory_of_a_consumer_and_of_nobody_else(
+    queue: SQLiteClaims,
+) -> None:
+    """Others make indexes and copy tables, for which memory may be too small."""
+
+    def in_memory() -> bool:
+        with queue.connection.cursor() as cursor:
+            cursor.execute("PRAGMA temp_store")
+            return bool(cursor.fetchone() == (2,))
+
+    assert not in_memory()
+    listener = queue.listener()
+    assert in_memory()
+    queue.connection.close()
+    listener.woken()
+    assert in_memory()

@@ -1,0 +1,216 @@
+"""What the verbs of schedules promise, on each database: one job for a slot, and no schedule in another's way."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from django.db import transaction
+
+from djjp.engine import Claims
+from djjp.engine.schedules import KEEP_SLOTS
+from djjp.models import Flag, Job, Occurrence, Schedule, Source
+from tests.engine.rows import new_job
+from tests.engine.verbs import NOW, at_once
+
+MINUTE = 60.0
+
+
+def schedule(name: str = "one", **given: Any) -> Schedule:
+    """A schedule as the code declares it."""
+    fields = {
+        "name": name,
+        "job": "test.job",
+        "source": Source.CODE,
+        "every": timedelta(seconds=MINUTE),
+        "arguments": '{"args":[],"kwargs":{}}',
+    }
+    return Schedule(**{**fields, **given})
+
+
+def declared(queue: Claims, *names: str, now: float = NOW) -> list[Schedule]:
+    queue.declare([schedule(name) for name in names], now)
+    return [Schedule.objects.get(name=name) for name in names]
+
+
+def jobs() -> set[UUID]:
+    return set(Job.objects.values_list("pk", flat=True))
+
+
+def slots() -> list[tuple[int, float]]:
+    return sorted(Occurrence.objects.values_list("schedule", "occurs_at"))
+
+
+# Firing
+
+
+def test_a_slot_gets_its_job_and_a_note_of_it(queue: Claims) -> None:
+    (row,) = declared(queue, "one")
+    job = new_job()
+    assert queue.fire(row, [(NOW + MINUTE, job)]) == 1
+    row.refresh_from_db()
+    assert (row.fired_until, row.last_occurrence, row.last_job) == (
+        NOW + MINUTE,
+        NOW + MINUTE,
+        job.id,
+    )
+    assert jobs() == {job.id}
+    assert slots() == [(row.pk, NOW + MINUTE)]
+
+
+def test_of_many_consumers_at_once_one_fires_a_slot(queue: Claims) -> None:
+    (row,) = declared(queue, "one")
+    for n in range(1, 21):
+        seen = Schedule.objects.get(pk=row.pk)
+        due = NOW + n * MINUTE
+        counts = at_once(*[lambda q, seen=seen, due=due: q.fire(seen, [(due, new_job())])] * 4)
+        assert sorted(counts) == [0, 0, 0, 1]
+    assert len(jobs()) == len(slots()) == 20
+
+
+def test_who_has_seen_the_schedule_before_others_settled_it_does_nothing(queue: Claims) -> None:
+    (seen,) = declared(queue, "one")
+    assert queue.fire(seen, [(NOW + 2 * MINUTE, new_job())]) == 1
+    before = jobs()
+    # By its own clock an earlier slot, or a later one, is due.
+    for slot in (NOW + MINUTE, NOW + 3 * MINUTE):
+        assert queue.fire(seen, [(slot, new_job())]) == 0
+    assert jobs() == before
+    assert Schedule.objects.get().fired_until == NOW + 2 * MINUTE
+
+
+def test_a_slot_that_had_its_job_gets_no_other_though_the_mark_was_set_back(queue: Claims) -> None:
+    """As it is when somebody whose clock is slow enables the schedule anew, or edits it."""
+    (row,) = declared(queue, "one")
+    queue.fire(row, [(NOW + MINUTE, new_job())])
+    before, last_job = jobs(), Schedule.objects.get().last_job
+    Schedule.objects.update(fired_until=NOW)
+
+    assert queue.fire(row, [(NOW + MINUTE, new_job())]) == 0
+
+    assert jobs() == before
+    after = Schedule.objects.get()
+    assert (after.fired_until, after.last_job) == (NOW + MINUTE, last_job)
+    assert queue.fire(after, [(NOW + MINUTE, new_job()), (NOW + 2 * MINUTE, new_job())]) == 1
+
+
+def test_a_slot_and_its_job_come_together_or_not_at_all(queue: Claims) -> None:
+    (row,) = declared(queue, "one")
+    good, bad = new_job(), new_job(queue=None)
+    with pytest.raises(Exception, match=r"(?i)null"), transaction.atomic(using=queue.alias):
+        queue.fire(row, [(NOW + MINUTE, good), (NOW + 2 * MINUTE, bad)])
+    assert (jobs(), slots()) == (set(), [])
+    assert Schedule.objects.get().fired_until == NOW
+
+
+def test_what_was_disabled_or_deleted_since_it_was_seen_is_not_fired(queue: Claims) -> None:
+    off, gone = declared(queue, "off", "gone")
+    queue.enable_schedules([off.pk], False, NOW)
+    queue.delete_schedules([gone.pk])
+    for row in (off, gone):
+        assert queue.fire(row, [(NOW + MINUTE, new_job())]) == 0
+    assert (jobs(), slots()) == (set(), [])
+
+
+def test_a_job_whose_unique_key_is_held_uses_up_its_slot(queue: Claims) -> None:
+    (row,) = declared(queue, "one")
+    first, second = (new_job(unique_key="k", flags=Flag.UNIQUE) for _ in range(2))
+    queue.fire(row, [(NOW + MINUTE, first)])
+    queue.fire(Schedule.objects.get(), [(NOW + 2 * MINUTE, second)])
+    row.refresh_from_db()
+    assert jobs() == {first.id}
+    assert (row.last_occurrence, row.last_job) == (NOW + 2 * MINUTE, first.id)
+
+
+def test_notes_of_slots_are_kept_for_a_day_and_no_longer(queue: Claims) -> None:
+    one, other = declared(queue, "one", "other")
+    queue.fire(other, [(NOW, new_job())])
+    for n in (0, 1, KEEP_SLOTS / 2, KEEP_SLOTS, KEEP_SLOTS + 1.5):
+        queue.fire(Schedule.objects.get(pk=one.pk), [(NOW + 1 + n, new_job())])
+    assert slots() == [
+        *((one.pk, NOW + 1 + n) for n in (KEEP_SLOTS / 2, KEEP_SLOTS, KEEP_SLOTS + 1.5)),
+        (other.pk, NOW),
+    ]
+
+
+# What the code declares
+
+
+def test_a_new_schedule_begins_with_its_next_slot(queue: Claims) -> None:
+    (row,) = declared(queue, "one")
+    assert (row.fired_until, row.enabled, row.last_occurrence) == (NOW, True, None)
+
+
+def test_to_declare_the_same_again_changes_nothing_and_takes_no_lock(queue: Claims) -> None:
+    declared(queue, "one", "two")
+    before = list(Schedule.objects.order_by("pk").values())
+    with transaction.atomic(using=queue.alias):
+        queue.enqueue(new_job())
+        at_once(lambda q: q.declare([schedule("one"), schedule("two")], NOW + 500))
+    assert list(Schedule.objects.order_by("pk").values()) == before
+
+
+def test_a_change_of_one_schedule_leaves_the_others_and_its_own_switch_alone(queue: Claims) -> None:
+    one, _ = declared(queue, "one", "two")
+    by_hand = schedule("one", source=Source.ADMIN, fired_until=NOW)
+    by_hand.save()
+    for row in Schedule.objects.all():
+        queue.fire(row, [(NOW + MINUTE, new_job())])
+    queue.enable_schedules([one.pk], False, NOW)
+    others = Schedule.objects.exclude(pk=one.pk).order_by("pk")
+    before, own = list(others.values()), Schedule.objects.values().get(pk=one.pk)
+
+    hourly = schedule("one", every=None, cron="0 * * * *", tz="UTC")
+    queue.declare([hourly, schedule("two")], NOW + 100)
+
+    assert list(others.values()) == before
+    changed = {"every": None, "cron": "0 * * * *", "tz": "UTC", "fired_until": NOW + 100}
+    assert Schedule.objects.values().get(pk=one.pk) == own | changed
+
+
+def test_other_arguments_keep_what_is_due(queue: Claims) -> None:
+    declared(queue, "one")
+    queue.declare(
+        [schedule("one", arguments='{"args":[1],"kwargs":{}}', catch_up="all")], NOW + 500
+    )
+    row = Schedule.objects.get()
+    assert (row.arguments, row.catch_up, row.fired_until) == (
+        '{"args":[1],"kwargs":{}}',
+        "all",
+        NOW,
+    )
+
+
+def test_what_is_declared_no_more_stays_as_it_is(queue: Claims) -> None:
+    declared(queue, "one", "two")
+    before = list(Schedule.objects.order_by("pk").values())
+    queue.declare([], NOW + 1)
+    queue.declare([schedule("two")], NOW + 1)
+    assert list(Schedule.objects.order_by("pk").values()) == before
+
+
+def test_consumers_that_declare_at_once_write_one_row(queue: Claims) -> None:
+    at_once(*[lambda q: q.declare([schedule("one"), schedule("two")], NOW)] * 4)
+    assert [row.name for row in queue.schedules()] == ["one", "two"]
+
+
+# What people do
+
+
+def test_what_came_while_a_schedule_was_disabled_is_not_made_up_for(queue: Claims) -> None:
+    one, two = declared(queue, "one", "two")
+    assert queue.enable_schedules([one.pk], False, NOW + 1) == 1
+    assert queue.enable_schedules([one.pk, two.pk], True, NOW + 500) == 1
+    settled = dict(Schedule.objects.values_list("name", "fired_until"))
+    assert settled == {"one": NOW + 500, "two": NOW}
+
+
+def test_a_deleted_schedule_leaves_no_slots(queue: Claims) -> None:
+    one, two = declared(queue, "one", "two")
+    for row in (one, two):
+        queue.fire(row, [(NOW + MINUTE, new_job())])
+    queue.delete_schedules([one.pk])
+    assert [row.name for row in queue.schedules()] == ["two"]
+    assert slots() == [(two.pk, NOW + MINUTE)]

@@ -1,0 +1,246 @@
+"""What a listener hears of others' writes, and how quiet enqueuers are about them."""
+
+from __future__ import annotations
+
+import select
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+import pytest
+from django.db import connections, transaction
+
+from djjp import engine
+from djjp.consumer.wakeup import Bell, wait
+from djjp.engine import Claims, Listener, Outcome
+from djjp.models import State
+from tests.engine.rows import new_job
+from tests.harness import eventually
+
+
+def elsewhere(work: Callable[[Claims], Any]) -> None:
+    """Do `work` on a connection of another thread."""
+
+    def run() -> None:
+        try:
+            work(engine.queue())
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+
+
+def quiet(listener: Listener) -> None:
+    """Let the listener forget what was written before."""
+    time.sleep(0.02)  # an enqueuer keeps quiet for some milliseconds after a notification
+    if listener.woken():
+        time.sleep(0.02)  # after which a listener looks once more
+        listener.woken()
+    assert not listener.woken()
+
+
+WRITES: dict[str, Callable[[Claims], object]] = {
+    "an enqueue": lambda queue: queue.enqueue(new_job()),
+    "a chunk": lambda queue: queue.enqueue_many([new_job(), new_job()]),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_a_listener_hears_what_others_write(
+    queue: Claims, write: Callable[[Claims], object]
+) -> None:
+    listener = queue.listener()
+    quiet(listener)
+    elsewhere(write)
+    eventually(listener.woken)
+
+
+def test_a_listener_hears_a_job_that_is_given_back(queue: Claims) -> None:
+    queue.enqueue(new_job())
+    listener = queue.listener()
+
+    def give_back(other: Claims) -> None:
+        with other.turn():
+            jobs = other.claim("two", 1, 0.0)
+        with other.turn():
+            assert other.release("two", jobs)
+
+    quiet(listener)
+    elsewhere(give_back)
+    eventually(listener.woken)
+
+
+def test_a_listener_hears_a_retry(queue: Claims) -> None:
+    job = new_job()
+    queue.enqueue(job)
+    with queue.turn():
+        [claimed] = queue.claim("one", 1, 0.0)
+        queue.finish("one", [Outcome(claimed, State.SUCCEEDED, 0.0, 0.0)])
+    listener = queue.listener()
+    quiet(listener)
+    elsewhere(lambda other: other.retry([job.id]))
+    eventually(listener.woken)
+
+
+def test_a_listener_hears_an_enqueue_when_its_transaction_commits_and_not_before(
+    queue: Claims,
+) -> None:
+    listener = queue.listener()
+    quiet(listener)
+    written, commit = threading.Event(), threading.Event()
+
+    def enqueue(other: Claims) -> None:
+        with transaction.atomic(using=other.alias):
+            other.enqueue(new_job())
+            written.set()
+            commit.wait()
+
+    thread = threading.Thread(target=elsewhere, args=[enqueue])
+    thread.start()
+    written.wait()
+    early = listener.woken()
+    commit.set()
+    thread.join()
+    assert not early
+    eventually(listener.woken)
+
+
+def test_a_listener_hears_nothing_in_silence(queue: Claims) -> None:
+    listener = queue.listener()
+    elsewhere(lambda other: other.enqueue(new_job()))
+    eventually(listener.woken)
+    quiet(listener)
+    for _ in range(50):
+        assert not listener.woken()
+        # Looking is no write.
+        queue.has_ready(None, [])
+        queue.next_due()
+    assert not listener.woken()
+
+
+def test_a_listener_hears_nothing_of_what_was_rolled_back(queue: Claims) -> None:
+    listener = queue.listener()
+    quiet(listener)
+
+    def roll_back(other: Claims) -> None:
+        with transaction.atomic(using=other.alias):
+            other.enqueue(new_job())
+            transaction.set_rollback(True, using=other.alias)
+
+    elsewhere(roll_back)
+    assert not listener.woken()
+
+
+def test_a_wake_up_that_comes_in_the_middle_of_other_work_is_not_lost(queue: Claims) -> None:
+    listener = queue.listener()
+    quiet(listener)
+    elsewhere(lambda other: other.enqueue(new_job()))
+    for _ in range(3):
+        assert queue.has_ready(None, [])
+        with queue.turn():
+            queue.promote(0.0)
+    eventually(listener.woken)
+
+
+def test_a_consumer_waits_for_no_wake_up_that_came_in_the_middle_of_other_work(
+    queue: Claims,
+) -> None:
+    """Once it is heard nothing is left to be read, by which a wait would end."""
+    if queue.alias == "sqlite":
+        pytest.skip("on SQLite the listener itself reads that there was a write")
+    listener = queue.listener()
+    quiet(listener)
+    assert listener.interval(60.0) > 0
+    elsewhere(lambda other: other.enqueue(new_job()))
+    eventually(lambda: queue.has_ready(None, []) and listener.interval(60.0) == 0)
+    assert listener.woken()
+
+
+def test_a_listener_looks_twice_more_for_what_an_enqueuer_did_not_tell(queue: Claims) -> None:
+    if queue.alias == "sqlite":
+        pytest.skip("on SQLite each commit is seen")
+    listener = queue.listener()
+    quiet(listener)
+    elsewhere(lambda other: [other.enqueue(new_job()) for _ in range(2)])
+    with closing(Bell()) as bell:
+        assert [wait(bell, listener, 0.5, 60.0) for _ in range(4)] == [True, True, True, False]
+
+
+def test_a_listener_hears_again_after_its_connection_was_lost(queue: Claims) -> None:
+    listener = queue.listener()
+    queue.connection.close()
+    listener.fileno()
+    quiet(listener)
+    elsewhere(lambda other: other.enqueue(new_job()))
+    eventually(listener.woken)
+
+
+def test_a_listener_says_when_to_look_in_any_case(queue: Claims) -> None:
+    """To lose a wake-up is harmless only if the queue is looked at without one."""
+    listener = queue.listener()
+    for quiet_for in (0.0, 0.05, 1.0, 3600.0):
+        assert 0 < listener.interval(quiet_for) <= 1
+
+
+# PostgreSQL alone has notifications
+
+
+@pytest.fixture
+def notified(queue: Claims, request: pytest.FixtureRequest) -> Any:
+    """A bare connection that listens on the queue's channel."""
+    if queue.alias != "postgresql":
+        pytest.skip("SQLite has no notifications: its listeners see the writes themselves")
+    import psycopg
+
+    with psycopg.connect(request.getfixturevalue("postgres_url"), autocommit=True) as connection:
+        connection.execute("LISTEN djjp_ready")
+        yield connection
+
+
+def _count(listening: Any) -> int:
+    """The notifications that have come; one of our own marks the end."""
+    listening.execute("NOTIFY djjp_ready, 'end'")
+    count = 0
+    for notification in listening.notifies():
+        if notification.payload == "end":
+            break
+        count += 1
+    return count
+
+
+def test_enqueuers_send_one_notification_in_ten_milliseconds_at_most(
+    queue: Claims, notified: Any
+) -> None:
+    time.sleep(0.02)
+    began = time.monotonic()
+    for _ in range(500):
+        queue.enqueue(new_job())
+    took = time.monotonic() - began
+    assert 1 <= _count(notified) <= took / 0.01 + 1
+
+
+def test_a_transaction_sends_one_notification_however_much_it_enqueues(
+    queue: Claims, notified: Any
+) -> None:
+    with transaction.atomic(using=queue.alias):
+        for _ in range(200):
+            queue.enqueue(new_job())
+        queue.enqueue_many([new_job() for _ in range(50)])
+    assert _count(notified) == 1
+
+
+def test_the_listeners_descriptor_becomes_readable_on_a_notification(
+    queue: Claims, notified: Any
+) -> None:
+    listener = queue.listener()
+    quiet(listener)
+    fd = listener.fileno()
+    assert fd is not None
+    assert select.select([fd], [], [], 0)[0] == []
+    elsewhere(lambda other: other.enqueue(new_job()))
+    assert select.select([fd], [], [], 30)[0] == [fd]
+    assert listener.woken()

@@ -1,0 +1,97 @@
+"""The verbs as the tests call them: each turn by itself, at a time of their own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+from django.db import connections
+
+from djjp import engine
+from djjp.engine import Claimed, Claims, Failure, Outcome
+from djjp.models import Attempt, Job, State
+from tests.engine.rows import new_job
+
+NOW = 1_767_225_600.25
+
+
+def everything() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    return list(Job.objects.order_by("id").values()), list(Attempt.objects.order_by("id").values())
+
+
+def row(id: UUID) -> dict[str, Any]:
+    """A job's row as the ORM reads it."""
+    return Job.objects.values().get(id=id)
+
+
+def claim(queue: Claims, consumer: str = "one", limit: int = 100, **options: Any) -> list[Claimed]:
+    with queue.turn():
+        return queue.claim(consumer, limit, NOW, **options)
+
+
+def finish(queue: Claims, consumer: str, *outcomes: Outcome) -> set[UUID]:
+    with queue.turn():
+        return queue.finish(consumer, outcomes)
+
+
+def release(queue: Claims, consumer: str, *jobs: Claimed) -> set[UUID]:
+    with queue.turn():
+        return queue.release(consumer, jobs)
+
+
+def done(job: Claimed, result: str = "null") -> Outcome:
+    return Outcome(job, State.SUCCEEDED, NOW, NOW + 1, result=result)
+
+
+def failed(job: Claimed, message: str = "it broke") -> Outcome:
+    return Outcome(job, State.FAILED, NOW, NOW + 1, failure=Failure("E", message, "where"))
+
+
+def enqueue(queue: Claims, count: int = 1, /, **given: Any) -> list[UUID]:
+    jobs = [new_job(**given) for _ in range(count)]
+    queue.enqueue_many(jobs)
+    return [job.id for job in jobs]
+
+
+def one(queue: Claims, consumer: str = "one") -> Claimed:
+    """A job of this consumer: enqueued and claimed."""
+    enqueue(queue)
+    [job] = claim(queue, consumer)
+    return job
+
+
+def at_once(*works: Callable[[Claims], Any]) -> list[Any]:
+    """Do each in a thread with a connection of its own, all starting together; returns their results."""
+    results: list[Any] = [None] * len(works)
+    start = threading.Barrier(len(works))
+
+    def run(number: int) -> None:
+        try:
+            start.wait()
+            results[number] = works[number](engine.queue())
+        except BaseException as error:  # noqa: BLE001  (raised again below)
+            results[number] = error
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=run, args=[number]) for number in range(len(works))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
+
+
+def take(
+    queue: Claims, consumer: str = "one", *ended: Outcome, limit: int = 100, **options: Any
+) -> list[Claimed]:
+    """What of a consumer's turn has to do with terms: write ends, claim, and keep what may run now."""
+    with queue.turn():
+        queue.finish(consumer, ended)
+        claimed = queue.claim(consumer, limit, NOW, **options)
+        return queue.screen(claimed, [outcome.claimed.id for outcome in ended]).jobs
