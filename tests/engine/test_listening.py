@@ -13,7 +13,7 @@ from django.test import override_settings
 
 from djjp import conf
 from djjp.engine import Claims
-from djjp.engine.postgresql import database
+from djjp.engine.postgresql import listener as listening
 from djjp.models import Consumer
 from tests.consumer.beside import consuming
 from tests.engine.rows import new_job
@@ -30,8 +30,8 @@ def deaf() -> Any:
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "PROBE_EVERY", 0.2)
-    monkeypatch.setattr(database, "PROBE_WITHIN", 0.1)
+    monkeypatch.setattr(listening, "PROBE_EVERY", 0.2)
+    monkeypatch.setattr(listening, "PROBE_WITHIN", 0.1)
 
 
 def run(queue: Claims, statement: str) -> list[Any]:
@@ -43,7 +43,7 @@ def run(queue: Claims, statement: str) -> list[Any]:
 def hears(listener: Any) -> Callable[[], bool]:
     def look() -> bool:
         listener.woken()
-        return listener._instead is None
+        return listener._fallback is None
 
     return look
 

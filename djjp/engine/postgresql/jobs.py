@@ -15,7 +15,8 @@ from djjp import conf
 from djjp.engine.database import INSERT_COLUMNS, TABLE
 from djjp.engine.jobs import Claims
 from djjp.engine.postgresql.copy_rows import lines
-from djjp.engine.postgresql.database import CHANNEL, QUIET, PostgreSQLHouse
+from djjp.engine.postgresql.database import PostgreSQLHouse
+from djjp.engine.postgresql.listener import CHANNEL, QUIET
 from djjp.engine.postgresql.pipelines import PostgreSQLGraph
 from djjp.engine.postgresql.ready import INDEXES, first_behind, first_ready, within_reach
 from djjp.engine.postgresql.watermark import Marks, marks_of

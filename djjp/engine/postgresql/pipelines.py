@@ -13,7 +13,7 @@ from django.db import IntegrityError, transaction
 from djjp import conf
 from djjp.engine.database import INSERT_COLUMNS, MORE_COLUMNS, TABLE
 from djjp.engine.pipelines import ARRIVED, EDGES, Key
-from djjp.engine.postgresql.database import CHANNEL, SEEN
+from djjp.engine.postgresql.listener import CHANNEL, SEEN
 from djjp.engine.rates import Rates
 from djjp.engine.records import Edge, NewJob
 
