@@ -1,4 +1,4 @@
-"""On SQLite: the system tells of writes, and where it does not, a consumer asks by the clock."""
+"""SQLite's listener: the system reports writes; where it does not, a consumer polls by the clock."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from djjp.engine.sqlite.jobs import SQLiteClaims
 from tests.harness import eventually
 from tests.scratch import alias_for
 
-FOR_EVER = 60.0
+IDLE = 60.0
 WRITE = "INSERT INTO notes VALUES (1)"
 
-on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of writes")
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports writes")
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def queue(file: Path) -> Iterator[SQLiteClaims]:
 
 
 @pytest.fixture
-def told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a system without inotify, or one whose user has as many listeners as allowed."""
 
     def none_left() -> Any:
@@ -77,80 +77,78 @@ def in_another_process(file: Path, statement: str = WRITE) -> None:
 
 
 def at_rest(listener: Any) -> None:
-    """Have the listener expect nothing more of what was written before."""
-    eventually(lambda: not listener.woken() and listener.interval(FOR_EVER) == 0.25)
+    """Wait until the listener expects no more commits of earlier writes."""
+    eventually(lambda: not listener.woken() and listener.interval(IDLE) == 0.25)
 
 
-def tells(listener: Any, file: Path) -> bool:
-    """Whether the system tells of a write of somebody else, and the listener then knows it for one."""
+def reports(listener: Any, file: Path) -> bool:
+    """Return whether the system reports another connection's write, and the listener then wakes for it."""
     at_rest(listener)
     fd = listener.fileno()
     assert select.select([fd], [], [], 0)[0] == []
     write(file, WRITE)
-    return select.select([fd], [], [], FOR_EVER)[0] == [fd] and listener.woken()
+    return select.select([fd], [], [], IDLE)[0] == [fd] and listener.woken()
 
 
-def count_questions(listener: Any) -> list[float]:
-    """When the listener is asked from now on."""
-    asked, woken = [], listener.woken
+def record_polls(listener: Any) -> list[float]:
+    """Return a list of the times at which the listener is polled from now on."""
+    polls, woken = [], listener.woken
 
-    def counting() -> bool:
-        asked.append(time.monotonic())
+    def recording() -> bool:
+        polls.append(time.monotonic())
         return bool(woken())
 
-    listener.woken = counting
-    return asked
+    listener.woken = recording
+    return polls
 
 
 def wait_for_a_write(bell: Bell, listener: Any, file: Path) -> bool:
     writer = threading.Timer(0.1, in_another_process, [file])
     writer.start()
     try:
-        return wait(bell, listener, FOR_EVER, FOR_EVER)
+        return wait(bell, listener, IDLE, IDLE)
     finally:
         writer.join()
 
 
 @on_linux
-def test_a_write_of_another_process_wakes_a_consumer_that_hardly_asks(
+def test_a_write_of_another_process_wakes_a_consumer_that_seldom_polls(
     queue: SQLiteClaims, file: Path, bell: Bell
 ) -> None:
     listener = queue.listener()
     at_rest(listener)
-    asked, began = count_questions(listener), time.monotonic()
+    polls, began = record_polls(listener), time.monotonic()
 
     assert wait_for_a_write(bell, listener, file)
-    # By the clock four times a second, and a few times around a write.
-    assert len(asked) <= 4 * (time.monotonic() - began) + 12
+    # Four times a second by the clock, and a few times around a write.
+    assert len(polls) <= 4 * (time.monotonic() - began) + 12
 
 
-def test_a_write_of_another_process_wakes_where_the_system_tells_nothing(
-    queue: SQLiteClaims, file: Path, told_nothing: None, bell: Bell
+def test_a_write_of_another_process_wakes_where_the_system_reports_nothing(
+    queue: SQLiteClaims, file: Path, no_reports: None, bell: Bell
 ) -> None:
     listener = queue.listener()
 
     assert listener.fileno() is None
-    assert listener.interval(0.0) < listener.interval(FOR_EVER) < 0.01
+    assert listener.interval(0.0) < listener.interval(IDLE) < 0.01
     assert wait_for_a_write(bell, listener, file)
 
 
 @on_linux
-def test_own_writes_are_nobody_elses_and_do_not_keep_the_consumer_awake(
-    queue: SQLiteClaims, bell: Bell
-) -> None:
+def test_own_writes_do_not_keep_the_consumer_awake(queue: SQLiteClaims, bell: Bell) -> None:
     listener = queue.listener()
     at_rest(listener)
     for _ in range(1000):
         queue.connection.cursor().execute(WRITE)
-    asked = count_questions(listener)
+    polls = record_polls(listener)
 
     assert wait(bell, listener, 1.0, 0.0) is False
-    assert len(asked) <= 4 + 12
-    assert listener.interval(FOR_EVER) == 0.25
+    assert len(polls) <= 4 + 12
+    assert listener.interval(IDLE) == 0.25
 
 
 @on_linux
-def test_a_commit_that_can_be_seen_only_after_its_write_is_told_wakes_soon(
+def test_a_commit_that_is_visible_long_after_its_write_is_reported_wakes_soon(
     queue: SQLiteClaims, file: Path, bell: Bell
 ) -> None:
     """A large transaction writes to the log before its end, as a slow commit does."""
@@ -160,10 +158,10 @@ def test_a_commit_that_can_be_seen_only_after_its_write_is_told_wakes_soon(
         other.execute("PRAGMA cache_size = 1")
         other.execute("BEGIN")
         other.executemany("INSERT INTO notes VALUES (?)", [(" " * 500,)] * 200)
-        assert select.select([listener.fileno()], [], [], FOR_EVER)[0]
+        assert select.select([listener.fileno()], [], [], IDLE)[0]
         assert not listener.woken()
-        listener._log.heard()  # whatever else it has written so far
-        assert listener.interval(FOR_EVER) < 0.01
+        listener._log.written()  # drops the reports of all that it has written so far
+        assert listener.interval(IDLE) < 0.01
         other.execute("COMMIT")
     eventually(listener.woken)
 
@@ -178,35 +176,35 @@ RESETS = {
 
 @on_linux
 @pytest.mark.parametrize("reset", RESETS.values(), ids=RESETS)
-def test_writes_are_told_after_the_log_was_reset(
+def test_writes_are_reported_after_the_log_was_reset(
     queue: SQLiteClaims, file: Path, reset: str
 ) -> None:
     listener = queue.listener()
     write(file, WRITE, reset)
 
-    assert tells(listener, file)
+    assert reports(listener, file)
 
 
 @on_linux
-def test_writes_are_told_on_a_new_connection_whose_log_is_a_new_file(
+def test_writes_are_reported_on_a_new_connection_whose_log_is_a_new_file(
     queue: SQLiteClaims, file: Path
 ) -> None:
     listener = queue.listener()
     log = Path(f"{file}-wal")
     assert log.exists()
     queue.connection.close()
-    assert not log.exists()  # the last connection has taken it away
+    assert not log.exists()  # the last connection has removed it
     listener.woken()
 
-    assert tells(listener, file)
+    assert reports(listener, file)
 
 
 @on_linux
-def test_writes_are_told_of_a_file_that_has_taken_the_place_of_the_queues(
+def test_writes_are_reported_of_a_file_that_replaced_the_queues_file(
     queue: SQLiteClaims, file: Path
 ) -> None:
     listener = queue.listener()
-    before = sqlite3.connect(file, isolation_level=None)  # goes on using the old one
+    before = sqlite3.connect(file, isolation_level=None)  # goes on using the old file
     with closing(before):
         before.execute("SELECT * FROM notes").fetchall()
         for part in (file, Path(f"{file}-wal"), Path(f"{file}-shm")):
@@ -215,38 +213,38 @@ def test_writes_are_told_of_a_file_that_has_taken_the_place_of_the_queues(
         queue.connection.close()
         listener.woken()
 
-        assert tells(listener, file)
+        assert reports(listener, file)
         at_rest(listener)
         before.execute(WRITE)
         assert select.select([listener.fileno()], [], [], 0.05)[0] == []
 
 
 @on_linux
-def test_writes_are_told_of_a_file_behind_a_link(file: Path, tmp_path: Path) -> None:
+def test_writes_are_reported_of_a_file_behind_a_link(file: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(file)
     with alias_for(queue_database(tmp_path / "link")) as alias:
-        assert tells(SQLiteClaims(alias).listener(), file)
+        assert reports(SQLiteClaims(alias).listener(), file)
 
 
 @on_linux
-def test_a_system_that_misses_a_write_is_not_relied_on_for_a_while(
+def test_a_system_that_misses_a_write_is_distrusted_for_a_while(
     queue: SQLiteClaims, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a folder of another machine."""
+    """As on a network folder."""
     monkeypatch.setattr(listener_module, "_LONGEST_COMMIT", 0.0)
-    monkeypatch.setattr(listener_module, "_MISTRUST", 0.3)
+    monkeypatch.setattr(listener_module, "_DISTRUST", 0.3)
     listener: Any = queue.listener()
     at_rest(listener)
     write(file, WRITE)
-    listener._log.heard()  # nobody is told
+    listener._log.written()  # drops the report
 
     assert listener.woken()
-    assert listener.interval(FOR_EVER) < 0.01
-    eventually(lambda: listener.interval(FOR_EVER) == 0.25)
+    assert listener.interval(IDLE) < 0.01
+    eventually(lambda: listener.interval(IDLE) == 0.25)
 
 
 @on_linux
-def test_a_flood_of_writes_is_asked_for_by_the_clock(
+def test_under_a_flood_of_writes_a_consumer_polls_by_the_clock(
     queue: SQLiteClaims, file: Path, bell: Bell
 ) -> None:
     listener = queue.listener()
@@ -263,7 +261,7 @@ def test_a_flood_of_writes_is_asked_for_by_the_clock(
     woken, began = 0, time.monotonic()
     try:
         while (took := time.monotonic() - began) < 0.5:
-            woken += wait(bell, listener, 0.5, FOR_EVER)
+            woken += wait(bell, listener, 0.5, IDLE)
     finally:
         over.set()
         writer.join()
@@ -271,7 +269,7 @@ def test_a_flood_of_writes_is_asked_for_by_the_clock(
 
 
 @on_linux
-def test_the_pages_of_a_long_transaction_do_not_each_make_the_consumer_ask(
+def test_not_every_page_of_a_long_transaction_makes_the_consumer_poll(
     queue: SQLiteClaims, file: Path, bell: Bell
 ) -> None:
     listener = queue.listener()
@@ -287,28 +285,28 @@ def test_the_pages_of_a_long_transaction_do_not_each_make_the_consumer_ask(
             other.execute("ROLLBACK")
 
     writer = threading.Thread(target=flood)
-    asked, began = count_questions(listener), time.monotonic()
+    polls, began = record_polls(listener), time.monotonic()
     writer.start()
     try:
-        assert wait(bell, listener, 0.5, FOR_EVER) is False
+        assert wait(bell, listener, 0.5, IDLE) is False
     finally:
         over.set()
         writer.join()
-    assert 4 < len(asked) <= (asked[-1] - began) / 0.001 + 1
+    assert 4 < len(polls) <= (polls[-1] - began) / 0.001 + 1
 
 
-def test_a_database_without_a_log_is_asked_by_the_clock(
+def test_a_database_without_a_log_is_polled_by_the_clock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("-wal").touch()  # no log of a database that has no name
+    Path("-wal").touch()  # not the log of the database without a name
     memory = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
     rollback = {"ENGINE": "django.db.backends.sqlite3", "NAME": tmp_path / "plain.sqlite3"}
     for settings in (memory, rollback):
         with alias_for(settings) as alias:
             listener = SQLiteClaims(alias).listener()
             assert listener.fileno() is None
-            assert listener.interval(FOR_EVER) < 0.01
+            assert listener.interval(IDLE) < 0.01
 
 
 @on_linux
@@ -316,13 +314,13 @@ def test_no_descriptor_is_left_by_a_listener_or_by_its_new_connections(
     queue: SQLiteClaims,
 ) -> None:
     def descriptors() -> int:
-        told = 0
+        count = 0
         for fd in Path("/proc/self/fd").iterdir():
-            with suppress(OSError):  # the one by which this is read
-                told += "inotify" in str(fd.readlink())
-        return told
+            with suppress(OSError):  # the descriptor that this loop itself reads by
+                count += "inotify" in str(fd.readlink())
+        return count
 
-    gc.collect()  # what tests before have left
+    gc.collect()  # objects that earlier tests have left
     before = descriptors()
     for _ in range(20):
         listener = queue.listener()
@@ -334,10 +332,10 @@ def test_no_descriptor_is_left_by_a_listener_or_by_its_new_connections(
     assert descriptors() == before
 
 
-def test_what_sqlite_sets_aside_stays_in_the_memory_of_a_consumer_and_of_nobody_else(
+def test_temporary_pages_stay_in_memory_for_consumers_only(
     queue: SQLiteClaims,
 ) -> None:
-    """Others make indexes and copy tables, for which memory may be too small."""
+    """Other connections build indexes and copy tables, for which memory can be too small."""
 
     def in_memory() -> bool:
         with queue.connection.cursor() as cursor:

@@ -10,7 +10,7 @@ from typing import Any
 from djjp.engine.records import Problem
 from djjp.engine.requirements import Fitness
 from djjp.engine.sqlite import lockfile
-from djjp.engine.sqlite.listener import DataVersion
+from djjp.engine.sqlite.listener import CommitListener
 from djjp.engine.upkeep import Upkeep
 
 
@@ -19,15 +19,15 @@ class SQLiteHouse(Upkeep, Fitness):
 
     def hold(self, consumer: str) -> bool:
         folder = self.notes()
-        return folder is not None and lockfile.hold(_lock(folder, consumer))
+        return folder is not None and lockfile.acquire(_lock(folder, consumer))
 
     def let_go(self, consumer: str) -> None:
         if (folder := self.notes()) is not None:
-            lockfile.let_go(_lock(folder, consumer))
+            lockfile.release(_lock(folder, consumer))
 
     def is_held(self, consumer: str) -> bool:
         folder = self.notes()
-        return folder is not None and lockfile.is_held(_lock(folder, consumer))
+        return folder is not None and lockfile.is_locked(_lock(folder, consumer))
 
     def notes(self) -> Path | None:
         """Beside the file, where all its consumers can meet: it is on one machine with them."""
@@ -38,8 +38,8 @@ class SQLiteHouse(Upkeep, Fitness):
         folder.mkdir(mode=0o700, exist_ok=True)
         return folder
 
-    def listener(self) -> DataVersion:
-        return DataVersion(self)
+    def listener(self) -> CommitListener:
+        return CommitListener(self.connection)
 
     def configuration_problems(self) -> Iterable[Problem]:
         name = self.connection.settings_dict["NAME"]

@@ -1,8 +1,7 @@
-"""Hears at once, from Linux, that somebody has written to a file; elsewhere there is nothing to hear by.
+"""File-write notifications by Linux's inotify; not available on other systems.
 
-The kernel reports each write to a file, and puts equal reports that nobody has read yet into one: they
-never pile up. Python has no call for it; the three of the system's own library that it takes are called
-as they are.
+The kernel reports each write to a file, and merges equal reports that nobody has read yet into one: they
+never pile up. Python has no call for inotify, so this module calls three functions of the C library.
 """
 
 from __future__ import annotations
@@ -20,43 +19,43 @@ _MODIFY = 0x00000002
 _FLAGS = os.O_NONBLOCK | os.O_CLOEXEC if sys.platform == "linux" else 0
 
 
-class Writes:
-    """The writes to one file at a time, by whomever, this process included.
+class FileWatch:
+    """The writes to one file at a time, by any process, including this one.
 
     Raises:
-        OSError: this system tells nobody, or has told as many as it may.
+        OSError: inotify is unavailable, or the user's instance limit is reached.
     """
 
     def __init__(self) -> None:
         self._library = _library()
-        self._file: int | None = None
+        self._watch: int | None = None
         self._fd: int = self._checked(self._library.inotify_init1(_FLAGS))
         weakref.finalize(self, os.close, self._fd)
 
     def fileno(self) -> int:
-        """A descriptor that is readable once there was a write; the same for good."""
+        """Return a descriptor that is readable after a write; it stays the same."""
         return self._fd
 
     def follow(self, path: Path) -> None:
-        """Hear of this file from now on, and no more of the one before.
+        """Watch this file from now on, in place of the one before.
 
         Raises:
-            OSError: there is no such file, or it cannot be followed; then nothing is heard.
+            OSError: the file does not exist or cannot be watched; then no file is watched.
         """
-        if self._file is not None:
-            # It is no error that it is gone.
-            self._library.inotify_rm_watch(self._fd, self._file)
-            self._file = None
+        if self._watch is not None:
+            # This fails where the file is gone, which is no error.
+            self._library.inotify_rm_watch(self._fd, self._watch)
+            self._watch = None
         added = self._library.inotify_add_watch(self._fd, os.fsencode(path), _MODIFY)
-        self._file = self._checked(added)
+        self._watch = self._checked(added)
 
-    def heard(self) -> bool:
-        """Whether the file was written to since the last call."""
-        heard = False
+    def written(self) -> bool:
+        """Return whether the file was written to since the last call."""
+        written = False
         with suppress(BlockingIOError):
             while os.read(self._fd, 4096):
-                heard = True
-        return heard
+                written = True
+        return written
 
     def _checked(self, result: int) -> int:
         if result < 0:
@@ -68,13 +67,13 @@ class Writes:
 
 
 def _library() -> Any:
-    """The system's library.
+    """Return the C library.
 
     Raises:
-        OSError: it is another system's, or this Python cannot call it.
+        OSError: the system is not Linux, or this Python cannot call C functions.
     """
     if sys.platform == "linux":
-        with suppress(ImportError):  # of a Python that was built without
+        with suppress(ImportError):  # this Python was built without ctypes
             import ctypes
 
             library = ctypes.CDLL(None, use_errno=True)

@@ -29,7 +29,7 @@ from djjp.engine.receipts import RELAYED
 from djjp.engine.records import PLAIN_ENDS, Claimed, NewJob, Settled
 from djjp.engine.sqlite.database import SQLiteHouse
 from djjp.engine.sqlite.pipelines import SQLiteGraph
-from djjp.engine.sqlite.ready import ARMS, first_ready, foremost
+from djjp.engine.sqlite.ready import MAX_UNION, leading_queues, ready_query
 from djjp.ids import from_hex
 
 T = TypeVar("T")
@@ -174,10 +174,10 @@ class SQLiteClaims(SQLiteGraph, SQLiteHouse, Claims):
         without: Sequence[str] = (),
     ) -> list[Claimed]:
         wanted, served, queues = limit, queues, self._foremost(queues)
-        if queues is not None and len(queues) == ARMS:
-            limit = min(limit, ARMS)
+        if queues is not None and len(queues) == MAX_UNION:
+            limit = min(limit, MAX_UNION)
         with self.connection.cursor() as cursor:
-            heads, params = first_ready(queues, without)
+            heads, params = ready_query(queues, without)
             columns = "id, name, arguments, attempts, rescues, flags"
             cursor.execute(
                 f"SELECT json_group_array(json_array({columns})) FROM ({heads})",
@@ -195,16 +195,16 @@ class SQLiteClaims(SQLiteGraph, SQLiteHouse, Claims):
         return self.handed(jobs)
 
     def _foremost(self, queues: Sequence[str] | None) -> Sequence[str] | None:
-        if queues is None or len(queues) <= ARMS:
+        if queues is None or len(queues) <= MAX_UNION:
             return queues
         with self.connection.cursor() as cursor:
-            cursor.execute(*foremost(queues))
+            cursor.execute(*leading_queues(queues))
             names: list[str] = json.loads(cursor.fetchone()[0])
             return names
 
     def has_ready(self, queues: Sequence[str] | None, without: Sequence[str]) -> bool:
         with self.connection.cursor() as cursor:
-            heads, params = first_ready(self._foremost(queues), without)
+            heads, params = ready_query(self._foremost(queues), without)
             cursor.execute(f"SELECT 1 FROM ({heads})", [*params, 1])
             return cursor.fetchone() is not None
 

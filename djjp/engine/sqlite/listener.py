@@ -1,18 +1,18 @@
-"""How a consumer notices that somebody else has written to the SQLite file.
+"""Wake-ups on SQLite: how a consumer notices that another connection has written to the file.
 
-`PRAGMA data_version` tells, on a connection, whether another one has committed since. It has to be
-asked, and who asks often enough to start a job within milliseconds spends some percent of a core on
-it. So it is asked when the system says that the write-ahead log was written to, and seldom besides.
+On a connection, `PRAGMA data_version` changes when another connection has committed. A consumer has to poll it,
+and to start a job within milliseconds it would have to poll so often that it costs some percent of a core. So it
+polls when the system reports a write to the write-ahead log, and seldom otherwise.
 
-What the system says is only when to ask:
+A report only says when to poll:
 
-* It also tells of this consumer's own writes, of transactions that are rolled back, and of pages that a
-  long one writes before its end. For some milliseconds after each it is not listened to: under a flood
-  of writes the consumer asks by the clock, as it would without.
-* It tells of a write before the commit can be seen, and in a slow commit long before. So after it the
-  consumer asks soon, and then ever more rarely.
-* It may not tell, on folders that are not this machine's. A commit that comes without a word from it
-  shows that, and for a while the consumer asks by the clock.
+* The system also reports this consumer's own writes, transactions that are rolled back, and pages that a long
+  transaction writes before its end. So reports are ignored for some milliseconds after each one: under a flood
+  of writes the consumer polls by the clock, as it would without reports.
+* The system reports a write before its commit is visible, and in a slow commit long before. So after a report
+  the consumer polls soon, and then ever more rarely.
+* On network folders the system may report nothing. A commit without a report shows that, and for a while the
+  consumer polls by the clock.
 """
 
 from __future__ import annotations
@@ -21,97 +21,103 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from djjp.engine.sqlite.inotify import Writes
+from djjp.engine.sqlite.inotify import FileWatch
 
 if TYPE_CHECKING:
-    from djjp.engine.sqlite.database import SQLiteHouse
+    from django.db.backends.base.base import BaseDatabaseWrapper
 
-# Milliseconds that a consumer waits for a lock in one go.
-_PATIENCE = 2000
-# Seconds between two questions by the clock: just after work, and at rest.
-_BUSY, _IDLE = 0.002, 0.005
-# The same where writes are heard: after one, and at most.
-_SOON, _SELDOM = 0.001, 0.25
-# A commit comes at most so many seconds after the last write to the log that it belongs to.
+# The longest time that one statement of a consumer waits for a lock, in milliseconds.
+_LOCK_TIMEOUT = 2000
+# Seconds between two polls by the clock: just after work, and at rest.
+_BUSY_POLL, _IDLE_POLL = 0.002, 0.005
+# The same where writes are reported: just after a report, and at rest.
+_SHORTEST_POLL, _LONGEST_POLL = 0.001, 0.25
+# A commit comes at most this many seconds after the last write to the log that belongs to it.
 _LONGEST_COMMIT = 1.0
-# Seconds for which a system that has missed a write is not relied on.
-_MISTRUST = 60.0
+# Seconds for which reports are not relied on after the system has missed a write.
+_DISTRUST = 60.0
 
 
-class DataVersion:
-    """Makes a connection a consumer's, and notices writes of others."""
+class CommitListener:
+    """Make a connection a consumer's own, and notice the commits of other connections."""
 
-    def __init__(self, claims: SQLiteHouse) -> None:
-        self._claims = claims
+    def __init__(self, connection: BaseDatabaseWrapper) -> None:
+        self._connection: Any = connection
         self._driver: Any = None
-        self._log: Writes | None = None
-        self._written_at = 0.0  # as last heard
-        self._deaf_until = 0.0
-        self._relied_on_from = 0.0
-        self._pause = _IDLE  # by the clock
-        self._seen = self._read()
+        self._log: FileWatch | None = None
+        self._written_at = 0.0  # the last write that was reported
+        self._ignore_until = 0.0
+        self._distrust_until = 0.0
+        self._pause = _IDLE_POLL  # between two polls by the clock
+        self._version = self._read()
 
     def fileno(self) -> int | None:
-        """Readable when the log was written to; None just after that, and where nobody says so."""
-        if self._log is None or time.monotonic() < self._deaf_until:
+        """Return a descriptor that is readable when the log was written to.
+
+        None while reports are ignored, and where the system reports no writes.
+        """
+        if self._log is None or time.monotonic() < self._ignore_until:
             return None
         return self._log.fileno()
 
     def woken(self) -> bool:
-        # In this order: a commit that is seen was written before.
+        # In this order: a commit that is visible was written before.
         version = self._read()
-        heard = self._log is not None and self._log.heard()
-        woken, self._seen = version != self._seen, version
+        written = self._log is not None and self._log.written()
+        woken, self._version = version != self._version, version
         now = time.monotonic()
         if woken:
-            self._deaf_until = now + self._pause
-            if not heard and now - self._written_at > _LONGEST_COMMIT:
-                self._relied_on_from = now + _MISTRUST
-        elif heard:
-            self._deaf_until = max(self._deaf_until, now + _SOON)
-        if heard:
+            self._ignore_until = now + self._pause
+            if not written and now - self._written_at > _LONGEST_COMMIT:
+                self._distrust_until = now + _DISTRUST
+        elif written:
+            self._ignore_until = max(self._ignore_until, now + _SHORTEST_POLL)
+        if written:
             self._written_at = now
         return woken
 
     def interval(self, quiet: float) -> float:
-        self._pause = _BUSY if quiet < 0.1 else _IDLE
+        self._pause = _BUSY_POLL if quiet < 0.1 else _IDLE_POLL
         now = time.monotonic()
-        if self._log is None or now < self._relied_on_from:
+        if self._log is None or now < self._distrust_until:
             return self._pause
-        return min(max(self._deaf_until - now, now - self._written_at, _SOON), _SELDOM)
+        return min(
+            max(self._ignore_until - now, now - self._written_at, _SHORTEST_POLL), _LONGEST_POLL
+        )
 
     def _read(self) -> int:
-        connection: Any = self._claims.connection
+        connection = self._connection
         connection.ensure_connection()
-        adopted = connection.connection is not self._driver
-        if adopted:
-            self._adopt(connection)
-        # Beneath Django's cursor: where nothing is heard this runs two hundred times a second.
+        is_new = connection.connection is not self._driver
+        if is_new:
+            self._adopt()
+        # On the raw driver connection: where no writes are reported this runs two hundred times a second.
         (version,) = self._driver.execute("PRAGMA data_version").fetchone()
-        if adopted:
-            self._follow()  # now that this connection has read, and so has a log
+        if is_new:
+            self._follow_log()  # only a connection that has read has a log
         return int(version)
 
-    def _adopt(self, connection: Any) -> None:
-        """Wait less long for a lock than others: a consumer tries again by itself.
+    def _adopt(self) -> None:
+        """Set up a connection that was just opened.
 
-        While it waits inside SQLite it can neither heed a signal nor interrupt a job.
+        A consumer waits less long for a lock than other connections, because it tries again automatically, and
+        while it waits inside SQLite it can neither react to a signal nor interrupt a job.
         """
-        driver = connection.connection
-        (allowed,) = driver.execute("PRAGMA busy_timeout").fetchone()
-        driver.execute(f"PRAGMA busy_timeout = {min(int(allowed), _PATIENCE)}")
-        # Pages of which a statement keeps copies, until it is done, go into a file of their own once there are
-        # more than 64 KB: a large turn, or one over many queues, would open and write one for each statement.
+        driver = self._connection.connection
+        (timeout,) = driver.execute("PRAGMA busy_timeout").fetchone()
+        driver.execute(f"PRAGMA busy_timeout = {min(int(timeout), _LOCK_TIMEOUT)}")
+        # A statement keeps copies of pages until it ends, and by default puts more than 64 KB of them into a file:
+        # a large turn, or one over many queues, would open and write a file for each statement.
         driver.execute("PRAGMA temp_store = MEMORY")
         self._driver = driver
 
-    def _follow(self) -> None:
-        """Follow the log of this connection: that of one before may have gone with it."""
+    def _follow_log(self) -> None:
+        """Watch the log of this connection, because the log of the one before may have been removed."""
         self._written_at = time.monotonic()
-        # The file itself, where the settings name a link to it; nothing for a database in memory.
+        # The path of the file itself where the settings name a link to it; empty for a database in memory.
         (_, _, file), *_ = self._driver.execute("PRAGMA database_list")
         try:
-            self._log = (self._log or Writes()) if file else None
+            self._log = (self._log or FileWatch()) if file else None
             if self._log is not None:
                 self._log.follow(Path(f"{file}-wal"))
         except OSError:

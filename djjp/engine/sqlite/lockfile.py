@@ -1,8 +1,8 @@
-"""Lock files: an operating system's lock on a file, which ends with the process that holds it.
+"""Lock files: an operating system's lock on a file, which ends with the process that has it.
 
 The locks are those of `fcntl`, as SQLite's own: a forked child does not inherit them, and closing *any*
-descriptor of a file ends the locks that this process has on it. So a file that this process holds is
-opened once, and asked about from memory.
+descriptor of a file ends the locks that this process has on it. So this process opens the file of a lock that
+it has only once, and answers questions about that lock from memory.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows: no lock tells, heartbeats do
-    fcntl = None  # type: ignore[assignment]  # there is no such module there
+except ImportError:  # Windows: without locks, only heartbeats report that a consumer lives
+    fcntl = None  # type: ignore[assignment]  # the module does not exist there
 
-_held: dict[Path, int] = {}
+_descriptors: dict[Path, int] = {}
 
 
-def hold(path: Path) -> bool:
-    """Take the lock, or keep it; whether this process has it now."""
-    if path in _held:
+def acquire(path: Path) -> bool:
+    """Acquire the lock, or keep it; return whether this process has it now."""
+    if path in _descriptors:
         return True
     if fcntl is None:
         return False
@@ -31,20 +31,20 @@ def hold(path: Path) -> bool:
     except OSError:
         os.close(descriptor)
         return False
-    _held[path] = descriptor
+    _descriptors[path] = descriptor
     return True
 
 
-def let_go(path: Path) -> None:
-    """Let go of the lock and remove the file."""
-    if (descriptor := _held.pop(path, None)) is not None:
+def release(path: Path) -> None:
+    """Release this process's lock and remove the file; do nothing to another process's lock."""
+    if (descriptor := _descriptors.pop(path, None)) is not None:
         path.unlink(missing_ok=True)
         os.close(descriptor)
 
 
-def is_held(path: Path) -> bool:
-    """Whether any process has the lock."""
-    if path in _held:
+def is_locked(path: Path) -> bool:
+    """Return whether any process has the lock."""
+    if path in _descriptors:
         return True
     if fcntl is None:
         return False
@@ -53,7 +53,7 @@ def is_held(path: Path) -> bool:
     except OSError:
         return False
     try:
-        # Shared, so that those who ask at the same moment do not take each other for the holder.
+        # A shared lock, so that two processes that check at the same moment do not block each other.
         fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         return True

@@ -1,4 +1,4 @@
-"""What to claim first on SQLite, of all queues or of some."""
+"""The queries for the first ready jobs on SQLite, of all queues or of some."""
 
 from __future__ import annotations
 
@@ -8,34 +8,39 @@ from typing import Any
 
 from djjp.engine.database import TABLE
 
-#: Each queue is an arm of a compound SELECT, of which SQLite takes 500.
-ARMS = 400
+#: Each queue is one arm of a compound SELECT. SQLite takes at most 500 arms.
+MAX_UNION = 400
 
 _HEAD = f"""(SELECT {{column}} FROM {TABLE} INDEXED BY djjp_job_ready_queue
 WHERE state = 'ready' AND queue = served.value ORDER BY priority DESC, id LIMIT 1)"""
 
 
-def foremost(queues: Sequence[str]) -> tuple[str, list[Any]]:
-    """A SELECT, as one text, of the queues that the first `ARMS` jobs can be in: those with the foremost heads."""
+def leading_queues(queues: Sequence[str]) -> tuple[str, list[Any]]:
+    """Return a SELECT, as one text, of the `MAX_UNION` queues whose first ready jobs come first in claim order.
+
+    The next `MAX_UNION` jobs can be in no other queue.
+    """
     statement = f"""SELECT json_group_array(value) FROM (SELECT value FROM (
 SELECT value, {_HEAD.format(column="priority")} AS priority, {_HEAD.format(column="id")} AS id
 FROM json_each(%s) AS served)
-WHERE id IS NOT NULL ORDER BY priority DESC, id LIMIT {ARMS})"""
+WHERE id IS NOT NULL ORDER BY priority DESC, id LIMIT {MAX_UNION})"""
     return statement, [json.dumps(list(dict.fromkeys(queues)))]
 
 
-def first_ready(queues: Sequence[str] | None, without: Sequence[str]) -> tuple[str, list[Any]]:
-    """A SELECT of the first ready jobs in the order of the claim, and its parameters but for the last, the limit.
+def ready_query(
+    queues: Sequence[str] | None, exclude_names: Sequence[str]
+) -> tuple[str, list[Any]]:
+    """Return a SELECT of the first ready jobs in claim order, and its parameters except the last, the limit.
 
-    For some queues it is a merge of their orders, each from its own place in the index; so a million
-    jobs in a queue that is not served are never met.
+    For some queues it merges their orders, each from its own position in the index. So it never reads the
+    million jobs of a queue that is not served.
     """
     columns = "id, name, arguments, attempts, rescues, flags, priority"
     order = "ORDER BY priority DESC, id LIMIT %s"
-    passed, names = "", list(without)
+    excluded, names = "", list(exclude_names)
     if names:
-        passed = f" AND name NOT IN ({', '.join(['%s'] * len(names))})"
-    ready = f"SELECT {columns} FROM {TABLE} INDEXED BY {{}} WHERE state = 'ready'{passed}"
+        excluded = f" AND name NOT IN ({', '.join(['%s'] * len(names))})"
+    ready = f"SELECT {columns} FROM {TABLE} INDEXED BY {{}} WHERE state = 'ready'{excluded}"
     if queues is None:
         return f"{ready.format('djjp_job_ready')} {order}", names
     # A queue named twice would give its jobs twice.
