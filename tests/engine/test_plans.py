@@ -23,7 +23,7 @@ from django.test import override_settings
 from djjp import engine
 from djjp.databases import queue_database
 from djjp.engine import Claimed, Claims, Outcome
-from djjp.engine.postgresql.watermark import FIRST, PILE, marks_of
+from djjp.engine.postgresql.watermark import DEAD_ENTRIES, FIRST, marks_of
 from djjp.models import Dependency, Job, State
 from tests.engine.rows import new_job
 from tests.scratch import alias_for, postgres_database
@@ -103,9 +103,9 @@ def _behind_marks(queue: Claims, queues: list[str] | None = None) -> object:
     if queue.connection.vendor == "postgresql":
         queue.connection.ensure_connection()
         marks = marks_of(queue.connection.connection, queues, ["x"])
-        marks.looked(PILE + 1, 0.0)
+        marks.observe(DEAD_ENTRIES + 1, 0.0)
         places = [None] if queues is None else queues
-        marks.reached([(place, 9, FIRST) for place in places], back=True)
+        marks.advance([(place, 9, FIRST) for place in places], may_go_back=True)
     return queue.claim("me", 50, NOW, queues=queues, without=["x"])
 
 

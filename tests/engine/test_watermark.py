@@ -1,4 +1,4 @@
-"""Under an old snapshot a claim passes no pile of dead entries, and loses no job that lies before its mark."""
+"""Under an old snapshot a claim skips dead entries, and loses no job before its mark."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ on_postgresql = pytest.mark.parametrize("queue", ["postgresql"], indirect=True)
 # All queues, one by name, and several.
 served = pytest.mark.parametrize("queues", [None, ["default"], ["mail", "default", "nobody"]])
 
-PILE = 400
+FINISHED_JOBS = 400
 
 
 @pytest.fixture
@@ -37,35 +37,35 @@ def snapshot(queue: Claims) -> Iterator[Any]:
 
 
 @pytest.fixture
-def piled(queue: Claims, snapshot: object, monkeypatch: pytest.MonkeyPatch) -> Claims:
-    """A queue in which jobs have run under an old snapshot: not as many as it really takes."""
-    monkeypatch.setattr(watermark, "PILE", PILE - 100)
-    enqueue(queue, PILE)
-    finish(queue, "one", *(done(job) for job in claim(queue, "one", PILE)))
+def with_dead_entries(queue: Claims, snapshot: object, monkeypatch: pytest.MonkeyPatch) -> Claims:
+    """A queue in which jobs have run under an old snapshot: fewer than marks take in production."""
+    monkeypatch.setattr(watermark, "DEAD_ENTRIES", FINISHED_JOBS - 100)
+    enqueue(queue, FINISHED_JOBS)
+    finish(queue, "one", *(done(job) for job in claim(queue, "one", FINISHED_JOBS)))
     with queue.connection.cursor() as cursor:
-        # What the planner does without is for the tests of plans; autovacuum may come by at any time.
+        # The tests of plans cover a table without statistics; autovacuum could run at any time.
         cursor.execute("ANALYZE djjp_job")
     queue.connection.close()
-    queue.listener()  # what follows is the session of another consumer
+    queue.listener()  # from here on this is the session of another consumer
     return queue
 
 
 def clean(queue: Claims) -> None:
-    """Remove what is dead, and be a new session, without marks."""
+    """Remove the dead entries, and start a new session, without marks."""
     with queue.connection.cursor() as cursor:
         cursor.execute("VACUUM djjp_job")
     queue.connection.close()
 
 
 @pytest.fixture
-def lasting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody looks from the start for the time alone."""
-    monkeypatch.setattr(watermark, "SOONEST", 3600.0)
-    monkeypatch.setattr(watermark, "LATEST", 3600.0)
+def lasting_marks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No claim starts at the beginning because of the time alone."""
+    monkeypatch.setattr(watermark, "SHORTEST_PAUSE", 3600.0)
+    monkeypatch.setattr(watermark, "LONGEST_PAUSE", 3600.0)
 
 
-def met(queue: Claims, call: Callable[[], Any]) -> int:
-    """How many entries a verb meets in the indexes by which it could find ready jobs."""
+def entries_read(queue: Claims, call: Callable[[], Any]) -> int:
+    """Return the number of entries that a call reads in the indexes by which it could find ready jobs."""
 
     def count() -> int:
         with queue.connection.cursor() as cursor:
@@ -87,42 +87,49 @@ def claimed(queue: Claims, limit: int, queues: Sequence[str] | None = None) -> l
 
 @on_postgresql
 @served
-def test_the_second_claim_passes_nothing_that_was_claimed_before(
-    piled: Claims, lasting: None, queues: list[str] | None
+def test_the_second_claim_reads_no_entries_of_jobs_claimed_before(
+    with_dead_entries: Claims, lasting_marks: None, queues: list[str] | None
 ) -> None:
-    ids = enqueue(piled, 60)
+    ids = enqueue(with_dead_entries, 60)
     taken: list[UUID] = []
 
     def take() -> None:
-        taken.extend(job.id for job in piled.claim("two", 10, NOW, queues=queues))
+        taken.extend(job.id for job in with_dead_entries.claim("two", 10, NOW, queues=queues))
 
-    def look() -> None:
-        assert piled.has_ready(queues, [])
+    def query() -> None:
+        assert with_dead_entries.has_ready(queues, [])
 
-    assert met(piled, take) > PILE
-    assert met(piled, take) < 100
-    assert met(piled, take) < 100
-    assert met(piled, look) < 100
+    assert entries_read(with_dead_entries, take) > FINISHED_JOBS
+    assert entries_read(with_dead_entries, take) < 100
+    assert entries_read(with_dead_entries, take) < 100
+    assert entries_read(with_dead_entries, query) < 100
     assert taken == ids[:30]
 
 
 @on_postgresql
 @served
-def test_behind_a_mark_a_claim_passes_no_jobs_of_other_states(
-    piled: Claims, lasting: None, queues: list[str] | None
+def test_after_a_mark_a_claim_reads_no_jobs_of_other_states(
+    with_dead_entries: Claims, lasting_marks: None, queues: list[str] | None
 ) -> None:
-    """The primary key has them in the same order, and looks like a way where most jobs are alike."""
-    enqueue(piled, 20)
-    enqueue(piled, 3_000, state=State.SCHEDULED, run_after=NOW + 60)
-    enqueue(piled, 3_000)
-    with piled.connection.cursor() as cursor:
+    """The primary key has the same order, and tempts the planner where most jobs are alike."""
+    enqueue(with_dead_entries, 20)
+    enqueue(with_dead_entries, 3_000, state=State.SCHEDULED, run_after=NOW + 60)
+    enqueue(with_dead_entries, 3_000)
+    with with_dead_entries.connection.cursor() as cursor:
         cursor.execute("ANALYZE djjp_job")
-    # At last, for a mark is used for a second.
-    assert len(claimed(piled, 10, queues) + claimed(piled, 10, queues)) == 20
-    assert met(piled, lambda: piled.claim("two", 10, NOW, queues=queues)) < 100
+    # Only now, because a mark is used for a second.
+    assert (
+        len(claimed(with_dead_entries, 10, queues) + claimed(with_dead_entries, 10, queues)) == 20
+    )
+    assert (
+        entries_read(
+            with_dead_entries, lambda: with_dead_entries.claim("two", 10, NOW, queues=queues)
+        )
+        < 100
+    )
 
 
-# How a job becomes ready though there are claimed jobs with greater ids
+# How a job becomes ready after jobs with greater ids were claimed
 
 
 def retried(queue: Claims) -> tuple[UUID, Callable[[], object]]:
@@ -139,7 +146,7 @@ def tried_again(queue: Claims) -> tuple[UUID, Callable[[], object]]:
     return id, lambda: finish(queue, "two", again)
 
 
-def given_back(queue: Claims) -> tuple[UUID, Callable[[], object]]:
+def released(queue: Claims) -> tuple[UUID, Callable[[], object]]:
     [id] = enqueue(queue)
     [job] = claim(queue, "other", 1)
     return id, lambda: at_once(lambda elsewhere: release(elsewhere, "other", job))
@@ -151,7 +158,7 @@ def promoted(queue: Claims) -> tuple[UUID, Callable[[], object]]:
 
 
 def late(queue: Claims) -> tuple[UUID, Callable[[], object]]:
-    """Its enqueuer's transaction commits after jobs that were made later."""
+    """The transaction of its enqueue commits after later jobs were claimed."""
     import psycopg
 
     id, server = new_id(), psycopg.connect(os.environ["DJJP_TEST_SERVER_URL"])
@@ -166,113 +173,123 @@ def late(queue: Claims) -> tuple[UUID, Callable[[], object]]:
     return id, stack.close
 
 
-WAYS = [retried, tried_again, given_back, promoted, late]
+WAYS = [retried, tried_again, released, promoted, late]
 
 
 @on_postgresql
 @served
 @pytest.mark.parametrize("way", WAYS)
-def test_a_job_before_the_mark_is_found_by_a_claim_that_comes_back_short(
-    piled: Claims,
-    lasting: None,
+def test_a_claim_that_finds_too_few_jobs_finds_a_job_before_the_mark(
+    with_dead_entries: Claims,
+    lasting_marks: None,
     queues: list[str] | None,
     way: Callable[[Claims], tuple[UUID, Callable[[], object]]],
 ) -> None:
-    older, make_ready = way(piled)
-    ids = enqueue(piled, 30)
-    assert claimed(piled, 10, queues) == ids[:10]
-    assert claimed(piled, 10, queues) == ids[10:20]
+    older, make_ready = way(with_dead_entries)
+    ids = enqueue(with_dead_entries, 30)
+    assert claimed(with_dead_entries, 10, queues) == ids[:10]
+    assert claimed(with_dead_entries, 10, queues) == ids[10:20]
     make_ready()
-    assert claimed(piled, 11, queues) == [older, *ids[20:]]
-    assert not claimed(piled, 11, queues)
+    assert claimed(with_dead_entries, 11, queues) == [older, *ids[20:]]
+    assert not claimed(with_dead_entries, 11, queues)
 
 
 @on_postgresql
 @served
-def test_a_job_before_the_mark_is_found_by_a_look(
-    piled: Claims, lasting: None, queues: list[str] | None
+def test_has_ready_finds_a_job_before_the_mark(
+    with_dead_entries: Claims, lasting_marks: None, queues: list[str] | None
 ) -> None:
-    older, make_ready = given_back(piled)
-    enqueue(piled, 20)
-    assert len(claimed(piled, 10, queues) + claimed(piled, 10, queues)) == 20
-    assert not piled.has_ready(queues, [])
+    older, make_ready = released(with_dead_entries)
+    enqueue(with_dead_entries, 20)
+    assert (
+        len(claimed(with_dead_entries, 10, queues) + claimed(with_dead_entries, 10, queues)) == 20
+    )
+    assert not with_dead_entries.has_ready(queues, [])
     make_ready()
-    assert piled.has_ready(queues, [])
-    assert claimed(piled, 10, queues) == [older]
+    assert with_dead_entries.has_ready(queues, [])
+    assert claimed(with_dead_entries, 10, queues) == [older]
 
 
 @on_postgresql
 @served
-def test_where_jobs_never_run_short_those_before_the_mark_come_after_a_second(
-    piled: Claims, queues: list[str] | None
+def test_under_constant_load_jobs_before_the_mark_are_claimed_after_a_second(
+    with_dead_entries: Claims, queues: list[str] | None
 ) -> None:
-    """And then all of them, in order, before any that is younger."""
-    older = enqueue(piled, 3)
-    held = claim(piled, "other", 3)
-    enqueue(piled, 4)
-    assert len(claimed(piled, 2, queues) + claimed(piled, 2, queues)) == 4
+    """And then all of them, in order, before any younger job."""
+    older = enqueue(with_dead_entries, 3)
+    held = claim(with_dead_entries, "other", 3)
+    enqueue(with_dead_entries, 4)
+    assert len(claimed(with_dead_entries, 2, queues) + claimed(with_dead_entries, 2, queues)) == 4
     at_once(lambda elsewhere: release(elsewhere, "other", *held))
     give_up_at = time.monotonic() + 60
     while True:
-        enqueue(piled, 10)
-        [first] = claimed(piled, 1, queues)
+        enqueue(with_dead_entries, 10)
+        [first] = claimed(with_dead_entries, 1, queues)
         if first in older or time.monotonic() > give_up_at:
             break
-    assert [first, *claimed(piled, 1, queues), *claimed(piled, 1, queues)] == older
+    assert [
+        first,
+        *claimed(with_dead_entries, 1, queues),
+        *claimed(with_dead_entries, 1, queues),
+    ] == older
 
 
 @on_postgresql
 @served
-def test_behind_the_marks_higher_priorities_come_first(
-    piled: Claims, lasting: None, queues: list[str] | None
+def test_after_the_marks_higher_priorities_come_first(
+    with_dead_entries: Claims, lasting_marks: None, queues: list[str] | None
 ) -> None:
-    plain = enqueue(piled, 40)
-    assert claimed(piled, 5, queues) + claimed(piled, 5, queues) == plain[:10]
-    [low], [high], [highest] = (enqueue(piled, priority=p) for p in (-32768, 3, 32767))
-    between = enqueue(piled, 2, priority=1)
-    assert claimed(piled, 3, queues) == [highest, high, between[0]]
-    again = enqueue(piled, 1, priority=3)
-    assert claimed(piled, 3, queues) == [*again, between[1], plain[10]]
-    assert claimed(piled, 30, queues) == [*plain[11:], low]
+    plain = enqueue(with_dead_entries, 40)
+    assert (
+        claimed(with_dead_entries, 5, queues) + claimed(with_dead_entries, 5, queues) == plain[:10]
+    )
+    [low], [high], [highest] = (enqueue(with_dead_entries, priority=p) for p in (-32768, 3, 32767))
+    between = enqueue(with_dead_entries, 2, priority=1)
+    assert claimed(with_dead_entries, 3, queues) == [highest, high, between[0]]
+    again = enqueue(with_dead_entries, 1, priority=3)
+    assert claimed(with_dead_entries, 3, queues) == [*again, between[1], plain[10]]
+    assert claimed(with_dead_entries, 30, queues) == [*plain[11:], low]
 
 
 @on_postgresql
-def test_behind_the_marks_the_queues_are_merged(piled: Claims, lasting: None) -> None:
+def test_after_the_marks_the_queues_are_merged(
+    with_dead_entries: Claims, lasting_marks: None
+) -> None:
     names = ["default", "mail"]
-    ids = [enqueue(piled, queue=names[number % 2])[0] for number in range(12)]
-    foreign = enqueue(piled, queue="not served", priority=9)
+    ids = [enqueue(with_dead_entries, queue=names[number % 2])[0] for number in range(12)]
+    foreign = enqueue(with_dead_entries, queue="not served", priority=9)
     for at in range(0, 12, 4):
-        assert claimed(piled, 4, names) == ids[at : at + 4]
-    assert claimed(piled, 4) == foreign
+        assert claimed(with_dead_entries, 4, names) == ids[at : at + 4]
+    assert claimed(with_dead_entries, 4) == foreign
 
 
 @on_postgresql
-def test_names_that_are_passed_over_are_passed_over_behind_marks(
-    piled: Claims, lasting: None
+def test_excluded_names_are_excluded_after_marks(
+    with_dead_entries: Claims, lasting_marks: None
 ) -> None:
-    ids = [enqueue(piled, name=f"name.{number % 2}")[0] for number in range(12)]
+    ids = [enqueue(with_dead_entries, name=f"name.{number % 2}")[0] for number in range(12)]
     for at in range(0, 12, 4):
-        [one, two] = claim(piled, "two", 2, without=["name.1"])
+        [one, two] = claim(with_dead_entries, "two", 2, without=["name.1"])
         assert [one.id, two.id] == [ids[at], ids[at + 2]]
 
 
 @on_postgresql
 @pytest.mark.parametrize("queues", [None, ["default"]])
-def test_behind_the_marks_nothing_is_locked_but_what_is_taken(
-    piled: Claims, lasting: None, queues: list[str] | None
+def test_after_the_marks_only_claimed_jobs_are_locked(
+    with_dead_entries: Claims, lasting_marks: None, queues: list[str] | None
 ) -> None:
-    enqueue(piled, 20)
-    enqueue(piled, 15, priority=-1)
-    assert len(claimed(piled, 15, queues)) == 15
-    with piled.turn():
-        mine = piled.claim("two", 10, NOW, queues=queues)
+    enqueue(with_dead_entries, 20)
+    enqueue(with_dead_entries, 15, priority=-1)
+    assert len(claimed(with_dead_entries, 15, queues)) == 15
+    with with_dead_entries.turn():
+        mine = with_dead_entries.claim("two", 10, NOW, queues=queues)
         [theirs] = at_once(lambda elsewhere: claim(elsewhere, "three", 10, queues=queues))
         assert len(mine) == len(theirs) == 10
 
 
 @on_postgresql
-def test_without_a_pile_a_job_that_was_given_back_is_the_first_again(
-    queue: Claims, lasting: None
+def test_without_dead_entries_a_released_job_is_the_first_again(
+    queue: Claims, lasting_marks: None
 ) -> None:
     clean(queue)
     first, second, third = enqueue(queue, 3)
@@ -284,31 +301,31 @@ def test_without_a_pile_a_job_that_was_given_back_is_the_first_again(
 
 
 @on_postgresql
-def test_once_the_old_snapshot_is_gone_claims_begin_at_the_start_again(
-    piled: Claims, snapshot: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+def test_once_the_old_snapshot_is_gone_claims_start_at_the_beginning_again(
+    with_dead_entries: Claims, snapshot: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, *others = enqueue(piled, 5)
-    held = claim(piled, "other", 1)
-    assert claimed(piled, 1) == others[:1]
+    first, *others = enqueue(with_dead_entries, 5)
+    held = claim(with_dead_entries, "other", 1)
+    assert claimed(with_dead_entries, 1) == others[:1]
     snapshot()
-    clean(piled)
-    assert claimed(piled, 1) == others[1:2]
+    clean(with_dead_entries)
+    assert claimed(with_dead_entries, 1) == others[1:2]
     at_once(lambda elsewhere: release(elsewhere, "other", *held))
-    assert claimed(piled, 4) == [first, *others[2:]]
+    assert claimed(with_dead_entries, 4) == [first, *others[2:]]
 
 
-def test_more_marks_than_are_kept_are_forgotten() -> None:
+def test_too_many_marks_are_forgotten() -> None:
     marks = watermark.Marks()
-    marks.looked(watermark.PILE + 1, 0.0)
-    marks.reached([(None, number, new_id()) for number in range(300)], back=False)
+    marks.observe(watermark.DEAD_ENTRIES + 1, 0.0)
+    marks.advance([(None, number, new_id()) for number in range(300)], may_go_back=False)
     assert len(marks.parts(None)) == 301
-    marks.reached([(None, 1000 + number, new_id()) for number in range(300)], back=False)
+    marks.advance([(None, 1000 + number, new_id()) for number in range(300)], may_go_back=False)
     assert len(marks.parts(None)) == 301
 
 
-def test_a_session_forgets_sets_of_queues_that_are_too_many() -> None:
+def test_a_session_forgets_too_many_sets_of_queues() -> None:
     class Session:
-        """Anything that can be referred to weakly."""
+        """An object that takes weak references."""
 
     session = Session()
     first = watermark.marks_of(session, ["0"], [])

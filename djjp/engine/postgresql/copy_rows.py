@@ -1,7 +1,6 @@
-"""A new job as COPY reads it: a line of text, with the values of `INSERT_COLUMNS`.
+"""New jobs as lines of text for COPY, with the values of `INSERT_COLUMNS`.
 
-The driver makes such lines too, value by value, which takes longer than all else that an enqueue does in
-Python.
+The driver can make such lines too, value by value, but that takes longer than the rest of an enqueue in Python.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ _NULL = r"\N"
 
 
 def lines(jobs: Iterable[NewJob]) -> str:
-    """A line for each, with its end."""
-    time = cache(_time)  # of most it is the same
+    """Return one line for each job, each with its line end."""
+    time = cache(_time)  # most jobs of a batch have the same time
     return "".join([_line(job, time(job.created_at)) for job in jobs])
 
 
@@ -33,8 +32,8 @@ def _line(job: NewJob, created: str) -> str:
 
 def _text(text: str | None) -> str:
     if text is None:
-        return _NULL  # for the table to refuse, as it would in an INSERT
-    # Nothing that is printable is to be escaped, but for the backslash.
+        return _NULL  # the table refuses it, as it would in an INSERT
+    # Of the printable characters only the backslash must be escaped.
     return text if text.isprintable() and "\\" not in text else text.translate(_ESCAPES)
 
 

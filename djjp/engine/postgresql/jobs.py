@@ -18,7 +18,12 @@ from djjp.engine.postgresql.copy_rows import lines
 from djjp.engine.postgresql.database import PostgreSQLHouse
 from djjp.engine.postgresql.listener import CHANNEL, QUIET
 from djjp.engine.postgresql.pipelines import PostgreSQLGraph
-from djjp.engine.postgresql.ready import INDEXES, first_behind, first_ready, within_reach
+from djjp.engine.postgresql.ready import (
+    INDEXES,
+    ready_after_marks,
+    ready_query,
+    ready_within_horizon,
+)
 from djjp.engine.postgresql.watermark import Marks, marks_of
 from djjp.engine.receipts import RELAYED
 from djjp.engine.records import PLAIN_ENDS, Claimed, NewJob, Settled
@@ -147,16 +152,18 @@ UPDATE {TABLE} AS job SET state = 'ready' FROM due WHERE job.id = due.id"""
     ) -> list[Claimed]:
         marks = self._marks(queues, without)
         rows: list[Any] = []
-        if marks.usable:
-            rows = self._take(first_behind(marks, queues, without, limit, lock=True), consumer, now)
-            marks.reached(_places(rows, queues), back=False)
+        if marks.valid:
+            rows = self._take(
+                ready_after_marks(marks, queues, without, limit, lock=True), consumer, now
+            )
+            marks.advance(_places(rows, queues), may_go_back=False)
         if (rest := limit - len(rows)) > 0:
-            if marks.wanting:
+            if marks.due:
                 began, before = time.monotonic(), self._met()
                 first = self._take_first(consumer, rest, now, queues, without)
-                marks.looked(self._met() - before - len(first), time.monotonic() - began)
+                marks.observe(self._met() - before - len(first), time.monotonic() - began)
                 # Where that was all there is, nothing is left to go back to.
-                marks.reached(_places(first, queues), back=len(first) == rest)
+                marks.advance(_places(first, queues), may_go_back=len(first) == rest)
             else:
                 first = self._take_first(consumer, rest, now, queues, without)
             rows += first
@@ -167,9 +174,9 @@ UPDATE {TABLE} AS job SET state = 'ready' FROM due WHERE job.id = due.id"""
     def has_ready(self, queues: Sequence[str] | None, without: Sequence[str]) -> bool:
         self.connection.ensure_connection()
         marks = self._marks(queues, without)
-        if marks.usable and self._finds(first_behind(marks, queues, without, 1, lock=False)):
+        if marks.valid and self._finds(ready_after_marks(marks, queues, without, 1, lock=False)):
             return True
-        return self._finds(first_ready(queues, without, 1, lock=False))
+        return self._finds(ready_query(queues, without, 1, lock=False))
 
     def _marks(self, queues: Sequence[str] | None, without: Sequence[str]) -> Marks:
         self.connection.ensure_connection()
@@ -185,9 +192,9 @@ UPDATE {TABLE} AS job SET state = 'ready' FROM due WHERE job.id = due.id"""
     ) -> list[Any]:
         rows: list[Any] = []
         if queues is not None and len(queues) > 1:
-            rows = self._take(within_reach(queues, without, limit), consumer, now)
+            rows = self._take(ready_within_horizon(queues, without, limit), consumer, now)
         if len(rows) < limit:
-            heads = first_ready(queues, without, limit - len(rows), lock=True)
+            heads = ready_query(queues, without, limit - len(rows), lock=True)
             rows += self._take(heads, consumer, now)
         return rows
 

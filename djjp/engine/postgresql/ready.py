@@ -1,7 +1,7 @@
-"""The first ready jobs on PostgreSQL: what claims and looks select, from the start or behind marks.
+"""The queries for the first ready jobs on PostgreSQL, from the beginning of the order or after marks.
 
-A consumer of some queues takes the head of each, from its own place in the index; so a million jobs in
-a queue that is not served are never met.
+A consumer of some queues reads the first jobs of each, from the queue's own position in the index. So it never
+reads the million jobs of a queue that is not served.
 """
 
 from __future__ import annotations
@@ -12,102 +12,108 @@ from typing import Any
 from djjp.engine.database import TABLE
 from djjp.engine.postgresql.watermark import BELOW, Marks
 
-#: The indexes that give the order: of all queues together, and of each.
+#: The indexes with the order: of all queues together, and of each queue.
 INDEXES = ["djjp_job_ready", "djjp_job_ready_queue"]
 
 _READY = f"SELECT id, priority FROM {TABLE} WHERE state = 'ready'"
 _ORDER = "ORDER BY priority DESC, id LIMIT %s"
-# The first column of an index is compared as one of some, and leads the order. As a plain equality it would
-# drop out of the order, and another index would look like a way to have the rest: the primary key, which leads
-# through all that has finished since, or the one of all queues, which leads through those that are not served.
+# The first column of an index is compared with an array, and leads the order. With a plain equality it would
+# drop out of the order, and another index would seem to serve the rest: the primary key, which leads through
+# all jobs that have finished since, or the index of all queues, which leads through queues that are not served.
 _QUEUE = "queue = ANY(ARRAY[{0}, {0}])"
 _QUEUE_ORDER = "ORDER BY queue, priority DESC, id LIMIT %s"
 
-# One part after the other, until there are enough: the last LIMIT ends it, and what comes after is neither
-# read nor locked. An ORDER BY there would first read all parts.
-_IN_PARTS = f"""SELECT head.id, head.priority FROM unnest({{arrays}}) AS part({{columns}}) CROSS JOIN LATERAL (
-SELECT * FROM ({_READY} AND {{behind}} AND id > part.mark{{passed}}
-{{order}}{{skip}}) AS behind
+# One part after the other, until there are enough jobs: the last LIMIT ends the query, and later parts are neither
+# read nor locked. An ORDER BY in its place would first read all parts.
+_AFTER_MARKS = f"""SELECT head.id, head.priority FROM unnest({{arrays}}) AS part({{columns}}) CROSS JOIN LATERAL (
+SELECT * FROM ({_READY} AND {{same_priority}} AND id > part.mark{{excluded}}
+{{order}}{{lock}}) AS after_mark
 UNION ALL
-SELECT * FROM ({_READY}{{within}} AND priority < part.priority AND priority > part.below{{passed}}
-{{order}}{{skip}}) AS after_that
+SELECT * FROM ({_READY}{{same_queue}} AND priority < part.priority AND priority > part.below{{excluded}}
+{{order}}{{lock}}) AS lower
 ) AS head {{last}}"""
-_ALL = {
+_ALL_QUEUES = {
     "arrays": "%s::int[], %s::uuid[], %s::int[]",
     "columns": "priority, mark, below",
-    "behind": "priority = ANY(ARRAY[part.priority, part.priority])",
-    "within": "",
+    "same_priority": "priority = ANY(ARRAY[part.priority, part.priority])",
+    "same_queue": "",
     "order": _ORDER,
 }
-_SOME = {
+_SOME_QUEUES = {
     "arrays": "%s::int[], %s::uuid[], %s::int[], %s::text[]",
     "columns": "priority, mark, below, queue",
-    "behind": f"{_QUEUE.format('part.queue')} AND priority = part.priority",
-    "within": f" AND {_QUEUE.format('part.queue')}",
+    "same_priority": f"{_QUEUE.format('part.queue')} AND priority = part.priority",
+    "same_queue": f" AND {_QUEUE.format('part.queue')}",
     "order": _QUEUE_ORDER,
 }
 
 _SERVED = f"{_READY} AND {_QUEUE.format('served.queue')}"
 
-# The first jobs of several queues, of which no more are locked than are taken. A job that comes after as many
-# as are wanted is found among the first few of each queue; then the first ones are merged from what each queue
-# has up to it, which is all where there is no such job; and those are locked.
-_WITHIN_REACH = f"""WITH reach AS MATERIALIZED (
+# The first jobs of several queues, of which only the claimed ones are locked. The horizon is the last job that the
+# claim can need; it is searched among the first few jobs of each queue. The first jobs are then merged from
+# each queue's jobs up to the horizon (from all jobs, where there is no horizon), and only those are locked.
+_WITHIN_HORIZON = f"""WITH horizon AS MATERIALIZED (
 SELECT head.priority, head.id FROM unnest(%s::text[]) AS served(queue) CROSS JOIN LATERAL (
-{_SERVED}{{passed}} {_QUEUE_ORDER}) AS head ORDER BY priority DESC, id LIMIT 1 OFFSET %s)
+{_SERVED}{{excluded}} {_QUEUE_ORDER}) AS head ORDER BY priority DESC, id LIMIT 1 OFFSET %s)
 SELECT job.id, job.priority FROM (
 SELECT head.id FROM unnest(%s::text[]) AS served(queue) CROSS JOIN LATERAL (
 SELECT * FROM ({_SERVED}
-AND priority > coalesce((SELECT priority FROM reach), {BELOW}){{passed}} {_QUEUE_ORDER}) AS higher
+AND priority > coalesce((SELECT priority FROM horizon), {BELOW}){{excluded}} {_QUEUE_ORDER}) AS higher
 UNION ALL
 SELECT * FROM ({_SERVED}
-AND priority = (SELECT priority FROM reach) AND id <= (SELECT id FROM reach){{passed}} {_QUEUE_ORDER}) AS level
+AND priority = (SELECT priority FROM horizon)
+AND id <= (SELECT id FROM horizon){{excluded}} {_QUEUE_ORDER}) AS level
 ) AS head {_ORDER}) AS first CROSS JOIN LATERAL ({_READY} AND id = first.id FOR UPDATE SKIP LOCKED) AS job"""
-# As many times as are wanted are looked at, so that some queues may have fewer than their share.
-_SPARE = 4
+# To find the horizon the query reads this multiple of the limit: some queues can have fewer than their share.
+_HORIZON_FACTOR = 4
 
 
-def within_reach(
-    queues: Sequence[str], without: Sequence[str], limit: int
+def ready_within_horizon(
+    queues: Sequence[str], exclude_names: Sequence[str], limit: int
 ) -> tuple[str, list[Any]]:
-    """A SELECT of the first ready jobs of several queues, and its parameters.
+    """Return a locking SELECT of the first ready jobs of several queues, and its parameters.
 
-    It comes back short where others have locked some of them: then `first_ready` has the rest.
+    It returns fewer jobs where other transactions have locked some of them; `ready_query` finds the rest.
     """
-    passed, names = _passed(without)
+    excluded, names = _exclusion(exclude_names)
     queues = list(dict.fromkeys(queues))
-    few = min(limit, -(-_SPARE * limit // len(queues)))
-    first = [queues, *names, few, limit - 1]
-    then = [queues, *names, limit, *names, limit, limit]
-    return _WITHIN_REACH.format(passed=passed), [*first, *then]
+    per_queue = min(limit, -(-_HORIZON_FACTOR * limit // len(queues)))
+    horizon = [queues, *names, per_queue, limit - 1]
+    merge = [queues, *names, limit, *names, limit, limit]
+    return _WITHIN_HORIZON.format(excluded=excluded), [*horizon, *merge]
 
 
-def first_ready(
-    queues: Sequence[str] | None, without: Sequence[str], limit: int, *, lock: bool
+def ready_query(
+    queues: Sequence[str] | None, exclude_names: Sequence[str], limit: int, *, lock: bool
 ) -> tuple[str, list[Any]]:
-    """A SELECT of the first ready jobs in the order of the claim, and its parameters."""
-    passed, names = _passed(without)
+    """Return a SELECT of the first ready jobs in claim order, and its parameters."""
+    excluded, names = _exclusion(exclude_names)
     if queues is None:
-        return f"{_READY}{passed} {_ORDER}{_skip(lock)}", [*names, limit]
-    tail = f"{passed} {_QUEUE_ORDER}{_skip(lock)}"
+        return f"{_READY}{excluded} {_ORDER}{_locking(lock)}", [*names, limit]
+    tail = f"{excluded} {_QUEUE_ORDER}{_locking(lock)}"
     # A queue named twice would give its jobs twice.
     queues = list(dict.fromkeys(queues))
     if len(queues) == 1:
         return f"{_READY} AND {_QUEUE.format('%s')}{tail}", [queues[0], queues[0], *names, limit]
-    heads = (
+    select = (
         "SELECT head.id, head.priority FROM unnest(%s::text[]) AS served(queue)"
         f" CROSS JOIN LATERAL ({_SERVED}{tail}) AS head {_ORDER}"
     )
-    return heads, [queues, *names, limit, limit]
+    return select, [queues, *names, limit, limit]
 
 
-def first_behind(
-    marks: Marks, queues: Sequence[str] | None, without: Sequence[str], limit: int, *, lock: bool
+def ready_after_marks(
+    marks: Marks,
+    queues: Sequence[str] | None,
+    exclude_names: Sequence[str],
+    limit: int,
+    *,
+    lock: bool,
 ) -> tuple[str, list[Any]]:
-    """The same, but for what lies before the marks."""
+    """Return a SELECT of the first ready jobs after the marks in claim order, and its parameters."""
     if queues is not None:
         queues = list(dict.fromkeys(queues))
-    passed, names = _passed(without)
+    excluded, names = _exclusion(exclude_names)
     parts = marks.parts(queues)
     arrays: list[Any] = [
         [part.priority for part in parts],
@@ -116,19 +122,19 @@ def first_behind(
     ]
     if queues is not None:
         arrays.append([part.queue for part in parts])
-    heads = _IN_PARTS.format(
-        **(_ALL if queues is None else _SOME),
-        passed=passed,
-        skip=_skip(lock),
-        # The parts of one queue are in its order; those of several have to be merged.
+    select = _AFTER_MARKS.format(
+        **(_ALL_QUEUES if queues is None else _SOME_QUEUES),
+        excluded=excluded,
+        lock=_locking(lock),
+        # The parts of one queue are already in its order; those of several queues must be merged.
         last="LIMIT %s" if queues is None or len(queues) == 1 else _ORDER,
     )
-    return heads, [*arrays, *names, limit, *names, limit, limit]
+    return select, [*arrays, *names, limit, *names, limit, limit]
 
 
-def _passed(without: Sequence[str]) -> tuple[str, list[Any]]:
-    return (" AND name <> ALL(%s)", [list(without)]) if without else ("", [])
+def _exclusion(names: Sequence[str]) -> tuple[str, list[Any]]:
+    return (" AND name <> ALL(%s)", [list(names)]) if names else ("", [])
 
 
-def _skip(lock: bool) -> str:
+def _locking(lock: bool) -> str:
     return " FOR UPDATE SKIP LOCKED" if lock else ""

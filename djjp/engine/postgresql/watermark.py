@@ -1,17 +1,18 @@
-"""Low-water marks: how far the claims of a session have come, beyond what is dead and cannot be removed.
+"""Low-water marks: how far the claims of a session have come, past dead index entries that cannot be removed.
 
-PostgreSQL keeps an entry in its indexes for each state that a job was in, until no snapshot sees that
-state any more. Usually a claim that meets dead entries marks them as such, and the next one does not meet
-them. While an old snapshot is open in the queue's database they all stay, before the first ready job, and
-a claim that begins at the start of its index passes one for each job that was claimed since.
+PostgreSQL keeps an entry in its indexes for each state that a job was in, until no snapshot can see that
+state any more. Usually a claim that reads dead entries marks them as dead, and the next claim skips them.
+While an old snapshot is open in the queue's database they all stay, before the first ready job, and
+a claim that starts at the beginning of its index reads one for each job that was claimed since.
 
-So a claim counts now and then what it passes. Where that is a pile, the next ones begin behind the last job
-that was claimed, for each priority. Such a mark is a hint and nothing more, for a job with a smaller id can become
-ready at any time: retried, promoted, given back, let go by another one, or committed late. What holds:
+So a claim counts from time to time the entries that it reads. Where these are many, the next claims start after
+the last job that was claimed, for each priority. Such a mark is only a hint, because a job with a smaller id can
+become ready at any time: retried, promoted, released, unblocked, or committed late. These rules hold:
 
-* A claim that comes back short begins again at the start, and so does a look that finds nothing.
-* After a second, or somewhat more where the pile is large, a claim begins at the start in any case. If
-  that finds jobs before the marks, the marks go back to them, and the claims go on from there in order.
+* A claim that returns fewer jobs than its limit starts again at the beginning of the index, and so does a query
+  that finds no ready job.
+* After a second, or somewhat more where the dead entries are many, a claim starts at the beginning in any case. If
+  it finds jobs before the marks, the marks go back to them, and the claims continue from there in order.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ from typing import Any, NamedTuple
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
-#: How many dead entries a claim passes before marks are worth it: as many cost about as much as marks do.
-PILE = 3_000
-# Seconds between two claims from the start: as many times what the last one took, within these bounds.
-TIMES, SOONEST, LATEST = 20.0, 1.0, 10.0
-# More marks, or more sets of queues, than this are forgotten; claims begin at the start and make new ones.
-_MOST_MARKS, _MOST_SETS = 500, 100
+#: The number of dead entries from which marks pay: to read them costs about as much as to use marks.
+DEAD_ENTRIES = 3_000
+# Seconds between two claims from the beginning: a multiple of the last one's duration, within these bounds.
+PAUSE_FACTOR, SHORTEST_PAUSE, LONGEST_PAUSE = 20.0, 1.0, 10.0
+# Beyond these numbers all marks are forgotten; claims start at the beginning and make new ones.
+_MAX_MARKS, _MAX_SETS = 500, 100
 
-#: Beyond what a priority can be, and below each id.
+#: Above and below each priority, and below each id.
 ABOVE, BELOW, FIRST = 32_768, -32_769, UUID(int=0)
 
 
 class Part(NamedTuple):
-    """A part of a queue's order: one priority behind a mark, then what lies between it and the next."""
+    """A part of a queue's order: one priority after its mark, then the priorities down to `below`."""
 
     queue: str | None
     priority: int
@@ -48,58 +49,61 @@ class Marks:
 
     def __init__(self) -> None:
         self._ids: dict[tuple[str | None, int], UUID] = {}
-        self._piled = False
-        self._look_at = 0.0
+        self._has_dead_entries = False
+        self._due_at = 0.0
 
     @property
-    def usable(self) -> bool:
-        """Whether a claim may begin behind the marks."""
-        return self._piled and time.monotonic() < self._look_at
+    def valid(self) -> bool:
+        """Return whether a claim can start after the marks."""
+        return self._has_dead_entries and time.monotonic() < self._due_at
 
     @property
-    def wanting(self) -> bool:
-        """Whether a claim from the start should count what it passes."""
-        return self._piled or time.monotonic() >= self._look_at
+    def due(self) -> bool:
+        """Return whether a claim from the beginning must count the dead entries that it reads."""
+        return self._has_dead_entries or time.monotonic() >= self._due_at
 
-    def looked(self, passed: int, seconds: float) -> None:
-        """Note what a claim from the start has passed in vain, and how long it took."""
-        self._piled = passed > PILE
-        self._look_at = time.monotonic() + min(max(SOONEST, TIMES * seconds), LATEST)
+    def observe(self, dead: int, seconds: float) -> None:
+        """Record the dead entries that a claim from the beginning has read, and its duration."""
+        self._has_dead_entries = dead > DEAD_ENTRIES
+        pause = min(max(SHORTEST_PAUSE, PAUSE_FACTOR * seconds), LONGEST_PAUSE)
+        self._due_at = time.monotonic() + pause
 
-    def reached(self, claimed: Iterable[tuple[str | None, int, UUID]], *, back: bool) -> None:
-        """Note the last id of each priority that was claimed; only `back` sets a mark to a smaller one."""
+    def advance(
+        self, claimed: Iterable[tuple[str | None, int, UUID]], *, may_go_back: bool
+    ) -> None:
+        """Move the marks to the last claimed id of each priority; only if `may_go_back` also to a smaller id."""
         last: dict[tuple[str | None, int], UUID] = {}
         for queue, priority, id in claimed:
             last[queue, priority] = max(last.get((queue, priority), FIRST), id)
-        if len(self._ids) + len(last) > _MOST_MARKS:
+        if len(self._ids) + len(last) > _MAX_MARKS:
             self._ids.clear()
-        for place, id in last.items():
-            self._ids[place] = id if back else max(self._ids.get(place, FIRST), id)
+        for key, id in last.items():
+            self._ids[key] = id if may_go_back else max(self._ids.get(key, FIRST), id)
 
     def parts(self, queues: Sequence[str] | None) -> list[Part]:
-        """The order of each queue, or of all together, in parts that begin behind the marks."""
+        """Return the order of each queue, or of all queues together, in parts that start after the marks."""
         marked: defaultdict[str | None, list[int]] = defaultdict(list)
         for queue, priority in self._ids:
             marked[queue].append(priority)
-        found = []
+        parts = []
         for queue in [None] if queues is None else queues:
             priorities = sorted(marked[queue], reverse=True)
             ends = [*priorities, BELOW]
             for priority, below in zip([ABOVE, *priorities], ends, strict=True):
                 mark = self._ids.get((queue, priority), FIRST)
-                found.append(Part(queue, priority, mark, below))
-        return found
+                parts.append(Part(queue, priority, mark, below))
+        return parts
 
 
-_Served = tuple[tuple[str, ...] | None, tuple[str, ...]]
-#: By the session, which one thread at a time has: a lost connection's marks go with it.
-_sessions: WeakKeyDictionary[Any, dict[_Served, Marks]] = WeakKeyDictionary()
+_Selection = tuple[tuple[str, ...] | None, tuple[str, ...]]
+#: By session, which only one thread uses at a time. A lost connection takes its marks with it.
+_sessions: WeakKeyDictionary[Any, dict[_Selection, Marks]] = WeakKeyDictionary()
 
 
-def marks_of(session: Any, queues: Sequence[str] | None, without: Sequence[str]) -> Marks:
-    """The marks of a driver's connection for these queues, passing over these names."""
-    found = _sessions.setdefault(session, {})
-    served = (None if queues is None else tuple(queues), tuple(without))
-    if served not in found and len(found) >= _MOST_SETS:
-        found.clear()
-    return found.setdefault(served, Marks())
+def marks_of(session: Any, queues: Sequence[str] | None, exclude_names: Sequence[str]) -> Marks:
+    """Return the marks of a driver's connection for claims from these queues, without jobs of these names."""
+    marks = _sessions.setdefault(session, {})
+    selection = (None if queues is None else tuple(queues), tuple(exclude_names))
+    if selection not in marks and len(marks) >= _MAX_SETS:
+        marks.clear()
+    return marks.setdefault(selection, Marks())

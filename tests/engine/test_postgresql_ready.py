@@ -1,4 +1,4 @@
-"""Claims from several queues on PostgreSQL: in order, and without a lock on what they leave."""
+"""Claims from several queues on PostgreSQL: in order, and without a lock on the jobs they leave."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ NAMES = [f"q{number}" for number in range(20)]
 
 @pytest.mark.parametrize("names", [NAMES, NAMES[:3], [*NAMES[:2], "empty", NAMES[0]]])
 @pytest.mark.parametrize("limit", [1, 7, 50])
-def test_several_queues_are_taken_from_in_one_order(
+def test_claims_from_several_queues_are_in_one_order(
     queue: Claims, names: list[str], limit: int
 ) -> None:
-    """Also where one has far more than the others."""
+    """Also where one queue has far more jobs than the others."""
     chance = random.Random(limit)
     jobs = [
         new_job(
@@ -38,8 +38,8 @@ def test_several_queues_are_taken_from_in_one_order(
 
 
 @pytest.mark.parametrize("each", [1, 3, 20])
-def test_what_is_not_taken_is_left_unlocked(queue: Claims, each: int) -> None:
-    """A job of each queue in turn, some of each, or all of some."""
+def test_jobs_that_are_not_claimed_stay_unlocked(queue: Claims, each: int) -> None:
+    """The claim takes one job of each queue in turn, some of each, or all of some."""
     for number in range(60):
         enqueue(queue, queue=NAMES[number // each % 20])
 
@@ -53,7 +53,7 @@ def test_what_is_not_taken_is_left_unlocked(queue: Claims, each: int) -> None:
         assert (len(mine), *at_once(unlocked)) == (10, 50)
 
 
-def test_where_others_hold_the_first_jobs_the_next_are_taken(queue: Claims) -> None:
+def test_where_others_have_locked_the_first_jobs_the_next_are_claimed(queue: Claims) -> None:
     for name in NAMES:
         enqueue(queue, 2, queue=name)
     with queue.turn():
