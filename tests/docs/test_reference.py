@@ -270,3 +270,13 @@ def test_links_lead_somewhere(page: str) -> None:
 def test_every_page_is_in_the_table_of_contents() -> None:
     listed = {f"docs/{link.partition('#')[0]}" for link in links("docs/index.md")}
     assert {page for page in PAGES if page.startswith("docs/")} - {"docs/index.md"} <= listed
+
+
+# Paths
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/internals.md"])
+def test_every_path_of_djjp_that_a_page_names_exists(page: str) -> None:
+    named = re.findall(r"`((?:djjp|tests|benchmarks)/[\w/]*(?:\.py)?)`", prose(page))
+    assert len(named) >= 5
+    assert [path for path in named if not (ROOT / path).exists()] == []
