@@ -44,11 +44,6 @@ def _are_aliases(value: Any) -> bool:
     )
 
 
-def seconds(span: float | timedelta) -> float:
-    """A span of time as seconds."""
-    return span.total_seconds() if isinstance(span, timedelta) else float(span)
-
-
 def _key(default: Any, allowed: str, accepts: Callable[[Any], bool]) -> Any:
     """A dataclass field that knows which values it takes, in words and as a predicate."""
     return dataclasses.field(default=default, metadata={"allowed": allowed, "accepts": accepts})

@@ -10,6 +10,8 @@ from uuid import UUID
 
 from django.core.exceptions import ImproperlyConfigured
 
+from djjp.durations import seconds
+
 
 class EncodeError(TypeError):
     """An argument or a result that the JSON codec cannot carry; the message names the parameter."""
@@ -90,13 +92,8 @@ class Retry(Exception):
         self, message: str = "the job asked to run again", *, after: float | timedelta | None = None
     ) -> None:
         super().__init__(message)
-        if isinstance(after, timedelta):
-            after = after.total_seconds()
-        number = isinstance(after, (int, float)) and not isinstance(after, bool)
-        # "not … >= 0" is true of NaN too.
-        if after is not None and not (number and after >= 0):
-            raise ValueError(f"after is {after!r}; it must be seconds, 0 or more, or a timedelta")
-        self.after = after
+        if after is not None:
+            self.after = seconds("after", after)
 
 
 class Discard(Exception):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from djjp.durations import span
+from djjp.durations import seconds
 
 #: A text in which `{parameter}` stands for that argument of the call, or a function that is called with
 #: the arguments and returns the text.
@@ -185,7 +185,7 @@ def _check_most(kind: str, most: object) -> None:
 
 
 def _check_span(option: str, value: float | timedelta) -> None:
-    if not 0 < span(option, value) <= _LONGEST_SPAN.total_seconds():
+    if not 0 < seconds(option, value) <= _LONGEST_SPAN.total_seconds():
         raise ValueError(
             f"{option} is {value!r}; it must be above 0, and no more than {_LONGEST_SPAN.days:,} days"
         )

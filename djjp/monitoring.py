@@ -14,6 +14,7 @@ from uuid import UUID
 from django.db.models import Count, Min
 
 from djjp import conf, engine
+from djjp.durations import seconds
 from djjp.engine import Claims
 from djjp.models import Consumer, Job, State
 
@@ -112,7 +113,7 @@ def prune(keep_succeeded: float | None = None, keep_failed: float | None = None)
     for states, given, usual in kept:
         keep = usual if given is None else given
         if keep is not None:
-            total += _prune(states, time.time() - conf.seconds(keep))
+            total += _prune(states, time.time() - seconds("keep", keep))
     return total
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
-from djjp import conf, engine
+from djjp import engine
+from djjp.durations import END_OF_TIME, seconds, to_datetime
 from djjp.models import Queue
-
-# The year 9999 in any time zone, in seconds since the epoch.
-_LATEST = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 
 
 def pause(name: str, duration: float | timedelta | None = None) -> datetime | None:
@@ -27,13 +25,13 @@ def pause(name: str, duration: float | timedelta | None = None) -> datetime | No
     """
     check(name)
     now = time.time()
-    until = None if duration is None else now + conf.seconds(duration)
-    if until is not None and not now < until < _LATEST:
+    until = None if duration is None else now + seconds("duration", duration)
+    if until is not None and not now < until <= END_OF_TIME:
         raise ValueError(
             f"duration is {duration!r}; it must be above 0 and end before the year 9999, or None for no end"
         )
     engine.call(lambda queue: queue.pause(name, now, until))
-    return None if until is None else engine.moment(until)
+    return None if until is None else to_datetime(until)
 
 
 def check(name: object) -> None:
@@ -56,7 +54,7 @@ def resume(name: str) -> bool:
 
 def paused() -> dict[str, datetime | None]:
     """The queues that are paused now, by name, each with the time at which it goes on by itself."""
-    now = engine.moment(time.time())
+    now = to_datetime(time.time())
 
     def look(queue: engine.Claims) -> dict[str, datetime | None]:
         rows = Queue.objects.using(queue.alias).order_by("pk").values_list("pk", "paused_until")

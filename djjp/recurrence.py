@@ -24,7 +24,7 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
-from djjp.durations import span
+from djjp import durations
 
 #: An interval's bounds, in seconds.
 SHORTEST, LONGEST = 0.1, 100 * 366 * 86_400.0
@@ -151,7 +151,7 @@ def timing(cron: Any, tz: Any, every: Any, default_tz: str) -> Timing:
         raise ValueError(f"tz is {tz!r}, but only a cron expression has a time zone")
     if every is None:
         raise ValueError("a schedule needs a cron expression or an interval")
-    seconds = span("every", every)
+    seconds = durations.seconds("every", every)
     if not SHORTEST <= seconds <= LONGEST:
         raise ValueError(f"every is {every!r}; it must be from {SHORTEST} seconds to 100 years")
     return Every(round(seconds * _MICROSECONDS))

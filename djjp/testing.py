@@ -20,7 +20,8 @@ from django.test.testcases import DatabaseOperationForbidden  # type: ignore[att
 
 from djjp import codec, conf
 from djjp.consumer.inline import run_due
-from djjp.engine import NewJob, moment
+from djjp.durations import to_datetime
+from djjp.engine import NewJob
 from djjp.jobs import JobHandle, RegisteredJob, enqueue
 from djjp.models import Job
 from djjp.outbox import serialization, table
@@ -250,7 +251,7 @@ def _enqueued() -> list[EnqueuedJob]:
 
 def _from_new(job: NewJob, place: str) -> EnqueuedJob:
     args, kwargs = codec.decode_arguments(job.arguments)
-    due = None if job.run_after is None else moment(job.run_after)
+    due = None if job.run_after is None else to_datetime(job.run_after)
     return EnqueuedJob(job.id, job.name, tuple(args), kwargs, job.queue, job.priority, due, place)
 
 

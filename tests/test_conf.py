@@ -164,10 +164,3 @@ def test_settings_cannot_be_changed_by_those_who_read_them() -> None:
 def test_settings_may_come_from_a_file_as_any_mapping() -> None:
     with override_settings(DJJP=json.loads('{"concurrency_limit": 7}')):
         assert conf.current().concurrency_limit == 7
-
-
-@pytest.mark.parametrize(
-    ("span", "seconds"), [(30, 30.0), (0.25, 0.25), (timedelta(minutes=5), 300.0)]
-)
-def test_a_span_is_seconds_or_a_timedelta(span: float | timedelta, seconds: float) -> None:
-    assert conf.seconds(span) == seconds

@@ -29,9 +29,6 @@ from djjp.models import Flag, State
 
 logger = logging.getLogger("djjp.consumer")
 
-# The last moment that a retry can be put off to: the year 9999, in any time zone.
-_LATEST = 253_370_000_000.0
-
 
 class Aside(Protocol):
     """A thread for what a coroutine job does with databases."""
@@ -169,7 +166,7 @@ class Execution:
             return self._ended(State.FAILED, failure=failure)
         if pause == 0:
             return self._ended(State.READY, failure=failure)
-        due = min(time.time() + pause, _LATEST)
+        due = min(time.time() + pause, durations.END_OF_TIME)
         return self._ended(State.SCHEDULED, failure=failure, run_after=due)
 
     def _told(self, outcome: Outcome) -> Outcome:
@@ -225,7 +222,7 @@ class Execution:
             return None
         try:
             if isinstance(error, Retry) and error.after is not None:
-                return durations.span("after", error.after)
+                return durations.seconds("after", error.after)
             return retries.pause(job.backoff, number)
         except BaseException:
             logger.exception("the backoff of %s is of no use; it pauses as by default", job.name)

@@ -26,7 +26,8 @@ from django.db import connections
 
 from djjp import conf
 from djjp.consumer import start_journal
-from djjp.engine import Claims, Peer, moment, queue
+from djjp.durations import to_datetime
+from djjp.engine import Claims, Peer, queue
 from djjp.models import Consumer
 
 logger = logging.getLogger("djjp.consumer")
@@ -68,7 +69,7 @@ class Presence:
         locked = self._claims.hold(self.name)
         if not locked:
             logger.info("no lock tells others that this consumer lives; its heartbeats do")
-        now = moment(time.time())
+        now = to_datetime(time.time())
         host, pid, _ = self.name.rsplit(":", 2)
         self._claims.register(
             Consumer(

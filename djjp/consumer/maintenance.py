@@ -16,6 +16,7 @@ from uuid import UUID
 from djjp import conf
 from djjp.consumer.liveness import Presence, Watch, rescue
 from djjp.consumer.scheduler import Timekeeper
+from djjp.durations import seconds
 from djjp.engine import Claims
 from djjp.models import State
 
@@ -47,8 +48,10 @@ class Maintenance:
 
     def __init__(self, claims: Claims, presence: Presence, lost: Callable[[], None]) -> None:
         settings = conf.current()
-        heartbeat_limit = conf.seconds(settings.heartbeat_limit)
-        frozen = None if settings.frozen_limit is None else conf.seconds(settings.frozen_limit)
+        heartbeat_limit = seconds("heartbeat_limit", settings.heartbeat_limit)
+        frozen = None
+        if settings.frozen_limit is not None:
+            frozen = seconds("frozen_limit", settings.frozen_limit)
         limits = [BEAT_EVERY, heartbeat_limit / 5]
         if frozen is not None:
             limits.append(frozen / 5)
@@ -139,7 +142,9 @@ class Walk:
         for states, keep in kept:
             if keep is None or (self._after and states not in self._after):
                 continue
-            before = max(0.0, time.time() - conf.seconds(keep))  # which is far enough for any span
+            before = max(
+                0.0, time.time() - seconds("keep", keep)
+            )  # which is far enough for any span
             count, after = claims.prune(states, before, self._after.get(states), PRUNE_ROWS)
             if count:
                 logger.debug("%d jobs pruned that ended before %s", count, before)

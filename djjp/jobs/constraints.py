@@ -5,16 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from djjp import codec, limits
-from djjp.durations import span
+from djjp.durations import END_OF_TIME, seconds
 from djjp.engine import NewJob
 from djjp.limits import Limit
 from djjp.models import Flag
 
 if TYPE_CHECKING:
     from djjp.jobs import RegisteredJob
-
-#: The last moment that every database can write, in UTC and in any zone: the end of the year 9998.
-_LAST = 253_370_764_799.0
 
 
 def agreed(job: RegisteredJob[..., Any], row: NewJob, *, receives: bool = False) -> NewJob:
@@ -40,7 +37,7 @@ def agreed(job: RegisteredJob[..., Any], row: NewJob, *, receives: bool = False)
             flags |= Flag.LIMITED
         else:
             flags |= Flag.RATE_LIMITED
-            more["limit_per"] = span("per", limit.per)
+            more["limit_per"] = seconds("per", limit.per)
     if job.unique_key is not None:
         text = limits.text_of("unique_key", job.unique_key, job.signature, args, kwargs)
         more["unique_key"] = text
@@ -48,5 +45,5 @@ def agreed(job: RegisteredJob[..., Any], row: NewJob, *, receives: bool = False)
     if job.expires_after is not None:
         flags |= Flag.EXPIRES
         due = row.created_at if row.run_after is None else max(row.run_after, row.created_at)
-        more["expires_at"] = min(due + span("expires_after", job.expires_after), _LAST)
+        more["expires_at"] = min(due + seconds("expires_after", job.expires_after), END_OF_TIME)
     return row._replace(flags=flags, **more)

@@ -16,7 +16,7 @@ from types import FunctionType
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from djjp import codec, limits, schedules
-from djjp.durations import span
+from djjp.durations import seconds
 from djjp.engine import Claimed, Outcome
 from djjp.jobs import options, registry
 from djjp.jobs.bound import BoundAlone, BoundJob, BoundRest
@@ -110,7 +110,7 @@ class RegisteredJob(Generic[P, R]):
     @cached_property
     def timeout_seconds(self) -> float | None:
         """`timeout` in seconds."""
-        return None if self.timeout is None else span("timeout", self.timeout)
+        return None if self.timeout is None else seconds("timeout", self.timeout)
 
     def using(
         self,

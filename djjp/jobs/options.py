@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from djjp import conf, limits
-from djjp.durations import span
+from djjp.durations import seconds
 from djjp.jobs.retries import check_backoff, check_retry_on
 from djjp.models import OnCrash
 
@@ -41,7 +41,7 @@ def check(job: Any) -> None:
         raise ValueError(f"max_attempts is {most!r}; it must be a whole number, 1 or more")
     check_backoff(job.backoff)
     check_retry_on(classes(job.retry_on))
-    if job.timeout is not None and not span("timeout", job.timeout) > 0:
+    if job.timeout is not None and not seconds("timeout", job.timeout) > 0:
         raise ValueError(f"timeout is {job.timeout!r}; it must be above 0, or None for no limit")
     if job.on_crash not in OnCrash.values:
         raise ValueError(f"on_crash is {job.on_crash!r}; it must be 'retry' or 'fail'")

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 
-from djjp.durations import span
+from djjp.durations import seconds
 
 Span = float | timedelta
 Backoff = Span | Sequence[Span] | Callable[[int], Span]
@@ -31,10 +31,10 @@ def pause(backoff: Backoff, attempt: int) -> float:
         ValueError: a callable has returned what is no span of time.
     """
     if callable(backoff):
-        return span("the backoff's value", backoff(attempt))
+        return seconds("the backoff's value", backoff(attempt))
     if isinstance(backoff, Sequence):
-        return span("backoff", backoff[min(attempt, len(backoff)) - 1])
-    return span("backoff", backoff)
+        return seconds("backoff", backoff[min(attempt, len(backoff)) - 1])
+    return seconds("backoff", backoff)
 
 
 def check_backoff(backoff: Backoff) -> None:
@@ -45,9 +45,9 @@ def check_backoff(backoff: Backoff) -> None:
         if not backoff:
             raise ValueError("backoff is an empty list; it must hold a pause for each retry")
         for value in backoff:
-            span("backoff", value)
+            seconds("backoff", value)
         return
-    span("backoff", backoff)
+    seconds("backoff", backoff)
 
 
 def check_retry_on(classes: tuple[object, ...]) -> None:

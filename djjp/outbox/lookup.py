@@ -8,7 +8,8 @@ from uuid import UUID
 from django.db import connections
 
 from djjp import conf
-from djjp.engine import NewGraph, coordinator, moment
+from djjp.durations import to_datetime
+from djjp.engine import NewGraph, coordinator
 from djjp.models import Job
 from djjp.outbox import serialization, table
 
@@ -34,5 +35,5 @@ def _as_row(text: str, id: UUID) -> Job:
     values: dict[str, Any] = {name: value for name, value in job._asdict().items() if name in known}
     for name in ("run_after", "created_at"):
         if values[name] is not None:
-            values[name] = moment(values[name])
+            values[name] = to_datetime(values[name])
     return Job(**values)

@@ -14,8 +14,8 @@ from django.apps import apps
 from django.db import OperationalError, ProgrammingError, connections
 
 from djjp import conf
-from djjp.engine import NewGraph, NewJob, moment
-from djjp.engine.database import epoch
+from djjp.durations import to_datetime, to_seconds
+from djjp.engine import NewGraph, NewJob
 from djjp.outbox import serialization
 
 if TYPE_CHECKING:
@@ -51,7 +51,11 @@ def write(alias: str, jobs: Sequence[NewJob | NewGraph]) -> None:
     with _explained(alias):
         model._base_manager.using(alias).bulk_create(
             [
-                model(id=job.id, job=serialization.to_text(job), created_at=moment(job.created_at))
+                model(
+                    id=job.id,
+                    job=serialization.to_text(job),
+                    created_at=to_datetime(job.created_at),
+                )
                 for job in jobs
             ]
         )
@@ -73,7 +77,7 @@ def page(alias: str, after: UUID | None, limit: int) -> list[Row]:
         found = found.filter(pk__gt=after)
     with _explained(alias):
         values = found.values_list("pk", "job", "created_at")[:limit]
-        return [Row(id, text, epoch(at)) for id, text, at in values]
+        return [Row(id, text, to_seconds(at)) for id, text, at in values]
 
 
 def there(alias: str, ids: Collection[UUID]) -> set[UUID]:

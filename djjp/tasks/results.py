@@ -16,7 +16,8 @@ from typing import Any
 from uuid import UUID
 
 from djjp import codec
-from djjp.engine import Claimed, Outcome, moment
+from djjp.durations import to_datetime
+from djjp.engine import Claimed, Outcome
 from djjp.exceptions import JobCancelled, JobDoesNotExist
 from djjp.ids import made_at
 from djjp.jobs.handles import JobHandle, get_job
@@ -98,7 +99,7 @@ def enqueued(task: AnyTask, id: UUID, args: Any, kwargs: Any) -> AnyResult:
 
 def begun(task: AnyTask, claimed: Claimed, consumer: str, args: Any, kwargs: Any) -> AnyResult:
     """The result of a task that begins to run here and now."""
-    now = moment(time.time())
+    now = to_datetime(time.time())
     earlier = _earlier(claimed)
     return _result(
         as_enqueued(task, claimed.arguments),
@@ -117,7 +118,7 @@ def ended(task: AnyTask, outcome: Outcome, consumer: str) -> AnyResult:
     """The result of a task that ran to its end here."""
     claimed, failure = outcome.claimed, outcome.failure
     args, kwargs = codec.decode_arguments(claimed.arguments)
-    earlier, started = _earlier(claimed), moment(outcome.started_at)
+    earlier, started = _earlier(claimed), to_datetime(outcome.started_at)
     errors = [*map(_error, earlier)]
     if failure is not None:
         errors.append(
@@ -135,7 +136,7 @@ def ended(task: AnyTask, outcome: Outcome, consumer: str) -> AnyResult:
         worker_ids=_worker_ids(claimed.attempt, earlier, consumer),
         started_at=_first_start(claimed.attempt, earlier) or started,
         last_attempted_at=started,
-        finished_at=moment(outcome.finished_at),
+        finished_at=to_datetime(outcome.finished_at),
         value=None if outcome.result is None else codec.decode_value(outcome.result),
     )
 
@@ -198,7 +199,7 @@ def _result(
         task=task,
         id=str(id),
         status=_STATUS[state],
-        enqueued_at=moment(made_at(id)),
+        enqueued_at=to_datetime(made_at(id)),
         started_at=started_at,
         finished_at=finished_at,
         last_attempted_at=last_attempted_at,

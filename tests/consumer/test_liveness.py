@@ -16,7 +16,8 @@ from django.db import connections
 from djjp.consumer import liveness, start_journal
 from djjp.consumer.liveness import Presence, Watch, new_name
 from djjp.consumer.start_journal import Begun
-from djjp.engine import Claims, Peer, moment
+from djjp.durations import to_datetime
+from djjp.engine import Claims, Peer
 from djjp.models import Consumer, Job, OnCrash
 from tests.engine.verbs import NOW, at_once, claim, enqueue, one, row
 from tests.harness import Processes, eventually
@@ -52,8 +53,8 @@ def register(queue: Claims, *names: str, locked: bool = True, pid: int = 7) -> N
                 pid=pid,
                 concurrency="threads",
                 concurrency_limit=1,
-                started_at=moment(NOW),
-                heartbeat_at=moment(NOW),
+                started_at=to_datetime(NOW),
+                heartbeat_at=to_datetime(NOW),
                 locked=locked,
             )
         )

@@ -13,7 +13,8 @@ from django.test import override_settings
 from djjp.consumer import maintenance
 from djjp.consumer.liveness import Presence, new_name
 from djjp.consumer.maintenance import Maintenance, Walk
-from djjp.engine import Claims, moment
+from djjp.durations import to_datetime
+from djjp.engine import Claims
 from djjp.models import Consumer, Job, State
 from tests.engine.rows import new_job
 from tests.harness import eventually
@@ -25,7 +26,7 @@ def ended(queue: Claims, state: State, ago: float, count: int = 1) -> None:
     jobs = [new_job(created_at=time.time() - ago) for _ in range(count)]
     queue.enqueue_many(jobs)
     Job.objects.filter(pk__in=[job.id for job in jobs]).update(
-        state=state, finished_at=moment(time.time() - ago)
+        state=state, finished_at=to_datetime(time.time() - ago)
     )
 
 

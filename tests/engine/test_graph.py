@@ -546,9 +546,9 @@ def test_the_deletion_of_a_job_takes_what_waits_for_it_along(queue: Claims) -> N
 
 
 def test_plain_jobs_cost_no_statement_more(queue: Claims, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watermark, "SOONEST", 3600.0)
-    monkeypatch.setattr(watermark, "LATEST", 3600.0)
-    claim(queue)  # now and then one counts what it passes: this one, if any
+    monkeypatch.setattr(watermark, "SHORTEST_PAUSE", 3600.0)
+    monkeypatch.setattr(watermark, "LONGEST_PAUSE", 3600.0)
+    claim(queue)  # from time to time a claim counts the entries it reads: this one, if any
     jobs = claim_count, finish_count = {"sqlite": (2, 2), "postgresql": (1, 1)}[queue.alias]
     enqueue(queue, 3)
     with queue.turn():

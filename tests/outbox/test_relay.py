@@ -16,6 +16,7 @@ from django.db import connections, transaction
 from django.db.transaction import TransactionManagementError
 
 from djjp import engine
+from djjp.durations import to_datetime
 from djjp.engine import Claims
 from djjp.models import Job, Relayed
 from djjp.outbox import receipts, relay, serialization, table
@@ -273,9 +274,9 @@ def test_a_job_that_the_queue_refuses_holds_up_no_other(
 
 def test_what_is_young_is_left_to_its_own_process(queue: Claims) -> None:
     ids = leave(2)
-    table._all("default").filter(pk=ids[0]).update(created_at=engine.moment(time.time() - 60))
+    table._all("default").filter(pk=ids[0]).update(created_at=to_datetime(time.time() - 60))
     ahead = leave(1)  # by the clock of another machine
-    table._all("default").filter(pk=ahead[0]).update(created_at=engine.moment(time.time() + 600))
+    table._all("default").filter(pk=ahead[0]).update(created_at=to_datetime(time.time() + 600))
 
     assert relay.sweep(grace=60) == 2
 

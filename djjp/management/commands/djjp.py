@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from djjp import monitoring, queues
 from djjp.consumer.process import require
-from djjp.engine import moment
+from djjp.durations import to_datetime
 from djjp.exceptions import JobDoesNotExist, QueueUnavailable
 from djjp.jobs.handles import JobHandle, get_job
 from djjp.models import FINISHED, Job, Schedule, State
@@ -167,7 +167,9 @@ def schedules() -> None:
 def _scheduled(row: Schedule) -> list[object]:
     wrong = problem(row)
     following = next_slot(row) if row.enabled and wrong is None else None
-    times = [_moment(None if at is None else moment(at)) for at in (following, row.last_occurrence)]
+    times = [
+        _moment(None if at is None else to_datetime(at)) for at in (following, row.last_occurrence)
+    ]
     return [
         row.name,
         row.job,
