@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from django.conf import settings
 from django.utils import timezone
@@ -22,11 +23,16 @@ def seconds(option: str, value: object) -> float:
     Raises:
         ValueError: the value is no such duration.
     """
-    number = value.total_seconds() if isinstance(value, timedelta) else value
+    number = unchecked_seconds(value)
     # "not … >= 0" is true for NaN too.
     if not isinstance(number, (int, float)) or isinstance(number, bool) or not number >= 0:
         raise ValueError(f"{option} is {value!r}; it must be seconds, 0 or more, or a timedelta")
     return float(number)
+
+
+def unchecked_seconds(value: Any) -> Any:
+    """Return a timedelta as seconds, and any other value as it is."""
+    return value.total_seconds() if isinstance(value, timedelta) else value
 
 
 def to_datetime(time: float) -> datetime:

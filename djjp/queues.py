@@ -6,7 +6,7 @@ import time
 from datetime import datetime, timedelta
 
 from djjp import engine
-from djjp.durations import END_OF_TIME, seconds, to_datetime
+from djjp.durations import END_OF_TIME, to_datetime, unchecked_seconds
 from djjp.models import Queue
 
 
@@ -25,7 +25,7 @@ def pause(name: str, duration: float | timedelta | None = None) -> datetime | No
     """
     check(name)
     now = time.time()
-    until = None if duration is None else now + seconds("duration", duration)
+    until = None if duration is None else now + float(unchecked_seconds(duration))
     if until is not None and not now < until <= END_OF_TIME:
         raise ValueError(
             f"duration is {duration!r}; it must be above 0 and end before the year 9999, or None for no end"
