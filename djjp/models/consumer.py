@@ -1,4 +1,4 @@
-"""Consumers, as the queue knows them."""
+"""Consumers that are registered in the queue."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from django.db import models
 
 
 class Consumer(models.Model):
-    """A consumer process that lives, or that has died and is not yet known to have.
+    """A consumer process that is alive, or whose death no other consumer has detected yet.
 
     Attributes:
         name: `host:pid:random`, as in `Job.consumer`.
-        queues: the queues that it serves, as a JSON list; null for all.
-        heartbeat_at: when it last said that it lives.
-        locked: whether it holds a lock that dies with it, so that nobody need wait for its heartbeat.
+        queues: the queues it serves, as a JSON list; null for all.
+        heartbeat_at: the time of its last heartbeat.
+        locked: whether it holds a lock that ends with its process, so that others detect its death without
+            waiting for heartbeats to age.
     """
 
     name = models.CharField(primary_key=True, max_length=100)

@@ -1,4 +1,4 @@
-"""The edges of pipelines."""
+"""Edges of pipelines."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from django.db import models
 
 
 class Dependency(models.Model):
-    """An edge of a pipeline: a job that waits for another one.
+    """An edge of a pipeline: one job that depends on another.
 
-    The edges from the last members of a group that nothing follows lead to the pipeline's own id, so that
+    Where a pipeline ends with a group, edges lead from the group's last jobs to the pipeline's own id, so that
     its handle finds their results in order.
 
     Attributes:
-        parent: the job that is waited for.
-        child: the job that waits.
-        result_path: where the parent's result goes: "" alone, "2" or "0/3" into a list, nested as the groups
-            are; "!" for an edge to an `on_failure` job, which no result goes along.
+        parent: the job that must end first.
+        child: the dependent job.
+        result_path: where the parent's result goes in the input of the child: "" as the whole input, "2" or
+            "0/3" into a list, nested as the groups are; "!" for an edge to an `on_failure` job, which carries
+            no result.
     """
 
     pk = models.CompositePrimaryKey("parent", "child")

@@ -1,7 +1,7 @@
-"""Jobs and their failed attempts.
+"""Jobs.
 
-The rows are read through the ORM (admin, handles) and written by the statements in `djjp.engine`.
-Every index of jobs is partial, on live states or on pipelines: what has finished costs an insert nothing.
+The admin and handles read the rows through the ORM; the statements in `djjp.engine` write them.
+Every index is partial, on live states or on pipelines, so that finished jobs do not slow down an insert.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from djjp.ids import new_id
 
 
 class State(models.TextChoices):
-    """Where a job is in its life. `docs/internals.md` has the picture."""
+    """The states of a job. `docs/internals.md` has a diagram."""
 
     SCHEDULED = "scheduled"  # waits for its time
-    BLOCKED = "blocked"  # waits for another job: of its pipeline, or under its limit
-    READY = "ready"  # may be claimed
+    BLOCKED = "blocked"  # waits for other jobs of its pipeline, or for a permit of its limit
+    READY = "ready"  # can be claimed
     RUNNING = "running"  # claimed by a consumer
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -30,33 +30,33 @@ LIVE = (State.SCHEDULED, State.BLOCKED, State.READY, State.RUNNING)
 
 
 class OnCrash(models.TextChoices):
-    """What becomes of a running job whose consumer dies."""
+    """What happens to a running job when its consumer dies."""
 
     RETRY = "retry"
     FAIL = "fail"
 
 
 class Flag:
-    """What a claimed row needs beyond being run, bit by bit; a plain job's `flags` are 0 and cost nothing.
+    """What a job needs beyond being run, as bits of `Job.flags`; the flags of a plain job are 0 and cost nothing.
 
-    Plain integers, for they are looked at for each job of a turn.
+    They are plain integers, because a turn tests them for each job.
     """
 
-    HAS_DEPENDENTS = 1  # others wait for it: its end is followed up
-    TAKES_INPUT = 2  # what it is handed comes before its own arguments
-    LIMITED = 4  # only so many of its key run at once
-    RATE_LIMITED = 8  # only so many of its key start in a span of time
+    HAS_DEPENDENTS = 1  # other jobs depend on it: resolve them when it ends
+    TAKES_INPUT = 2  # the results of its parents come before its own arguments
+    LIMITED = 4  # the number of running jobs with its key is limited
+    RATE_LIMITED = 8  # the number of starts with its key in a period is limited
     UNIQUE = 16  # it has a unique key
-    EXPIRES = 32  # it must start in time
-    CANCELLED_BY_PARENT = 64  # it was cancelled because a job that it waited for did not succeed
-    ON_FAILURE = 128  # it runs only when one of those that it waits for does not succeed
-    UNTIL_START = 256  # its unique key is free once it starts
-    THROTTLED = 512  # it was over its rate: its `run_after` is its place in the line
-    DELAYS_CHILD = 1024  # one that waits for it is not to run before a time of its own
+    EXPIRES = 32  # it is cancelled unless it starts before `expires_at`
+    CANCELLED_BY_PARENT = 64  # it was cancelled because a parent did not succeed
+    ON_FAILURE = 128  # it runs only when one of its parents does not succeed
+    UNTIL_START = 256  # its unique key becomes free when it starts
+    THROTTLED = 512  # it was over its rate: its `run_after` orders it among the throttled jobs
+    DELAYS_CHILD = 1024  # one of its dependents has a `run_after` of its own
 
-    #: What takes a longer statement to enqueue …
+    #: The flags that need a longer statement to enqueue …
     CONSTRAINED = LIMITED | RATE_LIMITED | UNIQUE | EXPIRES
-    #: … and what is looked at once more after the claim.
+    #: … and those that admission checks after the claim.
     NEEDS_ADMISSION = LIMITED | RATE_LIMITED | EXPIRES | UNTIL_START
 
 
@@ -66,24 +66,24 @@ class Job(models.Model):
     Attributes:
         arguments: the call's arguments, as the codec's JSON text.
         result: what the function returned, as the codec's JSON text; null until it succeeded.
-        attempts: how many executions were begun; a job given back unstarted does not count.
-        rescues: how many executions ended with the death of their consumer.
-        consumer: who runs it, or ran it last.
-        on_crash: whether it runs again when its consumer dies.
-        cancel_requested: that someone wants it to stop while it runs.
-        reason: why it was cancelled, in words.
-        progress_done: how far it has come, by its own count, …
-        progress_total: … and of how much.
-        flags: what it needs beyond being run: see `Flag`.
-        pipeline: what it has in common with the other jobs of its pipeline; null for a job by itself.
-        waits_for: how many jobs have yet to succeed before it may run, while it is blocked.
+        attempts: the number of executions started; a job that was released unstarted does not count.
+        rescues: the number of executions that ended with the death of their consumer.
+        consumer: the name of the consumer that runs it, or ran it last.
+        on_crash: what happens when its consumer dies: see `OnCrash`.
+        cancel_requested: whether a cancel was requested while it runs.
+        reason: why it was cancelled, as text.
+        progress_done: the progress it last reported, in a unit of its own.
+        progress_total: the total in the same unit.
+        flags: bits of `Flag`.
+        pipeline: the id of its pipeline; null for a job outside any pipeline.
+        waits_for: while it is blocked, the number of parents that must still succeed before it can run.
         unique_key: no other live job has it.
-        limit_key: what its limit or rate is counted by.
-        limit_max: how many of that key run at once, or start within …
-        limit_per: … so many seconds; null for a limit.
-        expires_at: when it is cancelled, if it has not started.
-        input: why an `on_failure` job runs, as the codec's JSON text. What a step receives is not
-            copied: it stands in its parents' rows.
+        limit_key: the key by which its limit or rate counts jobs.
+        limit_max: the number of jobs with that key that can run at once, or start within `limit_per`.
+        limit_per: the period of a rate in seconds; null for a limit.
+        expires_at: when it is cancelled if it has not started by then.
+        input: why an `on_failure` job runs, as the codec's JSON text. The input of other steps is not
+            copied: it is in the rows of their parents.
     """
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
@@ -149,16 +149,16 @@ class Job(models.Model):
                 condition=Q(state="running", cancel_requested=True),
                 name="djjp_job_cancelling",
             ),
-            # Of jobs under a limit only: how many of a key run, and which of it wait, by their queues.
+            # Jobs under a limit only: the number of running jobs of a key, and its blocked jobs, by queue.
             models.Index(
                 fields=["state", "limit_key", "queue", "-priority", "id"],
                 condition=Q(limit_key__isnull=False)
                 & Q(waits_for=0)
-                # Alternatives, of which SQLite sees that each of them is enough; of a list it does not.
+                # An OR: SQLite proves that each alternative implies the condition, but not so for an IN list.
                 & (Q(state="blocked") | Q(state="ready") | Q(state="running")),
                 name="djjp_job_limit",
             ),
-            # Of jobs under a rate: until when those that have not started yet are put off.
+            # Jobs under a rate: the times to which those that have not started yet are throttled.
             models.Index(
                 fields=["limit_key", "run_after"],
                 condition=Q(limit_key__isnull=False)
@@ -172,8 +172,8 @@ class Job(models.Model):
                 & Q(state__in=["scheduled", "blocked", "ready"]),
                 name="djjp_job_expires",
             ),
-            # Of every state, but of the steps of pipelines only. With the id, for each version of a row is an
-            # entry on PostgreSQL, and where most of them are equal an entry is dear.
+            # All states, but jobs of pipelines only. With the id, because on PostgreSQL each version of a row has
+            # an entry, and an entry is expensive where most entries are equal.
             models.Index(
                 fields=["pipeline", "id"],
                 condition=Q(pipeline__isnull=False),
@@ -183,25 +183,3 @@ class Job(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} {self.id}"
-
-
-class Attempt(models.Model):
-    """One execution that failed: what was raised, where, and by which consumer it was run.
-
-    All of it is text, cut to a bounded size, so that looking at a failure never runs its code.
-    """
-
-    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="failures")
-    number = models.PositiveIntegerField()
-    consumer = models.CharField(max_length=100)
-    started_at = models.DateTimeField()
-    finished_at = models.DateTimeField()
-    exception_class = models.CharField(max_length=200)
-    message = models.TextField(blank=True)
-    traceback = models.TextField(blank=True)
-
-    class Meta:
-        db_table = "djjp_attempt"
-
-    def __str__(self) -> str:
-        return f"attempt {self.number} of job {self.job_id}: {self.exception_class}"

@@ -1,4 +1,4 @@
-"""Queues of which there is something to remember; all others exist by being named."""
+"""Paused queues; all other queues have no row and exist as soon as a job names them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ class Queue(models.Model):
     """A queue that is paused.
 
     Attributes:
-        paused_at: since when.
-        paused_until: when it goes on by itself; null for not before it is resumed.
+        paused_at: when it was paused.
+        paused_until: when it resumes automatically; null if only a call of `resume()` resumes it.
     """
 
     name = models.CharField(primary_key=True, max_length=100)

@@ -1,4 +1,4 @@
-"""The starts that count against a rate."""
+"""Job starts that count against a rate."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from django.db import models
 
 
 class RateStart(models.Model):
-    """One start of a job under a `Rate`; it is kept for as long as it counts.
+    """One start of a job under a `Rate`; the row is kept as long as the start counts.
 
     Attributes:
         key: the rate's key.
-        until: when it counts no more, in seconds since the epoch by the clock of the queue's database.
+        until: when the start stops counting, in seconds since the epoch on the clock of the queue's database.
     """
 
     key = models.CharField(max_length=200)

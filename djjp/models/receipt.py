@@ -1,4 +1,4 @@
-"""What has come from outboxes."""
+"""Receipts of jobs that were relayed from outboxes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from django.db import models
 
 
 class Relayed(models.Model):
-    """A job that has come from an outbox: it is not taken from there again, also once it is pruned.
+    """A receipt for a job from an outbox, so that it is not relayed again, even after it was pruned.
 
-    The row is kept until nobody can have the job's row in the outbox in view any more.
+    The row is kept until no transaction can see the job's row in the outbox any more.
     """
 
     id = models.UUIDField(primary_key=True, editable=False)

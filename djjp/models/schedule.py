@@ -1,4 +1,4 @@
-"""Schedules, and the slots that have had their job."""
+"""Schedules: when registered jobs run automatically."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ from django.db import models
 
 
 class CatchUp(models.TextChoices):
-    """What becomes of slots that came while no consumer ran."""
+    """How occurrences are handled that fell due while no consumer ran."""
 
-    NONE = "none"  # they are left out
+    NONE = "none"  # skip them
     ONCE = "once"  # one job for all of them
     ALL = "all"  # one job for each
 
 
 class Source(models.TextChoices):
-    """Where a schedule is written down."""
+    """Where a schedule was declared."""
 
     CODE = "code"  # in the options of a @job; consumers write its row
     ADMIN = "admin"
 
 
 class Schedule(models.Model):
-    """When a registered job is to run by itself.
+    """When a registered job runs automatically.
 
     Attributes:
         job: the name of the job to run.
         cron: an expression of five fields; "" for an interval.
         tz: the time zone of the expression; "" for an interval.
         every: the interval; null for a cron expression.
-        arguments: those of the job, as the codec's JSON text.
-        fired_until: seconds since the epoch; slots up to then are done with.
-        last_occurrence: the last slot that had its job, in seconds since the epoch.
-        last_job: that job.
+        arguments: the arguments of the job, as the codec's JSON text.
+        fired_until: all occurrences up to this time are handled; seconds since the epoch.
+        last_occurrence: the last occurrence that has its job, in seconds since the epoch.
+        last_job: the id of that job.
     """
 
     name = models.CharField(max_length=200)
@@ -55,22 +55,3 @@ class Schedule(models.Model):
 
     def __str__(self) -> str:
         return self.name
-
-
-class Occurrence(models.Model):
-    """A slot of a schedule that has had its job: it gets no other one.
-
-    Attributes:
-        schedule: the schedule's id.
-        occurs_at: seconds since the epoch.
-    """
-
-    pk = models.CompositePrimaryKey("schedule", "occurs_at")
-    schedule = models.BigIntegerField()
-    occurs_at = models.FloatField()
-
-    class Meta:
-        db_table = "djjp_occurrence"
-
-    def __str__(self) -> str:
-        return f"{self.occurs_at} of schedule {self.schedule}"
