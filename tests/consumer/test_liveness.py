@@ -30,8 +30,8 @@ PATIENCE, MERCY, HEARTBEAT, FROZEN = 0.3, 0.5, 0.6, 0.6
 HOLDER = """
 import django; django.setup()
 import time
-from djjp import claims
-queue = claims.queue()
+from djjp import engine
+queue = engine.queue()
 print(*[queue.hold(name) for name in {names!r}], flush=True)
 time.sleep(600)
 """

@@ -165,7 +165,7 @@ def test_what_cannot_be_fired_here_is_left_to_others_and_harms_nothing(
     queue: Claims, fields: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "djjp.consumer")
-    by_hand(fired_until=START, **{"every": MINUTE, **fields})
+    by_hand(settled=START, **{"every": MINUTE, **fields})
     before = Schedule.objects.values().get()
     with registered(every=MINUTE):
         watch = keeper(queue)
