@@ -1,4 +1,4 @@
-"""The Django app: finds the `jobs.py`, and `tasks.py`, of every installed app and registers the checks."""
+"""The Django app: import the `jobs.py` and `tasks.py` of every installed app, and register the checks."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class DjjpConfig(AppConfig):
 
                 discover()
         except JobNameTaken as conflict:
-            # Held for the system check, which says it with its fix; the decorator itself raised at once,
-            # so the module that repeats the name stays unimported.
+            # Kept for the system check, which reports it with its fix; the decorator raised at once,
+            # so the module that repeats the name is not imported.
             registry.conflict = conflict
 
 
 def _has_tasks() -> bool:
-    """Whether a backend in `TASKS` is djjp's, or derived from it."""
+    """Return whether a backend in `TASKS` is djjp's, or derived from it."""
     for params in getattr(settings, "TASKS", {}).values():
         path = params.get("BACKEND", "")
         if not path.startswith(("django.tasks.", "django_tasks.")):
@@ -44,5 +44,5 @@ def _has_tasks() -> bool:
             except ImportError:
                 if path.startswith("djjp."):
                     raise
-                # Django's own check says it.
+                # Django's own check reports it.
     return "djjp.backend" in sys.modules

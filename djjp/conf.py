@@ -1,6 +1,6 @@
 """The `DJJP` setting: its keys, their types and defaults, validated.
 
-`current()` is read at each use, so that `override_settings(DJJP=...)` is followed at once.
+Callers call `current()` at each use, so that `override_settings(DJJP=...)` takes effect at once.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _is_span(value: Any) -> bool:
+def _is_duration(value: Any) -> bool:
     return (_is_number(value) and value > 0) or (
         isinstance(value, timedelta) and value > timedelta(0)
     )
 
 
-def _is_span_or_none(value: Any) -> bool:
-    return value is None or _is_span(value)
+def _is_duration_or_none(value: Any) -> bool:
+    return value is None or _is_duration(value)
 
 
 def _are_aliases(value: Any) -> bool:
@@ -45,7 +45,7 @@ def _are_aliases(value: Any) -> bool:
 
 
 def _key(default: Any, allowed: str, accepts: Callable[[Any], bool]) -> Any:
-    """A dataclass field that knows which values it takes, in words and as a predicate."""
+    """Return a dataclass field with the values that it accepts, as text and as a predicate."""
     return dataclasses.field(default=default, metadata={"allowed": allowed, "accepts": accepts})
 
 
@@ -55,23 +55,23 @@ class Settings:
 
     Attributes:
         db_name: alias of the database that holds the queue. "default" keeps it with the application.
-        concurrency: how a consumer runs jobs at the same time: each on a thread, or coroutines on one
+        concurrency: how a consumer runs several jobs at once: each on a thread, or coroutines on one
             event loop and functions on threads beside it.
-        listen: whether a consumer on PostgreSQL hears NOTIFY and holds a lock of its session. Without, as
-            behind a pooler in transaction mode, it polls, and its heartbeats alone tell that it lives.
-        concurrency_limit: how many jobs one consumer process runs at the same time.
+        listen: whether a consumer on PostgreSQL receives NOTIFY and holds a lock of its session. If False, as
+            behind a pooler in transaction mode, it polls, and only its heartbeats show that it is alive.
+        concurrency_limit: the number of jobs that one consumer process runs at once.
         shutdown_timeout: seconds that running jobs get to end after SIGTERM or SIGINT, before the
-            consumer gives them back.
-        heartbeat_limit: where no lock tells whether a consumer lives, the age of its last heartbeat at
+            consumer releases them.
+        heartbeat_limit: used where liveness cannot be read from a lock: the age of a consumer's last heartbeat at
             which it counts as dead.
-        frozen_limit: the age of its last heartbeat at which a consumer counts as dead though its lock is
-            held: its process is stopped or stuck. None for never.
-        max_rescues: how often a job may lose its consumer and run again, before it fails.
+        frozen_limit: the age of its last heartbeat at which a consumer counts as dead although it has its
+            lock, because its process is stopped or stuck. None for never.
+        max_rescues: the number of times that a job runs again after its consumer died, before it fails.
         keep_succeeded: how long a succeeded job is kept; None for ever.
         keep_failed: how long a failed or cancelled job is kept; None for ever.
         outbox: aliases of the application's databases whose transactions an enqueue joins.
 
-    Each span is in seconds, or a timedelta.
+    Each duration is in seconds, or a timedelta.
     """
 
     db_name: str = _key(
@@ -85,16 +85,18 @@ class Settings:
         10, "a whole number from 1 to 10,000", lambda v: _is_whole(v) and 1 <= v <= 10_000
     )
     shutdown_timeout: float = _key(25.0, "seconds, 0 or more", lambda v: _is_number(v) and v >= 0)
-    heartbeat_limit: float | timedelta = _key(30.0, "seconds or a timedelta, above 0", _is_span)
+    heartbeat_limit: float | timedelta = _key(30.0, "seconds or a timedelta, above 0", _is_duration)
     frozen_limit: float | timedelta | None = _key(
-        300.0, "seconds or a timedelta, above 0, or None for never", _is_span_or_none
+        300.0, "seconds or a timedelta, above 0, or None for never", _is_duration_or_none
     )
     max_rescues: int = _key(3, "a whole number, 0 or more", lambda v: _is_whole(v) and v >= 0)
     keep_succeeded: float | timedelta | None = _key(
-        timedelta(days=7), "seconds or a timedelta, above 0, or None for ever", _is_span_or_none
+        timedelta(days=7), "seconds or a timedelta, above 0, or None for ever", _is_duration_or_none
     )
     keep_failed: float | timedelta | None = _key(
-        timedelta(days=30), "seconds or a timedelta, above 0, or None for ever", _is_span_or_none
+        timedelta(days=30),
+        "seconds or a timedelta, above 0, or None for ever",
+        _is_duration_or_none,
     )
     outbox: Sequence[str] = _key(
         _DEFAULT_OUTBOX, "a list of aliases in DATABASES, each once", _are_aliases
@@ -102,21 +104,22 @@ class Settings:
 
 
 _FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
-# What they were read from, and its values, for an id is one's own only as long as one lives.
+# Cache: (key, parsed settings, the values). The values are kept alive so that their ids, which are part of the
+# key, are not reused.
 _last: tuple[tuple[Any, ...], Settings, list[Any]] = ((), Settings(), [])
 
 
 def current() -> Settings:
-    """The settings in force now.
+    """Return the settings in force now.
 
     Raises:
-        ImproperlyConfigured: `DJJP` holds an unknown key or a value that its key does not take.
+        ImproperlyConfigured: `DJJP` holds an unknown key or a value that its key does not accept.
     """
     global _last
     given = getattr(settings, "DJJP", {})
     if not isinstance(given, Mapping):
         return parse(given)
-    # By the values themselves: it is asked for each enqueue, and True equals 1.
+    # By identity, because each enqueue calls this, and because True equals 1.
     key = (*given, *map(id, given.values()))
     if key != _last[0]:
         _last = (key, parse(given), [*given.values()])
@@ -124,14 +127,14 @@ def current() -> Settings:
 
 
 def db_name() -> str:
-    """The queue's alias, told even while another key is wrong: routers are asked before checks speak."""
+    """Return the queue's alias, even while another key is wrong, because routers run before system checks."""
     given = getattr(settings, "DJJP", {})
     name = given.get("db_name") if isinstance(given, Mapping) else None
     return name if isinstance(name, str) and name else _DEFAULT_DB_NAME
 
 
 def outbox() -> Sequence[str]:
-    """The aliases that may hold an outbox; like `db_name()` told even while another key is wrong."""
+    """Return the aliases that can hold an outbox, like `db_name()` even while another key is wrong."""
     given = getattr(settings, "DJJP", {})
     aliases: Any = given.get("outbox") if isinstance(given, Mapping) else None
     return tuple(aliases) if _are_aliases(aliases) else _DEFAULT_OUTBOX

@@ -1,6 +1,6 @@
-"""`queue_database()`: the entry for `DATABASES` that suits a queue.
+"""`queue_database()`: the `DATABASES` entry for a queue.
 
-Settings modules import it, so it touches nothing of Django that needs settings.
+Settings modules import this module, so it uses no part of Django that needs settings.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ _SYNCHRONOUS = ("OFF", "NORMAL", "FULL", "EXTRA")
 def queue_database(
     default: str | Path, *, synchronous: str = "NORMAL", busy_timeout: float = 30.0
 ) -> dict[str, Any]:
-    """The `DATABASES` entry of the queue.
+    """Return the `DATABASES` entry of the queue.
 
-    The environment variable `DJJP_DATABASE_URL` wins over `default` where it is set, so that one
+    The environment variable `DJJP_DATABASE_URL`, if set, overrides `default`, so that one
     settings module serves a laptop on SQLite and a server on Postgres.
 
     Args:
         default: the path of an SQLite file, or a database URL (`postgres://user:pass@host/name`).
         synchronous: SQLite's `PRAGMA synchronous`. NORMAL survives every crash of a process, and a
-            power cut costs at most the last moments; FULL keeps those too and writes more slowly.
+            power cut loses at most the last commits; FULL keeps those too and writes more slowly.
         busy_timeout: seconds that an SQLite statement waits for another writer.
 
     Raises:
@@ -56,12 +56,12 @@ def _sqlite(path: str, synchronous: str, busy_timeout: float) -> dict[str, Any]:
         "NAME": path,
         "CONN_MAX_AGE": None,
         "OPTIONS": {
-            # A transaction that reads first and writes later fails at once when another writer came
-            # between; IMMEDIATE takes the write lock at BEGIN, where the busy timeout can wait for it.
+            # A transaction that reads first and writes later fails at once when another process has written
+            # in between; IMMEDIATE takes the write lock at BEGIN, where the busy timeout applies.
             "transaction_mode": "IMMEDIATE",
             "timeout": busy_timeout,
-            # Each commit writes whole pages, and a queue's rows are small: with pages of 1 KiB, which only
-            # a new file takes, an insert costs half. The log is copied back at the usual 4 MB.
+            # Each commit writes whole pages, and a queue's rows are small: with pages of 1 KiB an insert
+            # costs half. Only a new file accepts the page size. The log is checkpointed at the usual 4 MB.
             "init_command": "PRAGMA page_size=1024; PRAGMA journal_mode=WAL; "
             f"PRAGMA wal_autocheckpoint=4000; PRAGMA synchronous={synchronous.upper()}",
         },
@@ -69,11 +69,11 @@ def _sqlite(path: str, synchronous: str, busy_timeout: float) -> dict[str, Any]:
 
 
 def _postgresql(config: dict[str, Any]) -> dict[str, Any]:
-    # The queue repeats a handful of statements: bound on the server they are planned once.
+    # The queue repeats a few statements: with server-side binding each is planned once.
     options = {
         "server_side_binding": True,
         "prepare_threshold": 3,
-        # A server that is gone refuses within seconds, so that an enqueuer does not hang.
+        # When the server is gone a connection fails within seconds, so that an enqueue does not hang.
         "connect_timeout": 10,
         "tcp_user_timeout": 20_000,
         **config.get("OPTIONS", {}),

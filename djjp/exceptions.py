@@ -1,6 +1,6 @@
 """The exceptions that djjp raises.
 
-They are few, and each says in its message what was given and what would be right.
+They are few, and each message names the value that was given and what would be right.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class JobNameTaken(ImproperlyConfigured):
 
 
 class JobNotFinished(Exception):
-    """Base of the two ways in which `join()` can learn that there will be no result."""
+    """Base of the two exceptions by which `join()` reports that there will be no result."""
 
 
 class JobFailed(JobNotFinished):
@@ -63,7 +63,7 @@ class JobCancelled(JobNotFinished):
 
     Attributes:
         job_id: the job's id.
-        reason: why it was cancelled, where that was said.
+        reason: why it was cancelled; None where no reason was given.
     """
 
     def __init__(self, job_id: UUID, reason: str | None = None) -> None:
@@ -73,17 +73,17 @@ class JobCancelled(JobNotFinished):
 
 
 class QueueUnavailable(Exception):
-    """The queue's database did not take or answer a call in time; nothing was written by it."""
+    """The queue's database did not accept or answer a call in time; the call wrote nothing."""
 
 
 class Retry(Exception):
-    """Raised by a job that wants to run again.
+    """Raise it in a job to run the job again.
 
-    A job that was given `max_attempts` runs that often at most; one that was not may ask without end.
+    A job with `max_attempts` runs at most that often; a job without can retry without end.
 
     Args:
         after: how long to wait, in seconds or as a timedelta; None for the job's backoff.
-        message: why, for the list of errors.
+        message: the reason, for the list of errors.
     """
 
     after: float | None = None
@@ -97,7 +97,7 @@ class Retry(Exception):
 
 
 class Discard(Exception):
-    """Raised by a job that has become pointless: it ends as cancelled, with the reason."""
+    """Raise it in a job that has become pointless: the job ends as cancelled, with the reason."""
 
     def __init__(self, reason: str = "the job discarded itself") -> None:
         super().__init__(reason)
@@ -105,7 +105,7 @@ class Discard(Exception):
 
 class JobInterrupted(BaseException):
     """Raised inside a job to stop it. Like KeyboardInterrupt it is no Exception, so that few handlers
-    hold it up; a job may clean up in `finally` and has to let it pass."""
+    catch it; a job can clean up in `finally` and must not suppress it."""
 
 
 class JobTimedOut(JobInterrupted):
@@ -113,4 +113,4 @@ class JobTimedOut(JobInterrupted):
 
 
 class JobStopped(JobInterrupted):
-    """Raised inside a job that was cancelled and did not end by itself."""
+    """Raised inside a job that was cancelled and did not end of its own accord."""

@@ -1,7 +1,7 @@
-"""`new_id()`: UUIDs of version 7, in the order in which this process made them.
+"""`new_id()`: UUIDs of version 7, in the order in which this process created them.
 
-The enqueuer makes the id, so it knows it before any database does; their order in time is the
-queue's first in, first out, and keeps inserts at the end of the index. Layout: RFC 9562, section
+The enqueuing process creates the id, so it has the id before any database does. The order of ids in time is
+the queue's first in, first out, and keeps inserts at the end of the index. Layout: RFC 9562, section
 5.7, with the fraction of the millisecond in the 12 bits after the version (method 3).
 """
 
@@ -15,28 +15,28 @@ from uuid import UUID, SafeUUID
 
 _lock = threading.Lock()
 _last = 0
-# Random tails of ids, drawn many at a time: to ask the system for one takes as long as all the rest.
+# Random tails of ids, read many at a time: one read from the system takes as long as the rest of `new_id()`.
 _tails: list[int] = []
 _DRAWN = 256
 
 
 def new_id() -> UUID:
-    """A new UUIDv7, greater than each one that this process made before it.
+    """Return a new UUIDv7, greater than all ids that this process created before.
 
-    Two processes agree to within their clocks. The fraction has steps of 1/4096 ms (244 ns): ids made
-    within one step, or after the clock went back, take the next step.
+    Ids of different processes are in order as far as their clocks agree. The fraction has steps of 1/4096 ms
+    (244 ns): an id created within the step of the one before, or after the clock went back, takes the next step.
     """
     return _of(_ticks(1))
 
 
 def new_ids(count: int) -> list[UUID]:
-    """As many new ids, one after the other."""
+    """Return `count` new ids in ascending order."""
     first = _ticks(count)
     return [_of(tick) for tick in range(first, first + count)]
 
 
 def _ticks(count: int) -> int:
-    """The first of so many steps of the clock that belong to nobody else."""
+    """Reserve `count` steps of the clock, which no other id takes, and return the first."""
     global _last
     tick = time.time_ns() * 4096 // 1_000_000
     with _lock:
@@ -51,34 +51,34 @@ def _of(tick: int) -> UUID:
 
 
 def made_at(id: UUID) -> float:
-    """When `new_id()` made an id, in seconds since the epoch."""
+    """Return when `new_id()` created an id, in seconds since the epoch."""
     ticks = (id.int >> 80) * 4096 + (id.int >> 64 & 0xFFF)
     return ticks / 4_096_000
 
 
 def from_hex(text: str) -> UUID:
-    """The id of its 32 hexadecimal digits: for a queue's own column, whose form is known.
+    """Return the id with these 32 hexadecimal digits, as the queue's own columns hold them.
 
-    `UUID(text)` looks for braces, dashes and versions first, and takes three times as long.
+    `UUID(text)` first checks for braces, dashes and versions, and takes twice as long (0.75 against 0.34 µs).
     """
     return _from_int(int(text, 16))
 
 
 def _from_int(number: int) -> UUID:
-    """`UUID(int=number)`, which checks more and takes four times as long."""
+    """Return `UUID(int=number)` without its checks, which take 0.4 of its 0.6 µs, in a turn for each job."""
     id = _make(UUID)
     _set_int(id, number)
     _set_safe(id, _UNKNOWN)
     return id
 
 
-# A UUID refuses to be changed; its slots themselves do not.
+# A UUID forbids assignment to its attributes, but the slot descriptors of its class allow it.
 _make, _UNKNOWN = object.__new__, SafeUUID.unknown
 _set_int, _set_safe = vars(UUID)["int"].__set__, vars(UUID)["is_safe"].__set__
 
 
 def _tail() -> int:
-    """62 random bits that no other thread or process draws."""
+    """Return 62 random bits, which no other thread or process uses."""
     while True:
         try:
             return _tails.pop()

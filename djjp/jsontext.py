@@ -15,16 +15,16 @@ if _make is not None:
 
 
 def dumps(value: Any) -> str:
-    """The text of a value that holds itself nowhere.
+    """Return the text of a value without circular references.
 
     Raises:
-        ValueError: NaN or an infinity.
-        TypeError: a type that JSON does not know.
-        RecursionError: it is nested too deeply.
+        ValueError: the value contains NaN or an infinity.
+        TypeError: the value contains a type that JSON does not have.
+        RecursionError: the value is nested too deeply.
     """
     return "".join(_parts(value, 0))
 
 
 def quoted(text: str | None) -> str:
-    """A text as JSON writes it, for the places of a longer one."""
+    """Return a text as a JSON string, and None as null, for insertion into longer JSON text."""
     return "null" if text is None else _escaped(text)

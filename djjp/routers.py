@@ -1,4 +1,4 @@
-"""`QueueRouter`: every queue model lives on `DJJP["db_name"]`, and nothing else lives there."""
+"""`QueueRouter`: all queue models are on the database `DJJP["db_name"]`, and no other models are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OUTBOX_LABEL = "djjp_outbox"
 class QueueRouter:
     """Routes the models of djjp to the queue's alias. Name it first in `DATABASE_ROUTERS`.
 
-    The outbox has its table on the aliases of `DJJP["outbox"]` only, which are the application's.
+    The outbox has its table on the aliases of `DJJP["outbox"]` only, which are the application's databases.
 
     With `DJJP["db_name"] = "default"` the queue shares the application's database and the router
     only keeps the queue's models there.
@@ -29,12 +29,12 @@ class QueueRouter:
 
     def _alias(self, model: type[Model], hints: dict[str, Any]) -> str | None:
         if model._meta.app_label == OUTBOX_LABEL:
-            return _of_the_outbox(hints)
+            return _outbox_alias(hints)
         if model._meta.app_label != APP_LABEL:
             return None
         instance = hints.get("instance")
         if instance is not None and instance._meta.app_label == APP_LABEL and instance._state.db:
-            # A job that was read with using() keeps to the database that it came from.
+            # A job that was read with using() stays on the database that it was read from.
             return str(instance._state.db)
         return conf.db_name()
 
@@ -57,8 +57,8 @@ class QueueRouter:
         return None
 
 
-def _of_the_outbox(hints: dict[str, Any]) -> str | None:
-    """Where a row of the outbox came from; else the first of the databases that have one."""
+def _outbox_alias(hints: dict[str, Any]) -> str | None:
+    """Return the database that a row of the outbox was read from, else the first one with an outbox."""
     instance = hints.get("instance")
     if instance is not None and instance._meta.app_label == OUTBOX_LABEL and instance._state.db:
         return str(instance._state.db)
