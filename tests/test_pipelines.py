@@ -19,8 +19,8 @@ from djjp.models import Dependency, Job
 from djjp.outbox.models import OutboxJob
 from djjp.pipelines import PipelineHandle, aget_pipeline, get_pipeline
 from djjp.testing import drain
-from tests.harness import Processes
 from tests.project.shop.jobs import add, echo, fail, hold_interpreter, mail, nap
+from tests.support.processes import Processes
 
 
 class Mistake(Exception):

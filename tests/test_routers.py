@@ -15,7 +15,8 @@ from djjp.engine import Claims
 from djjp.models import Attempt, Job
 from djjp.routers import QueueRouter
 from tests.project.shop.models import Execution
-from tests.scratch import Scratch, postgres_database
+from tests.support.postgres import postgres_database
+from tests.support.projects import Scratch
 
 OURS = list(apps.get_app_config("djjp").get_models())
 OTHERS = [model for model in apps.get_models() if not model._meta.app_label.startswith("djjp")]

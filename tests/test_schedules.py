@@ -14,9 +14,9 @@ from djjp.engine import Claims
 from djjp.exceptions import EncodeError, JobNotRegistered
 from djjp.jobs import registry
 from djjp.models import Job, Schedule, Source
-from tests.engine.verbs import NOW
 from tests.project.shop.jobs import mail
-from tests.timetables import by_hand, registered
+from tests.support.engine_calls import NOW
+from tests.support.schedules import by_hand, registered
 
 
 def declared(name: str = "test.scheduled") -> Schedule:

@@ -12,8 +12,8 @@ from djjp.admin import job as module
 from djjp.engine import Failure, Outcome
 from djjp.models import FINISHED, Attempt, Flag, Job, State
 from tests.admin.conftest import LIST, NOW, asked, failure, make, page, text
-from tests.harness import eventually
 from tests.project.shop.jobs import echo, fail, hog
+from tests.support.processes import eventually
 
 ENDED, OPEN = FINISHED, [state for state in State if state not in FINISHED]
 SCRIPT = "<script>alert(1)</script>"

@@ -12,10 +12,10 @@ from djjp import codec, schedules
 from djjp.admin import ScheduleAdmin
 from djjp.models import Job, Occurrence, Schedule, Source
 from tests.admin.conftest import asked, text
-from tests.engine.rows import new_job
-from tests.engine.verbs import NOW
 from tests.project.shop.jobs import echo, mail
-from tests.timetables import by_hand, registered
+from tests.support.engine_calls import NOW
+from tests.support.factories import new_job
+from tests.support.schedules import by_hand, registered
 
 LIST = "/admin/djjp/schedule/"
 SCRIPT = "<script>alert(1)</script>"

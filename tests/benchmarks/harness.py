@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from tests.harness import ROOT
+from tests.support.processes import ROOT
 
 
 def benchmark(module: str, *options: str) -> str:

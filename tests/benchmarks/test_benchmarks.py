@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 
-from tests.harness import ROOT
+from tests.support.processes import ROOT
 
 SMALL = "--databases sqlite --rows 20x4 --drain-jobs 100 --pipelines 5 --enqueue-jobs 30 --samples 3 --repeat 2"
 

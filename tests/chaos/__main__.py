@@ -74,7 +74,7 @@ def _queue(alias: str) -> Iterator[tuple[Any, Any]]:
     """The queue on one database, migrated, and what troubles it may meet."""
     import django
 
-    from tests.server import Server
+    from tests.support.postgres import Server
 
     server = Server() if alias == "postgresql" else None
     if server is not None:

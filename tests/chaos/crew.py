@@ -17,7 +17,7 @@ from django.conf import settings
 
 from djjp.models import Consumer
 from tests.chaos.trace import Trace
-from tests.harness import ROOT
+from tests.support.processes import ROOT
 
 
 class Crew:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from typing import Any
 
-from tests.server import TERMINATE, Server
+from tests.support.postgres import TERMINATE, Server
 
 Trouble = Callable[[float], None]
 

@@ -9,7 +9,7 @@ from djjp.models import Consumer
 from tests.chaos import jobs
 from tests.chaos.crew import Crew
 from tests.chaos.trace import Trace
-from tests.harness import eventually
+from tests.support.processes import eventually
 
 
 def rescue_times(queue: Claims, kills: int) -> list[float]:

@@ -22,7 +22,7 @@ from tests.chaos.crew import Crew
 from tests.chaos.ledger import Verdict, judge, watch
 from tests.chaos.outages import Trouble
 from tests.chaos.trace import Trace
-from tests.harness import eventually
+from tests.support.processes import eventually
 
 #: Seconds that all may take to end once the last trouble is over.
 QUIET = 90.0

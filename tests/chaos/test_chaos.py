@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.conftest import QUEUES
-from tests.harness import ROOT
+from tests.support.processes import ROOT
 
 
 @pytest.mark.parametrize("database", QUEUES)

@@ -23,10 +23,10 @@ from djjp.engine import Claimed, Claims
 from djjp.exceptions import JobFailed, JobStopped
 from djjp.models import Consumer as ConsumerRow
 from djjp.models import Job
-from tests.consumer import beside
-from tests.harness import Processes, eventually
 from tests.project.shop.jobs import add, anap, nap
 from tests.project.shop.models import Execution
+from tests.support import consumers
+from tests.support.processes import Processes, eventually
 
 on_one_database = pytest.mark.parametrize("queue", ["sqlite"], indirect=True)
 
@@ -48,11 +48,11 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def drain(limit: int = 4, **options: Any) -> Consumer:
-    return beside.drain(limit, concurrency="asyncio", **options)
+    return consumers.drain(limit, concurrency="asyncio", **options)
 
 
 def consuming(limit: int = 4, **options: Any) -> Any:
-    return beside.consuming(limit, concurrency="asyncio", **options)
+    return consumers.consuming(limit, concurrency="asyncio", **options)
 
 
 def states() -> dict[str, int]:
@@ -655,7 +655,7 @@ def test_a_thread_keeps_its_loop_for_the_next_coroutine(queue: Claims) -> None:
         return threading.get_ident()
 
     handles = run_many(which_loop.bind() for _ in range(20))
-    beside.drain(1, concurrency="threads")
+    consumers.drain(1, concurrency="threads")
 
     assert len({id(loop) for loop in SEEN}) == 1
     assert len({handle.join(0) for handle in handles}) == 1
@@ -667,7 +667,7 @@ def test_coroutines_on_threads_use_databases_beside_their_loop(queue: Claims) ->
     handles = run_many(
         call for n in range(20) for call in (write.bind(f"k{n}"), there_and_back.bind())
     )
-    beside.drain(4, concurrency="threads")
+    consumers.drain(4, concurrency="threads")
 
     assert [handle.join(0) for handle in handles[::2]] == [True] * 20
     eventually(lambda: not [t for t in threading.enumerate() if t.name == "djjp-aside"])
@@ -678,7 +678,7 @@ def test_a_task_that_exits_beside_a_coroutine_ends_neither_thread_nor_loop(queue
     handles = [child_leaves.run_later(), leave.run_later()]
     other = anap.run_later(0.01)
 
-    beside.drain(1, concurrency="threads")
+    consumers.drain(1, concurrency="threads")
 
     assert [h.errors[0].exception_class for h in handles] == ["builtins.SystemExit"] * 2
     assert other.join(0)

@@ -16,9 +16,9 @@ from djjp.engine import Claims
 from djjp.exceptions import JobCancelled, JobFailed
 from djjp.jobs.handles import JobHandle
 from djjp.models import Attempt, Job
-from tests.consumer.beside import consuming, drain
-from tests.harness import eventually
 from tests.project.shop.jobs import add
+from tests.support.consumers import consuming, drain
+from tests.support.processes import eventually
 
 
 class OutOfStock(Exception):

@@ -15,7 +15,7 @@ from djjp.consumer import start_journal
 from djjp.consumer.start_journal import Begun
 from djjp.engine import Claimed
 from djjp.ids import new_id
-from tests.harness import ROOT, eventually
+from tests.support.processes import ROOT, eventually
 
 NAME = "some.host:7:0af3"
 

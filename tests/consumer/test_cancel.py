@@ -22,10 +22,10 @@ from djjp.engine import Claimed, Claims, Outcome
 from djjp.exceptions import JobCancelled
 from djjp.jobs.current import CurrentJob
 from djjp.models import Job, State
-from tests.consumer.beside import consuming, drain
-from tests.harness import Processes, eventually
 from tests.project.shop.jobs import add, anap, hog, nap
 from tests.project.shop.models import Execution
+from tests.support.consumers import consuming, drain
+from tests.support.processes import Processes, eventually
 
 #: What jobs leave.
 SEEN: list[Any] = []

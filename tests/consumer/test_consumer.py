@@ -15,10 +15,10 @@ from djjp import run_many
 from djjp.consumer.consumer import Consumer
 from djjp.engine import Claims
 from djjp.models import Attempt, Job
-from tests.engine.rows import new_job
-from tests.harness import Processes, eventually
 from tests.project.shop.jobs import add, anap, echo, fail, fan_out, mail, nap, record
 from tests.project.shop.models import Execution
+from tests.support.factories import new_job
+from tests.support.processes import Processes, eventually
 
 
 def drain(limit: int = 4, **options: object) -> Consumer:

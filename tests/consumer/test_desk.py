@@ -15,8 +15,8 @@ from djjp.consumer.wakeup import Bell
 from djjp.engine import NOBODY, Claims
 from djjp.exceptions import QueueUnavailable
 from djjp.models import Job
-from tests.engine.rows import new_job
-from tests.harness import eventually
+from tests.support.factories import new_job
+from tests.support.processes import eventually
 
 Lay = Callable[..., Any]
 

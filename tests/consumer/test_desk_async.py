@@ -14,7 +14,7 @@ from djjp.consumer.call_queue import Desk
 from djjp.consumer.wakeup import Bell
 from djjp.engine import Claims
 from djjp.exceptions import QueueUnavailable
-from tests.harness import eventually
+from tests.support.processes import eventually
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from djjp.consumer.start_journal import Begun
 from djjp.engine import Claimed, Claims
 from djjp.ids import new_id
 from djjp.models import Job
-from tests.harness import Processes, eventually
 from tests.project.shop.jobs import TALLY, tally
+from tests.support.processes import Processes, eventually
 
 NAME = "host:1:a"
 # With a `frozen_limit` of seconds.

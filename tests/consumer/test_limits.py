@@ -15,7 +15,6 @@ from djjp.engine import Claims
 from djjp.exceptions import JobCancelled
 from djjp.models import Consumer, Job, RateStart
 from djjp.queues import pause, resume
-from tests.harness import Processes, eventually
 from tests.project.shop.jobs import (
     SPANS,
     acall_api,
@@ -26,6 +25,7 @@ from tests.project.shop.jobs import (
     import_from,
     serve_tenant,
 )
+from tests.support.processes import Processes, eventually
 
 ENQUEUE = """
 import django; django.setup()

@@ -19,8 +19,8 @@ from djjp.consumer.start_journal import Begun
 from djjp.durations import to_datetime
 from djjp.engine import Claims, Peer
 from djjp.models import Consumer, Job, OnCrash
-from tests.engine.verbs import NOW, at_once, claim, enqueue, one, row
-from tests.harness import Processes, eventually
+from tests.support.engine_calls import NOW, at_once, claim, enqueue, one, row
+from tests.support.processes import Processes, eventually
 
 pytestmark = pytest.mark.usefixtures("_short")
 

@@ -16,8 +16,8 @@ from djjp.consumer.maintenance import Maintenance, Walk
 from djjp.durations import to_datetime
 from djjp.engine import Claims
 from djjp.models import Consumer, Job, State
-from tests.engine.rows import new_job
-from tests.harness import eventually
+from tests.support.factories import new_job
+from tests.support.processes import eventually
 
 DAY = 86_400.0
 

@@ -25,10 +25,10 @@ from djjp.exceptions import QueueUnavailable
 from djjp.jobs import registry
 from djjp.models import Consumer as ConsumerRow
 from djjp.models import Job
-from tests.harness import Processes, eventually
 from tests.project.shop.jobs import add, nap
-from tests.scratch import alias_for
-from tests.server import TERMINATE, Server
+from tests.support.postgres import TERMINATE, Server
+from tests.support.processes import Processes, eventually
+from tests.support.projects import alias_for
 
 # Waits for a lock for a second, where the usual settings wait for half a minute.
 IMPATIENT = {"DJANGO_SETTINGS_MODULE": "tests.chaos.settings"}

@@ -13,8 +13,6 @@ from djjp.engine import Claims
 from djjp.exceptions import JobCancelled
 from djjp.models import Consumer, Dependency, Job
 from djjp.pipelines import Pipeline
-from tests.consumer.beside import consuming
-from tests.harness import Processes, eventually
 from tests.project.shop.jobs import (
     add,
     echo,
@@ -26,6 +24,8 @@ from tests.project.shop.jobs import (
     record,
 )
 from tests.project.shop.models import Execution
+from tests.support.consumers import consuming
+from tests.support.processes import Processes, eventually
 
 
 def executions() -> Counter[str]:

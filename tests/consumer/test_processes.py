@@ -14,8 +14,8 @@ from django.test.utils import CaptureQueriesContext
 from djjp import run_many
 from djjp.engine import Claims
 from djjp.models import Job
-from tests.harness import Processes, eventually
 from tests.project.shop.jobs import TALLY, add, fan_out, hog, nap, record
+from tests.support.processes import Processes, eventually
 
 ENQUEUE = """
 import django; django.setup()

@@ -15,9 +15,9 @@ from djjp.consumer.consumer import Consumer
 from djjp.engine import Claims
 from djjp.models import Job
 from djjp.testing import drain as drain_here
-from tests.consumer.beside import consuming, drain
-from tests.harness import Processes, eventually
 from tests.project.shop.jobs import add, fail_once, nap, pause_queue
+from tests.support.consumers import consuming, drain
+from tests.support.processes import Processes, eventually
 
 on_one_database = pytest.mark.parametrize("queue", ["sqlite"], indirect=True)
 

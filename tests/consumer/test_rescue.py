@@ -16,7 +16,6 @@ from djjp import run_many
 from djjp.engine import Claims
 from djjp.jobs.handles import JobHandle
 from djjp.models import Attempt, Consumer, Job
-from tests.harness import Processes, eventually
 from tests.project.shop.jobs import (
     TALLY,
     add,
@@ -29,6 +28,7 @@ from tests.project.shop.jobs import (
     tally,
 )
 from tests.project.shop.models import Execution
+from tests.support.processes import Processes, eventually
 
 
 def start(processes: Processes, *options: str, **settings: Any) -> subprocess.Popen[str]:

@@ -20,11 +20,11 @@ from djjp.consumer.maintenance import Maintenance
 from djjp.consumer.scheduler import Timekeeper
 from djjp.engine import Claims
 from djjp.models import Consumer, Job, Occurrence, Schedule, Source, State
-from tests.consumer.beside import consuming, drain
-from tests.engine.verbs import at_once
-from tests.harness import Processes, eventually
 from tests.project.shop.jobs import TALLY, echo, mail, tally
-from tests.timetables import by_hand, registered
+from tests.support.consumers import consuming, drain
+from tests.support.engine_calls import at_once
+from tests.support.processes import Processes, eventually
+from tests.support.schedules import by_hand, registered
 
 MINUTE = timedelta(minutes=1)
 START = 1_767_225_600.0  # a full hour

@@ -17,9 +17,9 @@ import pytest
 from djjp import job, run_many
 from djjp.engine import Claims
 from djjp.models import Job
-from tests.harness import ROOT, Processes, eventually
 from tests.project.shop.jobs import add, mail, nap, record
 from tests.project.shop.models import Execution
+from tests.support.processes import ROOT, Processes, eventually
 
 on_one_database = pytest.mark.parametrize("queue", ["sqlite"], indirect=True)
 

@@ -22,10 +22,10 @@ from djjp.consumer.wakeup import Bell
 from djjp.engine import Claimed, Claims, Outcome
 from djjp.exceptions import JobFailed, JobInterrupted
 from djjp.models import Job
-from tests.consumer.beside import consuming, drain
-from tests.harness import Processes, eventually
 from tests.project.shop.jobs import add, record
 from tests.project.shop.models import Execution
+from tests.support.consumers import consuming, drain
+from tests.support.processes import Processes, eventually
 
 on_one_database = pytest.mark.parametrize("queue", ["sqlite"], indirect=True)
 

@@ -22,8 +22,8 @@ from djjp.engine import Claims
 from djjp.exceptions import QueueUnavailable
 from djjp.models import Consumer as ConsumerRow
 from djjp.models import Job
-from tests.harness import Processes, eventually
 from tests.project.shop.jobs import add, nap
+from tests.support.processes import Processes, eventually
 
 on_sqlite = pytest.mark.parametrize("queue", ["sqlite"], indirect=True)
 

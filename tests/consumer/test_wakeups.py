@@ -14,9 +14,9 @@ from djjp.consumer import consumer as coordinator
 from djjp.consumer.wakeup import Bell, wait
 from djjp.engine import Claims
 from djjp.models import Consumer
-from tests.consumer.beside import consuming
-from tests.harness import Processes, eventually
 from tests.project.shop.jobs import add
+from tests.support.consumers import consuming
+from tests.support.processes import Processes, eventually
 
 FOR_EVER = 60.0
 

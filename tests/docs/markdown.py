@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import django
 
-from tests.harness import ROOT
+from tests.support.processes import ROOT
 
 #: Every page that users read, by its path in the repository.
 PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from tests.docs.markdown import Block, blocks
 from tests.docs.session import FLAGS
-from tests.harness import ROOT
+from tests.support.processes import ROOT
 
 SETTINGS = "mysite/settings.py"
 

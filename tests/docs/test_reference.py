@@ -32,8 +32,8 @@ from djjp.management.commands.djjp import command as djjp_command
 from djjp.management.commands.start_consumer import command as start_consumer
 from djjp.models import Job, State
 from tests.docs.markdown import PAGES, anchors, blocks, code, headings, links, prose, read, table
-from tests.harness import ROOT
 from tests.project.shop.jobs import echo
+from tests.support.processes import ROOT
 
 SOURCES = sorted((ROOT / "djjp").rglob("*.py"))
 

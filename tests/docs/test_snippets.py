@@ -14,7 +14,7 @@ from djjp.engine import Claims
 from djjp.management.commands.start_consumer import command as start_consumer
 from tests.docs.markdown import PAGES, Block, blocks
 from tests.docs.project import SETTINGS, Project, settings_of_the_readme
-from tests.harness import ROOT
+from tests.support.processes import ROOT
 
 #: The blocks that no test runs, by the first line of each: installation, targets of the Makefile (which are
 #: too long for a test, and have tests of their own), pictures and a unit of systemd.

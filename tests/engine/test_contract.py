@@ -22,8 +22,7 @@ from djjp.engine import Claimed, Claims, Failure, Outcome
 from djjp.engine.sqlite.jobs import SQLiteClaims
 from djjp.ids import new_id
 from djjp.models import FINISHED, Attempt, Job, OnCrash, State
-from tests.engine.rows import new_job
-from tests.engine.verbs import (
+from tests.support.engine_calls import (
     NOW,
     at_once,
     claim,
@@ -36,7 +35,8 @@ from tests.engine.verbs import (
     release,
     row,
 )
-from tests.scratch import alias_for
+from tests.support.factories import new_job
+from tests.support.projects import alias_for
 
 # Enqueue
 

@@ -14,8 +14,8 @@ from django.test.utils import CaptureQueriesContext
 from djjp.engine import Claimed, Claims, Edge, NewGraph, Outcome, Peer
 from djjp.ids import new_id
 from djjp.models import Flag, Job, State
-from tests.engine.rows import new_job
-from tests.engine.verbs import NOW, at_once, done, enqueue, row, take
+from tests.support.engine_calls import NOW, at_once, done, enqueue, row, take
+from tests.support.factories import new_job
 
 REASON = "it did not start in time: its expires_after has passed"
 

@@ -19,9 +19,9 @@ from djjp.engine.postgresql import watermark
 from djjp.engine.received import composed
 from djjp.ids import new_id
 from djjp.models import Attempt, Dependency, Flag, Job, State
-from tests.engine.rows import new_job
-from tests.engine.verbs import NOW, at_once, claim, done, enqueue, failed, finish, release
-from tests.harness import eventually
+from tests.support.engine_calls import NOW, at_once, claim, done, enqueue, failed, finish, release
+from tests.support.factories import new_job
+from tests.support.processes import eventually
 
 
 class Graph:

@@ -16,7 +16,6 @@ import pytest
 
 from djjp.engine import Claims, Outcome
 from djjp.models import Flag, Job, State
-from tests.engine.rows import new_job
 from tests.engine.test_plans import (
     ANALYSE,
     KEY,
@@ -31,6 +30,7 @@ from tests.engine.test_plans import (
     statements,
     touched,
 )
+from tests.support.factories import new_job
 
 CROWD = 20_000
 COLUMNS = (

@@ -18,8 +18,8 @@ from djjp.engine import Claimed, Claims, Edge, NewGraph, Outcome, Peer
 from djjp.engine.limits import KEYS, SWEEP
 from djjp.ids import new_id
 from djjp.models import FINISHED, Flag, Job, State
-from tests.engine.rows import new_job
-from tests.engine.verbs import NOW, at_once, done, enqueue, failed, row, take
+from tests.support.engine_calls import NOW, at_once, done, enqueue, failed, row, take
+from tests.support.factories import new_job
 
 
 def limited(

@@ -15,10 +15,10 @@ from djjp import conf
 from djjp.engine import Claims
 from djjp.engine.postgresql import listener as listening
 from djjp.models import Consumer
-from tests.consumer.beside import consuming
-from tests.engine.rows import new_job
-from tests.harness import eventually
 from tests.project.shop.jobs import add
+from tests.support.consumers import consuming
+from tests.support.factories import new_job
+from tests.support.processes import eventually
 
 on_postgresql = pytest.mark.parametrize("queue", ["postgresql"], indirect=True)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from djjp.engine.sqlite import lockfile
-from tests.harness import eventually
+from tests.support.processes import eventually
 
 # Plain fcntl locks, as any program could take them.
 HOLD = """

@@ -14,7 +14,7 @@ import pytest
 from djjp.engine import Claimed, Claims, Outcome, Progress
 from djjp.ids import new_id
 from djjp.models import FINISHED, Attempt, Job, State
-from tests.engine.verbs import (
+from tests.support.engine_calls import (
     NOW,
     at_once,
     claim,
@@ -27,7 +27,7 @@ from tests.engine.verbs import (
     release,
     row,
 )
-from tests.harness import eventually
+from tests.support.processes import eventually
 
 
 def cancel(queue: Claims, *ids: UUID, reason: str = "no longer needed") -> int:

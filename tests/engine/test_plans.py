@@ -25,8 +25,9 @@ from djjp.databases import queue_database
 from djjp.engine import Claimed, Claims, Outcome
 from djjp.engine.postgresql.watermark import DEAD_ENTRIES, FIRST, marks_of
 from djjp.models import Dependency, Job, State
-from tests.engine.rows import new_job
-from tests.scratch import alias_for, postgres_database
+from tests.support.factories import new_job
+from tests.support.postgres import postgres_database
+from tests.support.projects import alias_for
 
 QUEUES = os.environ.get("DJJP_TEST_QUEUES", "sqlite,postgresql").split(",")
 

@@ -8,8 +8,8 @@ import pytest
 
 from djjp.engine import Claims
 from djjp.models import Job
-from tests.engine.rows import new_job
-from tests.engine.verbs import NOW, at_once, claim, enqueue
+from tests.support.engine_calls import NOW, at_once, claim, enqueue
+from tests.support.factories import new_job
 
 pytestmark = pytest.mark.parametrize("queue", ["postgresql"], indirect=True)
 

@@ -11,9 +11,9 @@ import pytest
 from djjp import queues
 from djjp.engine import Claims
 from djjp.models import Job, Queue, State
-from tests.engine.rows import new_job
-from tests.engine.verbs import NOW, at_once, claim, enqueue
-from tests.harness import eventually
+from tests.support.engine_calls import NOW, at_once, claim, enqueue
+from tests.support.factories import new_job
+from tests.support.processes import eventually
 
 # Which have something ready
 

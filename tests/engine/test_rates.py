@@ -17,7 +17,7 @@ from djjp.engine import SLACK, Claimed, Claims, Outcome
 from djjp.engine.limits import SWEEP
 from djjp.engine.rates import FARTHEST
 from djjp.models import FINISHED, Flag, Job, RateStart, State
-from tests.engine.verbs import NOW, at_once, done, enqueue, row, take
+from tests.support.engine_calls import NOW, at_once, done, enqueue, row, take
 
 MINUTE = 60.0
 

@@ -23,8 +23,8 @@ from djjp.databases import queue_database
 from djjp.engine.sqlite import inotify
 from djjp.engine.sqlite import listener as listener_module
 from djjp.engine.sqlite.jobs import SQLiteClaims
-from tests.harness import eventually
-from tests.scratch import alias_for
+from tests.support.processes import eventually
+from tests.support.projects import alias_for
 
 IDLE = 60.0
 WRITE = "INSERT INTO notes VALUES (1)"

@@ -13,7 +13,8 @@ from djjp import engine
 from djjp.databases import queue_database
 from djjp.models import Job
 from tests.conftest import QUEUES
-from tests.scratch import alias_for, postgres_database
+from tests.support.postgres import postgres_database
+from tests.support.projects import alias_for
 
 
 def options(alias: str) -> set[str]:

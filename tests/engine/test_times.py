@@ -11,7 +11,7 @@ import pytest
 from django.db import connections
 
 from djjp.engine import Claims
-from tests.scratch import Scratch
+from tests.support.projects import Scratch
 
 SCRIPT = '''
 import random

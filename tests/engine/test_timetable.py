@@ -12,8 +12,8 @@ from django.db import transaction
 from djjp.engine import Claims
 from djjp.engine.schedules import KEEP_SLOTS
 from djjp.models import Flag, Job, Occurrence, Schedule, Source
-from tests.engine.rows import new_job
-from tests.engine.verbs import NOW, at_once
+from tests.support.engine_calls import NOW, at_once
+from tests.support.factories import new_job
 
 MINUTE = 60.0
 

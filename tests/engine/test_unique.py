@@ -17,8 +17,8 @@ from django.test.utils import CaptureQueriesContext
 from djjp.engine import Claims, NewJob, Outcome, Peer
 from djjp.ids import new_id
 from djjp.models import LIVE, Flag, Job, Relayed, State
-from tests.engine.rows import new_job
-from tests.engine.verbs import NOW, at_once, done, enqueue, failed, row, take
+from tests.support.engine_calls import NOW, at_once, done, enqueue, failed, row, take
+from tests.support.factories import new_job
 
 
 def unique(key: str = "k", **given: Any) -> NewJob:

@@ -21,8 +21,7 @@ from djjp.engine import Claimed, Claims, Outcome, Peer, Progress
 from djjp.engine.postgresql.jobs import PostgreSQLClaims
 from djjp.ids import new_id
 from djjp.models import Attempt, Consumer, Job, OnCrash, State
-from tests.engine.rows import new_job
-from tests.engine.verbs import (
+from tests.support.engine_calls import (
     NOW,
     at_once,
     claim,
@@ -35,8 +34,9 @@ from tests.engine.verbs import (
     release,
     row,
 )
-from tests.harness import Processes, eventually
-from tests.scratch import alias_for
+from tests.support.factories import new_job
+from tests.support.processes import Processes, eventually
+from tests.support.projects import alias_for
 
 WEEK = 7 * 86_400.0
 

@@ -16,8 +16,8 @@ from djjp import engine
 from djjp.consumer.wakeup import Bell, wait
 from djjp.engine import Claims, Listener, Outcome
 from djjp.models import State
-from tests.engine.rows import new_job
-from tests.harness import eventually
+from tests.support.factories import new_job
+from tests.support.processes import eventually
 
 
 def elsewhere(work: Callable[[Claims], Any]) -> None:

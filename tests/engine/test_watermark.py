@@ -16,7 +16,7 @@ from djjp.engine.postgresql import watermark
 from djjp.engine.postgresql.ready import INDEXES
 from djjp.ids import new_id
 from djjp.models import State
-from tests.engine.verbs import NOW, at_once, claim, done, enqueue, failed, finish, release
+from tests.support.engine_calls import NOW, at_once, claim, done, enqueue, failed, finish, release
 
 on_postgresql = pytest.mark.parametrize("queue", ["postgresql"], indirect=True)
 # All queues, one by name, and several.

@@ -20,7 +20,8 @@ from djjp.jobs import enqueue
 from djjp.models import Job, State
 from djjp.outbox.models import OutboxJob
 from tests.project.shop.models import Execution
-from tests.scratch import alias_for, postgres_database
+from tests.support.postgres import postgres_database
+from tests.support.projects import alias_for
 
 
 class Application(NamedTuple):

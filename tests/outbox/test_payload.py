@@ -10,8 +10,8 @@ import pytest
 from djjp.engine import NewJob
 from djjp.models import OnCrash, State
 from djjp.outbox import serialization
-from tests.engine.rows import new_job
 from tests.project.shop.jobs import echo
+from tests.support.factories import new_job
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,10 @@ from djjp.engine import Claims
 from djjp.models import Job, Relayed
 from djjp.outbox import receipts, relay, serialization, table
 from djjp.outbox.receipts import Forgetting
-from tests.engine.rows import new_job
-from tests.harness import Processes
 from tests.outbox.conftest import Application, executions, queued, run_and_prune, waiting
 from tests.project.shop.jobs import add
+from tests.support.factories import new_job
+from tests.support.processes import Processes
 
 #: The moments of a relay, in order: where the process is killed, as code that runs in it, and how many
 #: jobs come of it.

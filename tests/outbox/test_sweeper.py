@@ -17,11 +17,11 @@ from djjp.engine import Claims
 from djjp.models import Job, Relayed
 from djjp.outbox import receipts, sweeper, table
 from djjp.outbox.sweeper import Sweeper
-from tests.harness import eventually
 from tests.outbox.conftest import Application, execute, queued, waiting
 from tests.outbox.test_relay import leave
 from tests.project.shop.jobs import add
-from tests.scratch import alias_for
+from tests.support.processes import eventually
+from tests.support.projects import alias_for
 
 
 @contextmanager

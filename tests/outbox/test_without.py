@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.scratch import Scratch
+from tests.support.projects import Scratch
 from tests.test_checks import BOTH, found, only
 from tests.test_routers import APPLICATION, QUEUE, tables
 

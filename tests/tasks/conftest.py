@@ -8,7 +8,7 @@ import pytest
 from django.test import override_settings
 
 from djjp.engine import Claims
-from tests.tasks.running import TASKS
+from tests.support.tasks_env import TASKS
 
 
 @pytest.fixture

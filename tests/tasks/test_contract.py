@@ -22,8 +22,7 @@ from djjp.exceptions import EncodeError
 from djjp.models import Attempt, Job, State
 from djjp.tasks.compat import InvalidTask, Task, TaskResultDoesNotExist
 from tests.project.shop import jobs
-from tests.tasks.errands import tasks as errands
-from tests.tasks.running import (
+from tests.support.tasks_env import (
     DJJP,
     FAILED,
     READY,
@@ -37,6 +36,7 @@ from tests.tasks.running import (
     ran,
     tasks,
 )
+from tests.tasks.errands import tasks as errands
 
 pytestmark = pytest.mark.usefixtures("tasks_on_djjp")
 

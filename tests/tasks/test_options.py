@@ -13,8 +13,8 @@ from djjp.exceptions import JobNameTaken
 from djjp.jobs import job
 from djjp.models import Job, OnCrash
 from djjp.tasks.compat import InvalidTask
+from tests.support.tasks_env import DJJP, FAILED, ran, tasks
 from tests.tasks.errands import tasks as errands
-from tests.tasks.running import DJJP, FAILED, ran, tasks
 
 pytestmark = pytest.mark.usefixtures("tasks_on_djjp")
 

@@ -13,8 +13,9 @@ import pytest
 
 from djjp.engine import Claims
 from djjp.tasks.compat import PACKAGE
-from tests.harness import ROOT
-from tests.scratch import Scratch, postgres_database
+from tests.support.postgres import postgres_database
+from tests.support.processes import ROOT
+from tests.support.projects import Scratch
 
 APPS = "" if django.VERSION >= (6, 0) else 'INSTALLED_APPS += ["django_tasks"]'
 TASKS = 'TASKS = {"default": {"BACKEND": "djjp.backend.DjjpBackend"}}'

@@ -10,11 +10,11 @@ import pytest
 from djjp import get_job
 from djjp.jobs import registry
 from djjp.models import Job, State
-from tests.harness import Processes
 from tests.project.shop import jobs
+from tests.support.processes import Processes
+from tests.support.tasks_env import FAILED, READY, SUCCESSFUL, drain, ran, tasks
 from tests.tasks.errands import elsewhere
 from tests.tasks.errands import tasks as errands
-from tests.tasks.running import FAILED, READY, SUCCESSFUL, drain, ran, tasks
 
 pytestmark = pytest.mark.usefixtures("tasks_on_djjp")
 

@@ -15,10 +15,9 @@ from djjp import get_job, run_many
 from djjp.backend import DjjpBackend, as_job
 from djjp.engine import Claims
 from djjp.models import Job
-from tests.harness import Processes
 from tests.project.shop import jobs
-from tests.tasks.errands import tasks as errands
-from tests.tasks.running import (
+from tests.support.processes import Processes
+from tests.support.tasks_env import (
     DJJP,
     FAILED,
     READY,
@@ -29,6 +28,7 @@ from tests.tasks.running import (
     ran,
     signals,
 )
+from tests.tasks.errands import tasks as errands
 
 pytestmark = pytest.mark.usefixtures("tasks_on_djjp")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tests.tasks.running import tasks
+from tests.support.tasks_env import tasks
 
 if trace := os.environ.get("DJJP_TEST_TRACE"):
     Path(trace).write_text(__name__, encoding="utf-8")

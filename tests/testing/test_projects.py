@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import ROOT
-from tests.scratch import postgres_database
+from tests.support.postgres import postgres_database
+from tests.support.processes import ROOT
 
 DATABASES = ["sqlite", "queue on postgresql", "both on postgresql"]
 

@@ -8,7 +8,7 @@ import re
 import djjp.pytest
 from djjp import testing
 from tests.docs.markdown import code, prose, table
-from tests.harness import ROOT
+from tests.support.processes import ROOT
 
 PAGE = "docs/testing.md"
 

@@ -12,7 +12,7 @@ from django.db import connections
 from djjp import engine
 from djjp.engine import Claimed, Claims, Failure, Outcome
 from djjp.models import Attempt, Job, State
-from tests.engine.rows import new_job
+from tests.support.factories import new_job
 
 NOW = 1_767_225_600.25
 

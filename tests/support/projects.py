@@ -18,7 +18,7 @@ from typing import Any
 
 from django.db import connections
 
-from tests.harness import ROOT
+from tests.support.processes import ROOT
 
 SETTINGS = """
 from pathlib import Path
@@ -98,18 +98,3 @@ def alias_for(config: dict[str, Any]) -> Iterator[str]:
             driver.close()  # in memory, where Django keeps it open
         del connections[alias]
         del connections.settings[alias]
-
-
-@contextmanager
-def postgres_database(beside: str) -> Iterator[str]:
-    """The URL of a new, empty database on the server of another."""
-    import psycopg
-
-    name = f"djjp_scratch_{secrets.token_hex(4)}"
-    address, _, options = beside.partition("?")
-    with psycopg.connect(beside, autocommit=True) as server:
-        server.execute(f"CREATE DATABASE {name}")
-        try:
-            yield f"{address.rpartition('/')[0]}/{name}" + (f"?{options}" if options else "")
-        finally:
-            server.execute(f"DROP DATABASE {name} WITH (FORCE)")
