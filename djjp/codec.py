@@ -1,17 +1,17 @@
 """Arguments and results of jobs as JSON text: exact on the way back, or refused.
 
-What JSON can say is written as it is; what it cannot say becomes an object with a tag, such as
+Values that JSON has are written as they are; other values become an object with a tag, such as
 `{"$djjp": "decimal", "value": "9.90"}`.
 
 A value comes back equal and of the same type: None, bool, int, float, str, list and dict, and by a
 tag bytes, tuple, set, frozenset, Decimal, UUID, datetime, date, time, timedelta and each dict with
 a key that is not text. Datetimes and times keep `fold` and their `ZoneInfo`; a tzinfo of another
-make comes back as the offset that it gave. A value of a subclass (SafeString, TextChoices, IntEnum,
-OrderedDict, a namedtuple, a frozen clock's datetime) arrives as the base that is named here.
+class comes back as the offset that it gave. A value of a subclass (SafeString, TextChoices, IntEnum,
+OrderedDict, a namedtuple, a frozen clock's datetime) arrives as the base class named here.
 
-All else is refused with `EncodeError`: objects, models, plain Enums, functions, files, NaN and
-infinite floats. The text is ASCII, so that NUL and lone surrogates pass any database's text column.
-Decoding makes values of these types only, whatever the text says: it looks up no class by name.
+All other values are refused with `EncodeError`: objects, models, plain Enums, functions, files, NaN and
+infinite floats. The text is ASCII, so that NUL and lone surrogates fit any database's text column.
+Decoding creates values of these types only, whatever the text contains: it looks up no class by name.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from djjp.jsontext import dumps
 
 TAG = "$djjp"
 DEEPEST = 200
-# Types whose values go to JSON as they are; those of the second set whatever the value.
+# Types whose values go to JSON as they are; for the second set no value needs a check.
 _SCALARS = frozenset({type(None), bool, int, float, str})
 _CERTAIN = frozenset({type(None), bool})
 
@@ -40,12 +40,12 @@ _CERTAIN = frozenset({type(None), bool})
 def encode_arguments(
     args: tuple[Any, ...], kwargs: dict[str, Any], names: Callable[[], Sequence[str]] | None
 ) -> str:
-    """The text of `{"args": [...], "kwargs": {...}}`.
+    """Return the text of `{"args": [...], "kwargs": {...}}`.
 
-    `names` gives the parameter names of `args` in order; it is called for an error message only.
+    `names` returns the parameter names of `args` in order; it is called for an error message only.
 
     Raises:
-        EncodeError: an argument is, or holds, what the codec cannot carry, or is nested deeper than
+        EncodeError: an argument is or contains a value that the codec cannot encode, or is nested deeper than
             200 levels. The message names the parameter, the path in it, the value and what to pass.
     """
     try:
@@ -57,12 +57,14 @@ def encode_arguments(
                 return text
         return _encode({"args": [*args], "kwargs": kwargs}, -2)
     except (_Refusal, ValueError, RecursionError) as error:
-        named = zip([*_called(args, names), *kwargs], [*args, *kwargs.values()], strict=True)
+        named = zip(
+            [*_argument_names(args, names), *kwargs], [*args, *kwargs.values()], strict=True
+        )
         raise _explained([*named], error) from None
 
 
 def encode_value(value: Any, name: str) -> str:
-    """The text of a value such as a job's result; raises EncodeError, which calls it `name`."""
+    """Return the text of a value such as a job's result; raise EncodeError, which calls the value `name`."""
     if value is None:  # what most jobs return
         return "null"
     try:
@@ -72,7 +74,7 @@ def encode_value(value: Any, name: str) -> str:
 
 
 def decode_arguments(text: str) -> tuple[list[Any], dict[str, Any]]:
-    """What `encode_arguments()` made a text of; raises ValueError as `decode_value()` does."""
+    """Return the arguments that `encode_arguments()` encoded; raise ValueError as `decode_value()` does."""
     call = decode_value(text)
     if type(call) is dict and type(call.get("args")) is list and type(call.get("kwargs")) is dict:
         return call["args"], call["kwargs"]
@@ -80,7 +82,7 @@ def decode_arguments(text: str) -> tuple[list[Any], dict[str, Any]]:
 
 
 def decode_value(text: str) -> Any:
-    """The value that `encode_value()` made a text of.
+    """Return the value that `encode_value()` encoded.
 
     Raises:
         ValueError: the text is not JSON, or has a tag that is unknown or does not fit its value.
@@ -95,7 +97,7 @@ def decode_value(text: str) -> Any:
 
 
 class _Refusal(Exception):
-    """A value that is not carried, why or what is, and the way to it, inmost step first."""
+    """A refused value, the reason or advice, and the path to the value, innermost step first."""
 
     def __init__(self, value: object, why: str) -> None:
         self.value, self.why = value, why
@@ -111,7 +113,7 @@ def _encode(value: Any, depth: int) -> str:
 
 
 def _walk(value: Any, depth: int, passing: frozenset[type]) -> Any:
-    """What JSON is to write for a value inside `depth` containers; `passing` types go unseen."""
+    """Return what JSON must write for a value inside `depth` containers; `passing` types need no check."""
     kind = type(value)
     if kind in passing:
         return value
@@ -122,7 +124,7 @@ def _walk(value: Any, depth: int, passing: frozenset[type]) -> Any:
     if not rule.step:
         try:
             payload = rule.take(value)
-        except Exception as error:  # noqa: BLE001  (a tzinfo of another make may raise anything)
+        except Exception as error:  # noqa: BLE001  (a tzinfo of another class can raise anything)
             raise _Refusal(value, str(error)) from None
     elif depth >= DEEPEST:
         raise _Refusal(value, f"it is nested deeper than {DEEPEST} levels, or contains itself")
@@ -141,10 +143,10 @@ def _walk(value: Any, depth: int, passing: frozenset[type]) -> Any:
 def _walk_each(
     values: Iterable[Any], depth: int, passing: frozenset[type], step: str, labels: Sequence[object]
 ) -> list[Any]:
-    """`_walk()` for what one container holds; a refusal learns the step by which it was reached."""
+    """Apply `_walk()` to the items of one container; add the step to the item to the path of a refusal."""
     walked: list[Any] = []
     try:
-        for value in values:  # a plain loop: the length of `walked` tells where it ended
+        for value in values:  # a plain loop: the length of `walked` is the index of a refusal
             walked.append(value if type(value) in passing else _walk(value, depth, passing))  # noqa: PERF401
     except _Refusal as refusal:
         refusal.path.append((step, labels[len(walked)]))
@@ -153,13 +155,13 @@ def _walk_each(
 
 
 class _Rule(NamedTuple):
-    """How one type is carried."""
+    """How one type is encoded and decoded."""
 
     tag: str
-    take: Callable[[Any], Any]  # from a value its payload; from a container what it holds
+    take: Callable[[Any], Any]  # from a value its payload; from a container its items
     make: Callable[[Any], Any]  # from a payload the value
     written: type | tuple[type, ...] = str  # what a payload is in JSON
-    step: str = ""  # containers only: how a path shows one of the things held
+    step: str = ""  # containers only: how a path shows one of the items
 
 
 def _text(value: str) -> str:
@@ -175,9 +177,9 @@ def _finite(value: float) -> float:
 
 
 def _clock(tag: str, base: Any) -> _Rule:
-    """The rule of datetime or time: ISO text, or if that says too little [text, fold, zone or offset].
+    """Return the rule of datetime or time: ISO text, or where that is not enough [text, fold, zone or offset].
 
-    Methods are bound now: a frozen clock puts its own class into this module's globals later.
+    The methods are bound here, because a frozen clock later puts its own class into this module's globals.
     """
     isoformat, utcoffset, fromisoformat = base.isoformat, base.utcoffset, base.fromisoformat
 
@@ -187,7 +189,7 @@ def _clock(tag: str, base: Any) -> _Rule:
         if place is None and zone is not None:
             if (offset := utcoffset(value)) is None:
                 raise ValueError("its tzinfo gives no offset; use a ZoneInfo or datetime.timezone")
-            if offset.microseconds:  # fromisoformat() reads an offset below a second as none
+            if offset.microseconds:  # fromisoformat() ignores an offset below a second
                 place = offset // _TICK
         text = isoformat(value)
         return text if place is None and not value.fold else [text, value.fold, place]
@@ -207,7 +209,7 @@ _INDEXES = range(sys.maxsize)
 _TICK = timedelta(microseconds=1)
 _RULES: dict[type, _Rule] = {
     str: _Rule("", _text, str),
-    int: _Rule("", lambda v: int(int.__repr__(v)), int),  # keeps to the limit on digits
+    int: _Rule("", lambda v: int(int.__repr__(v)), int),  # respects the limit on digits
     float: _Rule("", _finite, float),
     list: _Rule("", list.__iter__, list, list, "[{}]"),
     dict: _Rule("dict", dict.keys, dict, list, "[{}]"),
@@ -226,7 +228,7 @@ _BY_TAG = {rule.tag: rule for rule in _RULES.values() if rule.tag}
 
 
 def _untag(found: dict[str, Any]) -> Any:
-    """The value that a JSON object stands for; what it holds has been through here before."""
+    """Return the value that a JSON object stands for; its items were passed to this function before."""
     if TAG not in found:
         return found
     tag, payload = found[TAG], found.get("value")
@@ -245,7 +247,7 @@ def _untag(found: dict[str, Any]) -> Any:
 _loads = json.JSONDecoder(parse_constant=int).raw_decode
 _loads_tagged = json.JSONDecoder(parse_constant=int, object_hook=_untag).raw_decode
 _MARK = f'"{TAG}"'
-# What to pass in place of what is refused, by the name of its type or of a base.
+# What to pass in place of a refused value, by the name of its type or of a base class.
 _ADVICE = {
     "Model": "pass its primary key, and load it in the job",
     "QuerySet": "pass a list of primary keys",
@@ -259,7 +261,7 @@ _ADVICE = {
 
 
 def _explained(named: list[tuple[str, Any]], error: Exception) -> EncodeError:
-    """The error that names the first value refused; `error` is how that was noticed."""
+    """Return the error that names the first refused value; `error` is what the encoding raised."""
     for name, value in named:
         try:
             problem = _problem(value)
@@ -271,7 +273,7 @@ def _explained(named: list[tuple[str, Any]], error: Exception) -> EncodeError:
 
 
 def _problem(value: Any) -> str:
-    """The path in `value` to what is refused, and why; empty if all of it can be encoded."""
+    """Return the path in `value` to the refused value, and the reason; "" if all of it can be encoded."""
     try:
         dumps(_walk([[value]], -2, _CERTAIN))  # as deep as it was among the arguments
     except _Refusal as refusal:
@@ -283,8 +285,8 @@ def _problem(value: Any) -> str:
     return ""
 
 
-def _called(args: tuple[Any, ...], names: Callable[[], Sequence[str]] | None) -> list[str]:
-    """What to call each positional argument. That no name is found must not hide what is wrong."""
+def _argument_names(args: tuple[Any, ...], names: Callable[[], Sequence[str]] | None) -> list[str]:
+    """Return a name for each positional argument. A failure to find names must not hide the actual error."""
     try:
         known = [*names()][: len(args)] if names else []
     except Exception:  # noqa: BLE001  (it reads the signature of any callable)
@@ -293,7 +295,7 @@ def _called(args: tuple[Any, ...], names: Callable[[], Sequence[str]] | None) ->
 
 
 def _brief(value: object) -> str:
-    """A short `repr()`, whatever the value's own does. A queryset's would run the query."""
+    """Return a short `repr()`, even where the value's own raises. A queryset's would run the query."""
     try:
         return "a query" if hasattr(type(value), "as_manager") else reprlib.repr(value)
     except Exception:  # noqa: BLE001  (as does a number with too many digits)

@@ -65,7 +65,7 @@ def from_hex(text: str) -> UUID:
 
 
 def _from_int(number: int) -> UUID:
-    """Return `UUID(int=number)` without its checks, which take 0.4 of its 0.6 µs, in a turn for each job."""
+    """Return `UUID(int=number)` without its checks, which take 0.4 of its 0.6 µs: 4 % of a job in `run_many()`."""
     id = _make(UUID)
     _set_int(id, number)
     _set_safe(id, _UNKNOWN)

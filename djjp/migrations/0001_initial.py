@@ -339,6 +339,6 @@ class Migration(migrations.Migration):
                 ],
             },
         ),
-        # The tables go when this migration is reversed, and their storage parameters with them.
+        # Reversing this migration drops the tables, and their storage parameters with them.
         migrations.RunPython(set_storage_parameters, migrations.RunPython.noop),
     ]

@@ -1,4 +1,4 @@
-"""Behind a pooler: a consumer that cannot hear PostgreSQL notices it, or is told, and polls."""
+"""Behind a pooler: a consumer that receives no notifications detects that, or is configured for it, and polls."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ on_postgresql = pytest.mark.parametrize("queue", ["postgresql"], indirect=True)
 
 
 @pytest.fixture
-def deaf() -> Any:
+def not_listening() -> Any:
     return override_settings(DJJP={**settings.DJJP, "listen": False})
 
 
 @pytest.fixture
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+def frequent_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listening, "PROBE_EVERY", 0.2)
     monkeypatch.setattr(listening, "PROBE_WITHIN", 0.1)
 
@@ -40,41 +40,41 @@ def run(queue: Claims, statement: str) -> list[Any]:
         return list(cursor.fetchall()) if cursor.description else []
 
 
-def hears(listener: Any) -> Callable[[], bool]:
-    def look() -> bool:
+def receives(listener: Any) -> Callable[[], bool]:
+    def poll() -> bool:
         listener.woken()
         return listener._fallback is None
 
-    return look
+    return poll
 
 
 @on_postgresql
-def test_a_listener_that_hears_itself_goes_on_listening(
-    queue: Claims, soon: None, caplog: pytest.LogCaptureFixture
+def test_a_listener_that_receives_its_own_probes_goes_on_listening(
+    queue: Claims, frequent_probes: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     listener = queue.listener()
     until = time.monotonic() + 1.0
-    heard = 0
+    woken = 0
     while time.monotonic() < until:
-        heard += listener.woken()
+        woken += listener.woken()
         time.sleep(0.01)
 
-    assert heard == 0
+    assert woken == 0
     assert caplog.records == []
 
 
 @on_postgresql
-def test_one_that_has_stopped_to_hear_says_so_once_and_is_woken_by_the_clock(
-    queue: Claims, soon: None, caplog: pytest.LogCaptureFixture
+def test_a_listener_that_misses_its_probes_warns_once_and_polls(
+    queue: Claims, frequent_probes: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     listener: Any = queue.listener()
-    assert hears(listener)()
+    assert receives(listener)()
     listener._listen = lambda: "SELECT 1"  # as if LISTEN went to another session
     run(queue, "UNLISTEN *")
 
-    eventually(lambda: not hears(listener)())
+    eventually(lambda: not receives(listener)())
     time.sleep(0.6)
-    assert not hears(listener)()
+    assert not receives(listener)()
 
     assert [r.levelname for r in caplog.records] == ["WARNING"]
     assert "pooler" in caplog.text
@@ -84,17 +84,19 @@ def test_one_that_has_stopped_to_hear_says_so_once_and_is_woken_by_the_clock(
 
 
 @on_postgresql
-def test_one_that_was_silenced_for_a_while_hears_again(queue: Claims, soon: None) -> None:
+def test_a_listener_that_missed_its_probes_for_a_while_receives_again(
+    queue: Claims, frequent_probes: None
+) -> None:
     listener = queue.listener()
-    assert hears(listener)()
+    assert receives(listener)()
     run(queue, "UNLISTEN *")
-    eventually(lambda: not hears(listener)())
-    eventually(hears(listener))
+    eventually(lambda: not receives(listener)())
+    eventually(receives(listener))
 
 
 @on_postgresql
-def test_none_takes_the_silence_of_an_open_transaction_for_a_pooler(
-    queue: Claims, soon: None, caplog: pytest.LogCaptureFixture
+def test_a_listener_in_an_open_transaction_does_not_suspect_a_pooler(
+    queue: Claims, frequent_probes: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     listener = queue.listener()
     with transaction.atomic(using=queue.alias):
@@ -105,10 +107,12 @@ def test_none_takes_the_silence_of_an_open_transaction_for_a_pooler(
 
 
 @on_postgresql
-def test_without_listening_nothing_is_left_on_the_session(queue: Claims, deaf: Any) -> None:
-    """What a pooler hands to the next client is as it was."""
+def test_without_listening_nothing_is_left_on_the_session(
+    queue: Claims, not_listening: Any
+) -> None:
+    """The session that a pooler hands to the next client is unchanged."""
     connections[queue.alias].close()
-    with deaf:
+    with not_listening:
         listener = queue.listener()
         queue.enqueue(new_job())
         with queue.turn():
@@ -129,19 +133,21 @@ def test_without_listening_nothing_is_left_on_the_session(queue: Claims, deaf: A
 
 
 @on_postgresql
-def test_a_consumer_that_does_not_listen_polls_and_lives_by_its_heartbeat(
-    queue: Claims, deaf: Any
+def test_a_consumer_that_does_not_listen_polls_and_relies_on_its_heartbeat(
+    queue: Claims, not_listening: Any
 ) -> None:
-    with deaf, consuming(2):
+    with not_listening, consuming(2):
         eventually(lambda: Consumer.objects.filter(locked=False).exists())
         with override_settings(DJJP={**settings.DJJP, "listen": True}):
             handle = add.run_later(1)
         assert handle.join(30) == 1
 
 
-def test_listening_is_the_default_and_changes_nothing_on_sqlite(queue: Claims, deaf: Any) -> None:
+def test_listening_is_the_default_and_changes_nothing_on_sqlite(
+    queue: Claims, not_listening: Any
+) -> None:
     assert conf.current().listen is True
     if queue.alias == "sqlite":
-        with deaf, consuming(2):
+        with not_listening, consuming(2):
             assert add.run_later(1).join(30) == 1
             assert Consumer.objects.get().locked
