@@ -1,4 +1,4 @@
-"""What a listener hears of others' writes, and how quiet enqueuers are about them."""
+"""Listeners are woken by the writes of others, and enqueues send few notifications."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def elsewhere(work: Callable[[Claims], Any]) -> None:
 
 
 def quiet(listener: Listener) -> None:
-    """Let the listener forget what was written before."""
-    time.sleep(0.02)  # an enqueuer keeps quiet for some milliseconds after a notification
+    """Wait until the listener reports no earlier writes."""
+    time.sleep(0.02)  # an enqueue suppresses notifications for some milliseconds after one
     if listener.woken():
-        time.sleep(0.02)  # after which a listener looks once more
+        time.sleep(0.02)  # after which a listener polls once more
         listener.woken()
     assert not listener.woken()
 
@@ -50,7 +50,7 @@ WRITES: dict[str, Callable[[Claims], object]] = {
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
-def test_a_listener_hears_what_others_write(
+def test_a_write_of_another_connection_wakes_a_listener(
     queue: Claims, write: Callable[[Claims], object]
 ) -> None:
     listener = queue.listener()
@@ -59,22 +59,22 @@ def test_a_listener_hears_what_others_write(
     eventually(listener.woken)
 
 
-def test_a_listener_hears_a_job_that_is_given_back(queue: Claims) -> None:
+def test_a_released_job_wakes_a_listener(queue: Claims) -> None:
     queue.enqueue(new_job())
     listener = queue.listener()
 
-    def give_back(other: Claims) -> None:
+    def release(other: Claims) -> None:
         with other.turn():
             jobs = other.claim("two", 1, 0.0)
         with other.turn():
             assert other.release("two", jobs)
 
     quiet(listener)
-    elsewhere(give_back)
+    elsewhere(release)
     eventually(listener.woken)
 
 
-def test_a_listener_hears_a_retry(queue: Claims) -> None:
+def test_a_retry_wakes_a_listener(queue: Claims) -> None:
     job = new_job()
     queue.enqueue(job)
     with queue.turn():
@@ -86,7 +86,7 @@ def test_a_listener_hears_a_retry(queue: Claims) -> None:
     eventually(listener.woken)
 
 
-def test_a_listener_hears_an_enqueue_when_its_transaction_commits_and_not_before(
+def test_an_enqueue_wakes_a_listener_when_its_transaction_commits_and_not_before(
     queue: Claims,
 ) -> None:
     listener = queue.listener()
@@ -109,20 +109,20 @@ def test_a_listener_hears_an_enqueue_when_its_transaction_commits_and_not_before
     eventually(listener.woken)
 
 
-def test_a_listener_hears_nothing_in_silence(queue: Claims) -> None:
+def test_without_writes_a_listener_is_not_woken(queue: Claims) -> None:
     listener = queue.listener()
     elsewhere(lambda other: other.enqueue(new_job()))
     eventually(listener.woken)
     quiet(listener)
     for _ in range(50):
         assert not listener.woken()
-        # Looking is no write.
+        # These queries write nothing.
         queue.has_ready(None, [])
         queue.next_due()
     assert not listener.woken()
 
 
-def test_a_listener_hears_nothing_of_what_was_rolled_back(queue: Claims) -> None:
+def test_a_rollback_does_not_wake_a_listener(queue: Claims) -> None:
     listener = queue.listener()
     quiet(listener)
 
@@ -135,7 +135,7 @@ def test_a_listener_hears_nothing_of_what_was_rolled_back(queue: Claims) -> None
     assert not listener.woken()
 
 
-def test_a_wake_up_that_comes_in_the_middle_of_other_work_is_not_lost(queue: Claims) -> None:
+def test_a_wake_up_during_other_statements_is_not_lost(queue: Claims) -> None:
     listener = queue.listener()
     quiet(listener)
     elsewhere(lambda other: other.enqueue(new_job()))
@@ -146,10 +146,10 @@ def test_a_wake_up_that_comes_in_the_middle_of_other_work_is_not_lost(queue: Cla
     eventually(listener.woken)
 
 
-def test_a_consumer_waits_for_no_wake_up_that_came_in_the_middle_of_other_work(
+def test_a_consumer_does_not_wait_after_a_wake_up_during_other_statements(
     queue: Claims,
 ) -> None:
-    """Once it is heard nothing is left to be read, by which a wait would end."""
+    """Once it was received the descriptor is not readable, so that a wait would not end."""
     if queue.alias == "sqlite":
         pytest.skip("on SQLite the listener itself reads that there was a write")
     listener = queue.listener()
@@ -160,9 +160,9 @@ def test_a_consumer_waits_for_no_wake_up_that_came_in_the_middle_of_other_work(
     assert listener.woken()
 
 
-def test_a_listener_looks_twice_more_for_what_an_enqueuer_did_not_tell(queue: Claims) -> None:
+def test_a_listener_polls_twice_more_for_suppressed_notifications(queue: Claims) -> None:
     if queue.alias == "sqlite":
-        pytest.skip("on SQLite each commit is seen")
+        pytest.skip("on SQLite each commit is noticed")
     listener = queue.listener()
     quiet(listener)
     elsewhere(lambda other: [other.enqueue(new_job()) for _ in range(2)])
@@ -170,7 +170,7 @@ def test_a_listener_looks_twice_more_for_what_an_enqueuer_did_not_tell(queue: Cl
         assert [wait(bell, listener, 0.5, 60.0) for _ in range(4)] == [True, True, True, False]
 
 
-def test_a_listener_hears_again_after_its_connection_was_lost(queue: Claims) -> None:
+def test_a_listener_is_woken_again_after_its_connection_was_lost(queue: Claims) -> None:
     listener = queue.listener()
     queue.connection.close()
     listener.fileno()
@@ -179,8 +179,8 @@ def test_a_listener_hears_again_after_its_connection_was_lost(queue: Claims) -> 
     eventually(listener.woken)
 
 
-def test_a_listener_says_when_to_look_in_any_case(queue: Claims) -> None:
-    """To lose a wake-up is harmless only if the queue is looked at without one."""
+def test_a_listener_always_has_a_next_poll(queue: Claims) -> None:
+    """A lost wake-up is harmless only if the queue is polled without one."""
     listener = queue.listener()
     for quiet_for in (0.0, 0.05, 1.0, 3600.0):
         assert 0 < listener.interval(quiet_for) <= 1
@@ -193,7 +193,7 @@ def test_a_listener_says_when_to_look_in_any_case(queue: Claims) -> None:
 def notified(queue: Claims, request: pytest.FixtureRequest) -> Any:
     """A bare connection that listens on the queue's channel."""
     if queue.alias != "postgresql":
-        pytest.skip("SQLite has no notifications: its listeners see the writes themselves")
+        pytest.skip("SQLite has no notifications: its listeners notice the writes themselves")
     import psycopg
 
     with psycopg.connect(request.getfixturevalue("postgres_url"), autocommit=True) as connection:
@@ -202,7 +202,7 @@ def notified(queue: Claims, request: pytest.FixtureRequest) -> Any:
 
 
 def _count(listening: Any) -> int:
-    """The notifications that have come; one of our own marks the end."""
+    """Return the number of notifications received; one of our own marks the end."""
     listening.execute("NOTIFY djjp_ready, 'end'")
     count = 0
     for notification in listening.notifies():
