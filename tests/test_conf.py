@@ -161,6 +161,6 @@ def test_settings_cannot_be_changed_by_those_who_read_them() -> None:
         conf.current().concurrency_limit = 5  # type: ignore[misc]
 
 
-def test_settings_may_come_from_a_file_as_any_mapping() -> None:
+def test_settings_can_be_any_mapping_as_one_read_from_a_file() -> None:
     with override_settings(DJJP=json.loads('{"concurrency_limit": 7}')):
         assert conf.current().concurrency_limit == 7

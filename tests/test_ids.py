@@ -27,7 +27,7 @@ def test_an_id_is_a_uuid_of_version_7() -> None:
         assert id.variant == RFC_4122
 
 
-def test_an_id_is_a_uuid_in_all_that_a_uuid_does() -> None:
+def test_an_id_behaves_as_a_uuid_in_all_respects() -> None:
     for id in (new_id(), from_hex(new_id().hex)):
         plain = UUID(str(id))
         assert type(id) is UUID
@@ -35,12 +35,12 @@ def test_an_id_is_a_uuid_in_all_that_a_uuid_does() -> None:
         assert id.is_safe is plain.is_safe
         assert pickle.loads(pickle.dumps(id)) == plain  # noqa: S301  (its own)
         with pytest.raises(TypeError):
-            id.int = 1  # type: ignore[misc]  # nobody may
+            id.int = 1  # type: ignore[misc]  # this must fail
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_a_forked_process_draws_random_bits_of_its_own() -> None:
-    """As the processes of a web server do, which have loaded djjp before they are forked."""
+def test_a_forked_process_uses_random_bits_of_its_own() -> None:
+    """As in the processes of a web server that loads djjp before it forks."""
     code = """
 import os
 from djjp.ids import new_id
@@ -52,8 +52,10 @@ os.write(1, str(draw()).encode() + bytes([10]))
 if child:
     os.waitpid(child, 0)
 """
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    one, other = map(json.loads, told.stdout.splitlines())
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    one, other = map(json.loads, result.stdout.splitlines())
     assert not set(one) & set(other)
 
 
@@ -88,7 +90,7 @@ def test_their_texts_and_bytes_sort_as_they_do() -> None:
     assert sorted(shuffled, key=lambda id: id.bytes) == made
 
 
-def test_threads_that_make_ids_at_once_each_see_them_grow_and_none_twice() -> None:
+def test_ids_of_concurrent_threads_ascend_in_each_and_are_unique() -> None:
     made: list[list[UUID]] = [[] for _ in range(8)]
     start = threading.Barrier(len(made))
 
@@ -108,8 +110,8 @@ def test_threads_that_make_ids_at_once_each_see_them_grow_and_none_twice() -> No
     assert len(ticks) == len(everything) == 24_000
 
 
-def test_ids_go_on_growing_when_the_clock_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To this module it is one thing whether the last id lies ahead or the clock fell behind."""
+def test_ids_keep_ascending_when_the_clock_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To this module a last id ahead of the clock is the same as a clock that went back."""
     ahead = (time.time_ns() // 1_000_000 + 3_600_000) * 4096
     monkeypatch.setattr(ids, "_last", ahead)
     made = [new_id() for _ in range(5000)]

@@ -28,7 +28,7 @@ VALUES: list[Any] = [
 
 @pytest.fixture(params=["compiled", "python"], autouse=True)
 def _(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """With Python's compiled encoder, and as on a Python that has none."""
+    """With Python's compiled encoder, and without, as on a Python that has none."""
     if request.param == "python":
         monkeypatch.setattr(json.encoder, "c_make_encoder", None)
         importlib.reload(jsontext)
@@ -46,17 +46,17 @@ def test_the_text_is_that_of_the_standard_encoder_without_spaces(value: Any) -> 
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_no_number_in_json_is_refused(value: float) -> None:
+def test_nan_and_infinities_are_refused(value: float) -> None:
     with pytest.raises(ValueError, match="Out of range"):
         jsontext.dumps([value])
 
 
-def test_what_json_does_not_know_is_refused() -> None:
+def test_types_that_json_does_not_have_are_refused() -> None:
     with pytest.raises(TypeError, match="not JSON serializable"):
         jsontext.dumps({"a": object()})
 
 
-def test_what_is_nested_without_end_is_refused() -> None:
+def test_a_value_nested_too_deeply_is_refused() -> None:
     value: list[Any] = []
     for _ in range(100_000):
         value = [value]
