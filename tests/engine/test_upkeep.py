@@ -112,10 +112,10 @@ def test_what_a_consumer_runs_is_told_with_its_attempts(queue: Claims) -> None:
 HOLDER = """
 import django; django.setup()
 import signal
-from djjp import claims
+from djjp import engine
 
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
-queue = claims.queue()
+queue = engine.queue()
 print(queue.is_held("mine"), queue.is_held("nobody's"), flush=True)
 for _ in range(2):
     print(queue.hold("theirs"), queue.hold("theirs"), queue.hold("another"), flush=True)

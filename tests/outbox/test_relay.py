@@ -31,8 +31,8 @@ from tests.support.processes import Processes
 MOMENTS = {
     "before the commit": ("inside = kill", 0),
     "after the commit": ("relay.relay = kill", 1),
-    "before the rows are read": ("rows.read = kill", 1),
-    "after the rows are read": ("rows.read = then_kill(table.read)", 1),
+    "before the rows are read": ("table.read = kill", 1),
+    "after the rows are read": ("table.read = then_kill(table.read)", 1),
     "after the jobs are noted as relayed": ("type(queue()).enqueue = kill", 1),
     "before the queue commits": (
         "kind = type(queue()); kind.enqueue = then_kill(kind.enqueue)",
@@ -42,8 +42,8 @@ MOMENTS = {
         "kind = type(queue()); kind.relay = then_kill(kind.relay)",
         1,
     ),
-    "before the rows are deleted": ("rows.delete = kill", 1),
-    "after the rows are deleted": ("rows.delete = then_kill(table.delete)", 1),
+    "before the rows are deleted": ("table.delete = kill", 1),
+    "after the rows are deleted": ("table.delete = then_kill(table.delete)", 1),
 }
 
 CHILD = """
@@ -57,7 +57,7 @@ known = {{"default": settings.DATABASES["default"], alias: entry}}
 connections.settings[alias] = connections.configure_settings(known)[alias]
 settings.DJJP["outbox"] = [alias]
 from djjp.engine import queue
-from djjp.outbox import relay, rows
+from djjp.outbox import relay, table
 from tests.outbox.conftest import execute
 from tests.project.shop.jobs import add
 queue().connection.ensure_connection()

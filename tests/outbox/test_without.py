@@ -259,7 +259,7 @@ def test_where_the_queue_is_with_the_application_a_consumers_job_enqueues_in_its
         scratch,
         """
 from concurrent.futures import ThreadPoolExecutor
-from djjp import claims
+from djjp import engine
 from djjp.jobs import get_job
 from djjp.outbox.models import OutboxJob
 
@@ -267,13 +267,13 @@ class Elsewhere:
     def call(self, verb):
         def work():
             try:
-                return verb(claims.queue())
+                return verb(engine.queue())
             finally:
                 connections.close_all()
         with ThreadPoolExecutor(1) as threads:
             return threads.submit(work).result(60)
 
-claims.coordinator.set(Elsewhere())
+engine.coordinator.set(Elsewhere())
 try:
     with transaction.atomic():
         handle = ship.run_later(1)

@@ -29,7 +29,7 @@ def send(number):
 REGISTERED = """
 import django
 django.setup()
-from djjp import registry
+from djjp.jobs import registry
 print(registry.knows("shop.tasks.send"), registry.knows("shop.send"))
 """
 
