@@ -1,4 +1,4 @@
-"""Screening: jobs that were claimed and have terms are looked at once more, in the same transaction."""
+"""Screening: jobs that were claimed and have candidates are looked at once more, in the same transaction."""
 
 from __future__ import annotations
 
@@ -6,47 +6,63 @@ import time
 from collections.abc import Collection, Sequence
 from uuid import UUID
 
+from djjp.engine.database import Database
 from djjp.engine.expiry import Expiry
-from djjp.engine.rates import SLACK, Rates
-from djjp.engine.records import Claimed, Screened
+from djjp.engine.limits import Limits
+from djjp.engine.rates import START_MARGIN, Rates
+from djjp.engine.records import Admitted, Claimed
 from djjp.models import Flag
 
 
-class Screening(Rates, Expiry):
-    """The verb that puts limits, rates, unique keys and expiry together."""
+class Admission:
+    """Apply limits, rates, unique keys and expiry together."""
 
-    def screen(
-        self, claimed: Sequence[Claimed], ended: Collection[UUID] = (), *, slack: float = SLACK
-    ) -> Screened:
-        """Look at the terms of jobs that were claimed in this transaction, as its last step.
+    def __init__(self, db: Database, limits: Limits, rates: Rates, expiry: Expiry) -> None:
+        self._db = db
+        self._limits = limits
+        self._rates = rates
+        self._expiry = expiry
+
+    def admit(
+        self,
+        claimed: Sequence[Claimed],
+        ended: Collection[UUID] = (),
+        *,
+        start_margin: float = START_MARGIN,
+    ) -> Admitted:
+        """Look at the candidates of jobs that were claimed in this transaction, as its last step.
 
         Args:
             ended: jobs under a limit that have stopped running in this transaction.
-            slack: seconds within which those under a rate begin, or are given back.
+            start_margin: seconds within which those under a rate begin, or are given back.
         """
         now = time.time()
-        away = self._expired([job for job in claimed if job.flags & Flag.EXPIRES], now)
+        away = self._expiry.cancel_expired(
+            [job for job in claimed if job.flags & Flag.EXPIRES], now
+        )
         counted = [
             job
             for job in claimed
             if job.flags & (Flag.LIMITED | Flag.RATE_LIMITED) and job.id not in away
         ]
-        terms = self._terms(counted)
+        candidates = self._limits.candidates(counted)
         # What has expired had been let in for a place.
-        freed = self._freed([*ended, *away])
-        if keys := {term.key for term in terms} | freed:
-            self._lock_keys(keys)
-        over, passed = self._over_limit([term for term in terms if term.per is None])
-        rated = [term for term in terms if term.per is not None]
-        starts = self._starting(rated, slack)
-        late = {term.row for term in rated} - starts.keys()
-        gone = away | {self._uuid(row) for row in over | late}
+        freed = self._limits.keys_released([*ended, *away])
+        if keys := {candidate.key for candidate in candidates} | freed:
+            self._db.lock_keys(keys)
+        over, passed = self._limits.block_over_limit(
+            [candidate for candidate in candidates if candidate.per is None]
+        )
+        rated = [candidate for candidate in candidates if candidate.per is not None]
+        starts = self._rates.count_starts(rated, start_margin)
+        late = {candidate.row for candidate in rated} - starts.keys()
+        gone = away | {self._db.to_uuid(row) for row in over | late}
         jobs = [job for job in claimed if job.id not in gone]
         if starting := [job.id for job in jobs if job.flags & Flag.UNTIL_START]:
-            self._change("unique_key = NULL", [], self._keys(starting))
-        return Screened(
+            self._db.update("unique_key = NULL", [], self._db.keys(starting))
+        return Admitted(
             jobs,
-            opened=self._let_in(freed | passed) > 0,
-            put_off=bool(late),
-            starts={self._uuid(row): until for row, until in starts.items()},
+            unblocked=self._limits.unblock_keys(freed | passed) > 0,
+            throttled=bool(late),
+            start_deadlines={self._db.to_uuid(row): until for row, until in starts.items()},
         )

@@ -1,115 +1,102 @@
-"""The verbs of the queue: every statement that enqueues, claims and finishes jobs, by name.
+"""Jobs, the hot path: enqueue, claim, finish, release, promote.
 
-Both databases implement this one list, and `tests/engine/test_contract.py` states what each verb promises.
-What a database does in its own way stands in its own module; everything above speaks verbs only.
+`tests/engine` states what each verb promises, on both databases.
 
-Two rules hold throughout:
+**The fence.** What a consumer reports of a job is written only while the row says that this consumer runs this
+attempt of it. A late report changes nothing, and the caller gets the ids that passed. `finish`, `release` and
+`record_progress` are fenced; `Database.update_if_running` is the one statement of `finish` and `release`.
 
-* **The fence.** What a consumer reports of a job is written only while the row still says that this
-  consumer runs this attempt of it. Whoever comes late changes nothing and is told so.
-* **Times are seconds since the epoch** (`time.time()`), so that no time zone enters a statement.
+Times are seconds since the epoch (`time.time()`) throughout the engine, so that no time zone enters a statement.
 """
 
 from __future__ import annotations
 
 import time
-from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
 from uuid import UUID
 
-from djjp.engine.admission import Screening
-from djjp.engine.control import ByPeople
-from djjp.engine.database import TABLE, moment
-from djjp.engine.queues import Queues
-from djjp.engine.receipts import Relays
-from djjp.engine.received import Received
-from djjp.engine.records import NOBODY, Claimed, Failure, Held, NewGraph, NewJob, Outcome, Settled
-from djjp.engine.requirements import Fitness
-from djjp.engine.schedules import Timetable
-from djjp.engine.upkeep import Upkeep
-from djjp.models import FINISHED, Attempt, Flag, State
+from djjp.engine.database import TABLE, Database, to_datetime
+from djjp.engine.pipelines import Pipelines
+from djjp.engine.records import (
+    NO_HOLDERS,
+    Claimed,
+    Failure,
+    FencedUpdate,
+    KeyHolders,
+    NewGraph,
+    NewJob,
+    Outcome,
+    Progress,
+)
+from djjp.engine.unique_keys import UniqueKeys
+from djjp.models import FINISHED, Attempt, Flag, Job, State
 
 
-class Listener(Protocol):
-    """Tells a waiting consumer that somebody wrote to the queue.
+class Jobs:
+    """Enqueue jobs, and run them through a consumer's turn."""
 
-    To lose a wake-up is harmless: the consumer looks again after `interval()` in any case.
-    """
-
-    def fileno(self) -> int | None:
-        """A descriptor that becomes readable on a wake-up, or None where there is only `woken()`."""
-
-    def woken(self) -> bool:
-        """Whether somebody wrote since the last call."""
-
-    def interval(self, quiet: float) -> float:
-        """Seconds until `woken()` should be asked again, after `quiet` seconds without any work."""
-
-
-class Claims(ByPeople, Relays, Upkeep, Screening, Queues, Timetable, Received, Fitness):
-    """The queue on one database alias, by its verbs: here those of the hot path."""
-
-    _promotion = f"UPDATE {TABLE} SET state = 'ready' WHERE state = 'scheduled' AND run_after <= %s"
+    def __init__(self, db: Database, pipelines: Pipelines, unique_keys: UniqueKeys) -> None:
+        self._db = db
+        self._pipelines = pipelines
+        self._unique_keys = unique_keys
 
     # Enqueue
 
-    def enqueue(self, job: NewJob) -> Held:
-        """Write one job, or tell who has its unique key; in a transaction of its own unless one is open."""
+    def enqueue(self, job: NewJob) -> KeyHolders:
+        """Write one job, in a transaction of its own unless one is open; return the holder of its unique key."""
         if job.flags & Flag.CONSTRAINED:
-            return self.enqueue_on_terms([job])
-        self._enqueue(job)
-        return NOBODY
+            return self._unique_keys.insert_constrained([job])
+        self._db.insert_plain(job)
+        return NO_HOLDERS
 
-    def enqueue_many(self, jobs: Sequence[NewJob]) -> Held:
-        """Write many jobs, all or none of them, but for those whose unique key is held; returns who holds it."""
+    def enqueue_many(self, jobs: Sequence[NewJob]) -> KeyHolders:
+        """Write many jobs, all or none, except those whose unique key is held; return the holders."""
         if any(job.flags & Flag.CONSTRAINED for job in jobs):
-            return self.enqueue_on_terms(jobs)
-        self._enqueue_many(jobs)
-        return NOBODY
+            return self._unique_keys.insert_constrained(jobs)
+        self._db.insert_many(jobs)
+        return NO_HOLDERS
 
-    @abstractmethod
-    def _enqueue(self, job: NewJob) -> None:
-        """Write one plain job: one statement."""
-
-    @abstractmethod
-    def _enqueue_many(self, jobs: Sequence[NewJob]) -> None:
-        """Write many plain jobs."""
-
-    def relay(self, jobs: Sequence[NewJob | NewGraph], fresh: Callable[[], None]) -> None:
-        """Write jobs and pipelines that were read in an outbox, all or none, but for those that came before.
+    def relay(self, jobs: Sequence[NewJob | NewGraph], check_fresh: Callable[[], None]) -> None:
+        """Write jobs and pipelines that were read in an outbox, all or none, except those relayed before.
 
         Args:
-            fresh: raises when what was read is too old to be written. It is asked once no other relay
-                of these jobs can come between: see `djjp.outbox.relay`.
+            check_fresh: raises when what was read is too old to be written. It is called once no other relay
+                of these jobs can intervene: see `djjp.outbox.relay`.
         """
-        with self.turn():
+        with self._db.transaction():
             # In one order, so that two relays do not wait for each other.
-            new = self._note_relayed(sorted(job.id for job in jobs), time.time())
-            fresh()
+            new = self._db.record_receipts(sorted(job.id for job in jobs), time.time())
+            check_fresh()
             for graph in jobs:
                 if isinstance(graph, NewGraph) and graph.id in new:
-                    self.enqueue_graph(graph)
+                    self._pipelines.enqueue(graph)
             arrived = [job for job in jobs if isinstance(job, NewJob) and job.id in new]
             if arrived:
                 self.enqueue_late(arrived)
             units = [unit for unit in jobs if unit.id in new]
             steps = [s for u in units for s in (u.jobs if isinstance(u, NewGraph) else [u])]
             if cancelled := [job.id for job in steps if job.state == State.CANCELLED]:
-                self.end_cancelled(cancelled, time.time())
+                self._end_cancelled(cancelled)
 
     def enqueue_late(self, jobs: Sequence[NewJob]) -> None:
-        """Write jobs whose handles are out already: one whose unique key is held is cancelled, and says so."""
+        """Write jobs whose handles exist already; cancel those whose unique key is held, with a reason."""
         held = self.enqueue(jobs[0]) if len(jobs) == 1 else self.enqueue_many(jobs)
         for job in jobs:
             if job.id in held:
-                reason = f"job {held[job.id].id} has its unique key"
-                self._insert_whole([job._replace(state=State.CANCELLED)])
-                self.end_cancelled([job.id], time.time(), reason)
+                self._db.insert_whole([job._replace(state=State.CANCELLED)])
+                self._end_cancelled([job.id], f"job {held[job.id].id} has its unique key")
+
+    def _end_cancelled(self, ids: Iterable[UUID], reason: str = "cancelled on request") -> None:
+        """Record the end of jobs that entered the queue as cancelled."""
+        self._db.update_if(
+            "finished_at = %s, reason = %s",
+            "state = 'cancelled' AND finished_at IS NULL",
+            [self._db.to_param(time.time()), reason],
+            ids,
+        )
 
     # The consumer's turn
 
-    @abstractmethod
     def claim(
         self,
         consumer: str,
@@ -117,113 +104,123 @@ class Claims(ByPeople, Relays, Upkeep, Screening, Queues, Timetable, Received, F
         now: float,
         *,
         queues: Sequence[str] | None = None,
-        without: Sequence[str] = (),
+        exclude_names: Sequence[str] = (),
     ) -> list[Claimed]:
         """Take up to `limit` ready jobs: higher priority first, then first in, first out.
 
-        Like `finish`, it belongs inside `turn()`.
+        Like `finish`, it belongs inside `Database.transaction()`. Each database has its own claim strategy.
 
         Args:
-            consumer: who takes them.
+            consumer: the name of the consumer that takes them.
             queues: the queues to take from; None for all.
-            without: names of jobs to pass over, because this consumer's code does not know them.
+            exclude_names: names of jobs to skip, because this consumer's code does not define them.
         """
+        jobs = self._db.claim(consumer, limit, now, queues, exclude_names)
+        return self._pipelines.with_inputs(jobs)
 
     def finish(self, consumer: str, outcomes: Sequence[Outcome]) -> set[UUID]:
-        """Write how attempts ended, as one batch; returns the ids that passed the fence.
+        """Write the outcomes of attempts, as one batch; return the ids that passed the fence.
 
         A failed attempt is kept as an `Attempt` row.
         """
-        accepted = self._settle(consumer, [_settled(consumer, outcome) for outcome in outcomes])
+        updates = [_update_for(consumer, outcome) for outcome in outcomes]
+        accepted = self._db.update_if_running(consumer, updates)
         others = [o for o in outcomes if o.state != State.SUCCEEDED and o.claimed.id in accepted]
         if any(outcome.state == State.READY for outcome in others):
-            self.announce()
+            self._db.notify()
         failures = [_attempt(consumer, o, o.failure) for o in others if o.failure is not None]
         if failures:
-            Attempt.objects.using(self.alias).bulk_create(failures)
-        awaited = [o for o in outcomes if o.claimed.flags & Flag.HAS_DEPENDENTS]
-        if awaited:
-            ended = [(o.claimed.id, o.state) for o in awaited if o.claimed.id in accepted]
-            good = [id for id, state in ended if state == State.SUCCEEDED]
-            self.follow([id for id, state in ended if state != State.SUCCEEDED], good)
+            Attempt.objects.using(self._db.alias).bulk_create(failures)
+        parents = [o for o in outcomes if o.claimed.flags & Flag.HAS_DEPENDENTS]
+        if parents:
+            ended = [(o.claimed.id, o.state) for o in parents if o.claimed.id in accepted]
+            succeeded = [id for id, state in ended if state == State.SUCCEEDED]
+            others_ended = [id for id, state in ended if state != State.SUCCEEDED]
+            self._pipelines.resolve_dependents(others_ended, succeeded)
         return accepted
 
     def release(self, consumer: str, jobs: Iterable[Claimed]) -> set[UUID]:
-        """Give claimed jobs back to ready, as if they had never been claimed.
+        """Return claimed jobs to ready, as if they had never been claimed.
 
-        For those that were claimed in an earlier transaction `let_in` follows.
+        For jobs that were claimed in an earlier transaction `Limits.unblock` must follow.
         """
         now, jobs = time.time(), list(jobs)
-        rows = [
-            Settled(job.id, job.attempt, State.READY, None, None, now, None, job.attempt - 1)
+        updates = [
+            FencedUpdate(
+                id=job.id,
+                attempt=job.attempt,
+                state=State.READY,
+                finished_at=now,
+                attempts=job.attempt - 1,
+            )
             for job in jobs
         ]
-        accepted = self._settle(consumer, rows)
+        accepted = self._db.update_if_running(consumer, updates)
         if accepted:
-            self.announce()
-        # One that someone wants to stop has ended by it.
-        self.follow(
+            self._db.notify()
+        # A job with a cancel request has ended by its release.
+        self._pipelines.resolve_dependents(
             [job.id for job in jobs if job.flags & Flag.HAS_DEPENDENTS and job.id in accepted]
         )
         return accepted
 
-    @abstractmethod
-    def _settle(self, consumer: str, rows: Sequence[Settled]) -> set[UUID]:
-        """The fence: update each row that `consumer` still runs in that attempt; returns their ids."""
-
     def promote(self, now: float) -> int:
-        """Make the scheduled jobs whose time has come ready; returns how many there were."""
-        with self.connection.cursor() as cursor:
-            cursor.execute(self._promotion, [self._stamp(now)])
+        """Make the due scheduled jobs ready; return their number."""
+        with self._db.connection.cursor() as cursor:
+            cursor.execute(self._db.promotion, [self._db.to_param(now)])
             count: int = cursor.rowcount
             return count
 
-    # Looking, without a write
+    def record_progress(self, consumer: str, reports: Sequence[Progress]) -> None:
+        """Record the progress of running jobs."""
+        for claimed, done, total in reports:
+            Job.objects.using(self._db.alias).filter(
+                pk=claimed.id, consumer=consumer, attempts=claimed.attempt, state=State.RUNNING
+            ).update(progress_done=done, progress_total=total)
+
+    # Queries
+
+    def to_cancel(self, consumer: str) -> list[UUID]:
+        """Return the running jobs of a consumer that have a cancel request."""
+        wanted = Job.objects.using(self._db.alias).filter(
+            state=State.RUNNING, cancel_requested=True, consumer=consumer
+        )
+        return list(wanted.values_list("pk", flat=True))
 
     def next_due(self) -> float | None:
-        """When the next scheduled job is due; None when none is scheduled."""
-        with self.connection.cursor() as cursor:
+        """Return the time at which the next scheduled job is due; None when none is scheduled."""
+        with self._db.connection.cursor() as cursor:
             cursor.execute(f"SELECT min(run_after) FROM {TABLE} WHERE state = 'scheduled'")
             (value,) = cursor.fetchone()
-            return None if value is None else self._seconds(value)
+            return None if value is None else self._db.to_seconds(value)
 
-    @abstractmethod
-    def has_ready(self, queues: Sequence[str] | None, without: Sequence[str]) -> bool:
-        """Whether `claim` would find a job, asked without taking any lock."""
-
-    # Wake-ups
-
-    @abstractmethod
-    def listener(self) -> Listener:
-        """A listener on this thread's connection."""
+    def has_ready(self, queues: Sequence[str] | None, exclude_names: Sequence[str]) -> bool:
+        """Return whether `claim` would find a job, without taking a lock."""
+        return self._db.has_ready(queues, exclude_names)
 
 
-def _settled(consumer: str, outcome: Outcome) -> Settled:
-    claimed, state, started, finished, result, _, run_after, reason = outcome
-    if state not in FINISHED:  # it will run again, anywhere
-        return Settled(
-            claimed.id,
-            claimed.attempt,
-            state,
-            None,
-            None,
-            finished,
-            None,
-            claimed.attempt,
-            run_after,
-            reason,
+def _update_for(consumer: str, outcome: Outcome) -> FencedUpdate:
+    claimed = outcome.claimed
+    if outcome.state not in FINISHED:  # the job runs again, on any consumer
+        return FencedUpdate(
+            id=claimed.id,
+            attempt=claimed.attempt,
+            state=outcome.state,
+            finished_at=outcome.finished_at,
+            attempts=claimed.attempt,
+            run_after=outcome.run_after,
+            reason=outcome.reason,
         )
-    return Settled(
-        claimed.id,
-        claimed.attempt,
-        state,
-        result,
-        started,
-        finished,
-        consumer,
-        claimed.attempt,
-        None,
-        reason,
+    return FencedUpdate(
+        id=claimed.id,
+        attempt=claimed.attempt,
+        state=outcome.state,
+        result=outcome.result,
+        started_at=outcome.started_at,
+        finished_at=outcome.finished_at,
+        consumer=consumer,
+        attempts=claimed.attempt,
+        reason=outcome.reason,
     )
 
 
@@ -232,8 +229,8 @@ def _attempt(consumer: str, outcome: Outcome, failure: Failure) -> Attempt:
         job_id=outcome.claimed.id,
         number=outcome.claimed.attempt,
         consumer=consumer,
-        started_at=moment(outcome.started_at),
-        finished_at=moment(outcome.finished_at),
+        started_at=to_datetime(outcome.started_at),
+        finished_at=to_datetime(outcome.finished_at),
         exception_class=failure.exception_class,
         message=failure.message,
         traceback=failure.traceback,

@@ -11,19 +11,17 @@ one transaction needs are taken at once, in one order, after every lock of rows 
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from djjp.engine.database import TABLE
-from djjp.engine.pipelines import Graph, Key
+from djjp.engine.database import TABLE, Database, Key
 from djjp.engine.records import Claimed
 from djjp.models import Flag
 
 #: How many ready jobs of a full key are blocked at once: they would only be claimed in vain.
-SWEEP = 2000
+BLOCK_BATCH = 2000
 #: How many keys one look for waiting jobs takes.
 KEYS = 500
 
@@ -59,7 +57,7 @@ _RUNNING = f"""(SELECT count(*) FROM (SELECT id {_OF_KEY.format(key="key")} AND 
 AND limit_per IS NULL {_ORDER_OF_KEY}) AS running)"""
 
 
-class Term(NamedTuple):
+class Candidate(NamedTuple):
     """What a claimed job is counted by, and where it stands among others of its key."""
 
     row: Key
@@ -76,17 +74,20 @@ class Term(NamedTuple):
         return -self.priority, self.row
 
 
-class Limits(Graph):
-    """Verbs of limits."""
+class Limits:
+    """Block jobs over their limit, and unblock them."""
 
-    def let_in(self, ended: Collection[UUID]) -> bool:
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def unblock(self, ended: Collection[UUID]) -> bool:
         """Let in whom these jobs, which have stopped running, kept waiting; the last step of a transaction."""
-        freed = self._freed(ended)
+        freed = self.keys_released(ended)
         if freed:
-            self._lock_keys(freed)
-        return self._let_in(freed) > 0
+            self._db.lock_keys(freed)
+        return self.unblock_keys(freed) > 0
 
-    def let_in_left(self, after: str) -> tuple[int, str | None]:
+    def unblock_stranded(self, after: str) -> tuple[int, str | None]:
         """Let in those that wait though there is room: one that ran was deleted, say.
 
         It looks before it takes any lock, and there is hardly ever something to do.
@@ -97,35 +98,31 @@ class Limits(Graph):
         Returns:
             How many were let in, and the last key that was looked at, if there may be more behind it.
         """
-        with self.connection.cursor() as cursor:
+        with self._db.connection.cursor() as cursor:
             cursor.execute(_KEYS, [after])
             keys = [key for (key,) in cursor.fetchall()]
         last = keys[-1] if len(keys) == KEYS else None
-        open_keys = self._free(keys)
+        open_keys = self._free_permits(keys)
         if not open_keys:
             return 0, last
-        with self.turn():
-            self._lock_keys(open_keys)
-            return self._let_in(open_keys), last
+        with self._db.transaction():
+            self._db.lock_keys(open_keys)
+            return self.unblock_keys(open_keys), last
 
-    @abstractmethod
-    def _lock_keys(self, keys: Collection[str]) -> None:
-        """Hold these keys to the end of the transaction."""
-
-    def _terms(self, jobs: Sequence[Claimed]) -> list[Term]:
+    def candidates(self, jobs: Sequence[Claimed]) -> list[Candidate]:
         """The terms of claimed jobs, in their order."""
         if not jobs:
             return []
-        keys = self._keys(job.id for job in jobs)
+        keys = self._db.keys(job.id for job in jobs)
         columns = "id, limit_key, limit_max, limit_per, queue, priority"
-        rows = self._rows(columns, f"FROM {TABLE} WHERE {{ids}}", keys)
+        rows = self._db.rows(columns, f"FROM {TABLE} WHERE {{ids}}", keys)
         found = {row[0]: row for row in rows}
         return [
-            Term._make([*found[key], job.attempt > 1 or job.flags & Flag.THROTTLED > 0])
+            Candidate._make([*found[key], job.attempt > 1 or job.flags & Flag.THROTTLED > 0])
             for key, job in zip(keys, jobs, strict=True)
         ]
 
-    def _freed(self, ended: Collection[UUID]) -> set[str]:
+    def keys_released(self, ended: Collection[UUID]) -> set[str]:
         """The keys of jobs that do not run any more."""
         if not ended:
             return set()
@@ -133,17 +130,17 @@ class Limits(Graph):
             f"FROM {TABLE} WHERE {{ids}} AND limit_key IS NOT NULL AND limit_per IS NULL"
             " AND state <> 'running'"
         )
-        return {key for (key,) in self._rows("limit_key", rest, self._keys(ended))}
+        return {key for (key,) in self._db.rows("limit_key", rest, self._db.keys(ended))}
 
     def _running(self, keys: Collection[str]) -> dict[str, int]:
-        rows = self._rows(
+        rows = self._db.rows(
             "key, count",
-            f"FROM (SELECT key, {_RUNNING} AS count FROM {self._listed('key')}) AS each",
+            f"FROM (SELECT key, {_RUNNING} AS count FROM {self._db.listed('key')}) AS each",
             sorted(keys),
         )
         return dict(rows)  # type: ignore[arg-type]  # pairs
 
-    def _over_limit(self, terms: Sequence[Term]) -> tuple[set[Key], set[str]]:
+    def block_over_limit(self, terms: Sequence[Candidate]) -> tuple[set[Key], set[str]]:
         """Block those of the claimed jobs for which there is no place.
 
         Returns:
@@ -169,13 +166,13 @@ class Limits(Graph):
             else:
                 full[term.key] = None
         if over:
-            self._change(_BLOCK, [], over)
+            self._db.update(_BLOCK, [], over)
             for key in full:
                 self._block_ready(key)
         return over, passed
 
     def _waiting_before(
-        self, terms: Sequence[Term]
+        self, terms: Sequence[Candidate]
     ) -> dict[tuple[str, str], list[tuple[int, Key]]]:
         """The places of the first that wait in the keys and queues of these jobs."""
         places: dict[tuple[str, str], list[tuple[int, Key]]] = {}
@@ -184,7 +181,7 @@ class Limits(Graph):
         waiting = {key for key, most in self._most({term.key for term in terms}) if most}
         for term in terms:
             if term.key in waiting and (term.key, term.queue) not in places:
-                with self.connection.cursor() as cursor:
+                with self._db.connection.cursor() as cursor:
                     cursor.execute(
                         f"SELECT priority, id {_WAITING} AND queue = %s {_IN_ORDER}",
                         [term.key, term.queue, term.most],
@@ -194,19 +191,21 @@ class Limits(Graph):
         return places
 
     def _block_ready(self, key: str) -> None:
-        rows = self._some(f"{READY} AND limit_per IS NULL {READY_IN_ORDER}", [key, key, SWEEP])
+        rows = self._some(
+            f"{READY} AND limit_per IS NULL {READY_IN_ORDER}", [key, key, BLOCK_BATCH]
+        )
         if rows:
-            self._change("state = 'blocked'", [], rows)
+            self._db.update("state = 'blocked'", [], rows)
 
     def _most(self, keys: Iterable[str]) -> Sequence[Sequence[Any]]:
         """Each key with how many of it may run, by the first that wait; None where none waits."""
-        return self._rows(
+        return self._db.rows(
             "key, most",
-            f"FROM (SELECT key, {_MOST} AS most FROM {self._listed('key')}) AS each",
+            f"FROM (SELECT key, {_MOST} AS most FROM {self._db.listed('key')}) AS each",
             sorted(keys),
         )
 
-    def _free(self, keys: Collection[str]) -> dict[str, int]:
+    def _free_permits(self, keys: Collection[str]) -> dict[str, int]:
         """How many places are free for those that wait, by key."""
         waiting = {key: most for key, most in self._most(keys) if most} if keys else {}
         if not waiting:
@@ -215,23 +214,23 @@ class Limits(Graph):
         left = {key: most - running[key] for key, most in waiting.items()}
         return {key: count for key, count in left.items() if count > 0}
 
-    def _let_in(self, keys: Collection[str]) -> int:
+    def unblock_keys(self, keys: Collection[str]) -> int:
         """Make the first that wait for each key ready, as many as there are places."""
         ids: list[Key] = []
-        for key, count in self._free(keys).items():
-            with self.connection.cursor() as cursor:
+        for key, count in self._free_permits(keys).items():
+            with self._db.connection.cursor() as cursor:
                 cursor.execute(_QUEUES, [key, key])
                 queues = cursor.fetchall()
             # Of each queue: whoever serves the one may not serve the other.
             for (queue,) in queues:
                 ids += self._some(f"{_WAITING} AND queue = %s {_IN_ORDER}", [key, queue, count])
         if ids:
-            self._change("state = 'ready'", [], ids)
-            self.announce()
+            self._db.update("state = 'ready'", [], ids)
+            self._db.notify()
         return len(ids)
 
     def _some(self, rest: str, values: list[Any]) -> list[Key]:
         """The first of some rows under one key; what others hold is passed over."""
-        with self.connection.cursor() as cursor:
-            cursor.execute(f"SELECT id {rest}{self._skip_locked}", values)
+        with self._db.connection.cursor() as cursor:
+            cursor.execute(f"SELECT id {rest}{self._db.skip_locked}", values)
             return [key for (key,) in cursor.fetchall()]

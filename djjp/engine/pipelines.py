@@ -18,14 +18,13 @@ from __future__ import annotations
 
 import json
 import time
-from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
-from djjp.engine.database import TABLE, OnDatabase
-from djjp.engine.records import ON_FAILURE, Edge, NewGraph, NewJob
+from djjp.engine.database import TABLE, Database, Key
+from djjp.engine.records import ON_FAILURE, Claimed, NewGraph
 from djjp.models import Attempt, Dependency, Flag, State
 
 EDGES = Dependency._meta.db_table
@@ -34,7 +33,7 @@ EDGES = Dependency._meta.db_table
 NOT_NEEDED = "nothing failed"
 
 # What is quoted of an error's message.
-_LONGEST = 1000
+_MAX_MESSAGE = 1000
 
 _ENDED = f"""FROM {TABLE} WHERE {{ids}} AND flags & {Flag.HAS_DEPENDENTS} <> 0
 AND state IN ('succeeded', 'failed', 'cancelled')"""
@@ -58,58 +57,32 @@ flags = CASE WHEN {_NOT_NEEDED} THEN job.flags | {Flag.CANCELLED_BY_PARENT} ELSE
 
 _OPEN = """state = CASE WHEN run_after > %s THEN 'scheduled' ELSE 'ready' END, waits_for = 0"""
 
-Key = Any
 _Children = defaultdict[Key, list[tuple[Key, str]]]
 _ByText = defaultdict[str, list[Key]]
 
 
-class Graph(OnDatabase):
-    """Verbs of pipelines."""
+class Pipelines:
+    """Enqueue pipelines, and let their ends take effect."""
 
-    #: How two tables are joined so that the first is read first.
-    _join = "JOIN"
-    #: Whether others may write at the same time, so that rows have to be locked.
-    _locks = False
-    #: What makes a SELECT take its rows, but for those that others hold.
-    _skip_locked = ""
+    def __init__(self, db: Database) -> None:
+        self._db = db
 
     # Enqueue
 
-    def enqueue_graph(self, graph: NewGraph) -> None:
+    def enqueue(self, graph: NewGraph) -> None:
         """Write the jobs of a pipeline and their edges, all or none of them."""
 
         def write() -> None:
-            with self.turn():
-                self._insert_whole(graph.jobs)
-                self._insert_edges(graph.edges)
-                self.announce()
+            with self._db.transaction():
+                self._db.insert_whole(graph.jobs)
+                self._db.insert_edges(graph.edges)
+                self._db.notify()
 
-        self._patiently(write)
-
-    @abstractmethod
-    def _row(self, job: NewJob) -> tuple[Any, ...]:
-        """A job's values in the order of `INSERT_COLUMNS`, without the constants."""
-
-    def _more(self, job: NewJob) -> tuple[Any, ...]:
-        """A job's values in the order of `MORE_COLUMNS`."""
-        pipeline = None if job.pipeline is None else self._keys([job.pipeline])[0]
-        expires = None if job.expires_at is None else self._stamp(job.expires_at)
-        limit = job.limit_key, job.limit_max, job.limit_per
-        return (pipeline, job.waits_for, job.unique_key, *limit, expires)
-
-    @abstractmethod
-    def _insert_whole(self, jobs: Sequence[NewJob]) -> None:
-        """Insert jobs with all that they can have, but for those whose id or unique key is there."""
-
-    @abstractmethod
-    def _insert_edges(self, edges: Sequence[Edge]) -> None: ...
-
-    def _patiently(self, work: Any) -> None:
-        work()
+        self._db.with_retry(write)
 
     # What an end lets go
 
-    def follow(self, ids: Collection[UUID], succeeded: Collection[UUID] = ()) -> None:
+    def resolve_dependents(self, ids: Collection[UUID], succeeded: Collection[UUID] = ()) -> None:
         """Let go what waits for these jobs, as far as they have ended.
 
         It belongs in the transaction of their end: whoever writes one calls it, and this is the one place
@@ -118,34 +91,34 @@ class Graph(OnDatabase):
         Args:
             succeeded: others, of which it is known that they have succeeded.
         """
-        ended = self._rows("id, name, state, reason", _ENDED, self._keys(ids)) if ids else []
-        good = {*self._keys(succeeded), *(row[0] for row in ended if row[2] == State.SUCCEEDED)}
+        ended = self._db.rows("id, name, state, reason", _ENDED, self._db.keys(ids)) if ids else []
+        good = {*self._db.keys(succeeded), *(row[0] for row in ended if row[2] == State.SUCCEEDED)}
         bad = {row[0]: row[1:] for row in ended if row[2] != State.SUCCEEDED}
         if good or bad:
-            self._let_go(good, bad)
+            self._propagate(good, bad)
 
-    def cut_off(self, ids: Collection[UUID]) -> None:
+    def cancel_dependents(self, ids: Collection[UUID]) -> None:
         """Cancel what waits for these jobs, for they are about to be deleted, and delete their edges."""
         rest = f"FROM {TABLE} WHERE {{ids}} AND pipeline IS NOT NULL"
-        steps = self._rows("id, name", rest, self._keys(ids)) if ids else []
+        steps = self._db.rows("id, name", rest, self._db.keys(ids)) if ids else []
         if steps:
             gone = {key: (name, "deleted", None) for key, name in steps}
-            self._let_go(set(), gone)
-            self._delete_edges([self._uuid(key) for key in gone])
+            self._propagate(set(), gone)
+            self.delete_edges([self._db.to_uuid(key) for key in gone])
 
-    def _delete_edges(self, ids: Collection[UUID]) -> None:
-        with self.connection.cursor() as cursor:
+    def delete_edges(self, ids: Collection[UUID]) -> None:
+        with self._db.connection.cursor() as cursor:
             for end in ("parent", "child"):
-                statement = f"DELETE FROM {EDGES} WHERE {self._within(end)}"
-                cursor.execute(statement, [self._id_list(ids)])
+                statement = f"DELETE FROM {EDGES} WHERE {self._db.in_ids(end)}"
+                cursor.execute(statement, [self._db.id_list(ids)])
 
-    def _let_go(self, good: Collection[Key], bad: Mapping[Key, Any]) -> None:
+    def _propagate(self, good: Collection[Key], bad: Mapping[Key, Any]) -> None:
         if bad:
-            self._give_up(good, bad)
+            self._cancel_descendants(good, bad)
         if good:
-            self._arrive(good)
+            self._db.count_down(good)
 
-    def _give_up(self, good: Collection[Key], bad: Mapping[Key, Any]) -> None:
+    def _cancel_descendants(self, good: Collection[Key], bad: Mapping[Key, Any]) -> None:
         """Cancel what waits for the bad ones, and open what waits for them to fail."""
         children = self._children(good, bad)
         # Also those of the good ones, which are counted down next: all rows are locked at once, in one order.
@@ -167,97 +140,117 @@ class Graph(OnDatabase):
                         ways.append(child)
         self._record(opened, cancelled)
 
-    @abstractmethod
-    def _arrive(self, good: Collection[Key]) -> None:
-        """Count down what waits for jobs that have succeeded, by `ARRIVED`, and announce what may run now."""
-
     def _children(self, good: Collection[Key], bad: Mapping[Key, Any]) -> _Children:
         """The edges from these jobs, and from all that is blocked below the bad ones, by parent."""
-        below = self._rows("id", "FROM below", bad, "edge.parent", _BELOW) if bad else []
+        below = self._db.rows("id", "FROM below", bad, "edge.parent", _BELOW) if bad else []
         ends = [*good, *bad, *(key for (key,) in below)]
         children: _Children = defaultdict(list)
-        for parent, child, place in self._rows(
+        for parent, child, place in self._db.rows(
             "parent, child, result_path", f"FROM {EDGES} WHERE {{ids}}", ends, "parent"
         ):
             children[parent].append((child, place))
         return children
 
     def _record(self, opened: _ByText, cancelled: _ByText) -> None:
-        now = self._stamp(time.time())
+        now = self._db.to_param(time.time())
         for reason, keys in cancelled.items():
             swept = f"flags = flags | {Flag.CANCELLED_BY_PARENT}"
             changes = f"state = 'cancelled', finished_at = %s, reason = %s, {swept}"
-            self._change(changes, [now, reason], keys)
+            self._db.update(changes, [now, reason], keys)
         for handed, keys in opened.items():
-            self._change(f"{_OPEN}, input = %s", [now, json.dumps(handed)], keys)
+            self._db.update(f"{_OPEN}, input = %s", [now, json.dumps(handed)], keys)
         if opened:
-            self.announce()
-
-    def _change(self, changes: str, values: list[Any], keys: Collection[Key]) -> None:
-        with self.connection.cursor() as cursor:
-            cursor.execute(
-                f"UPDATE {TABLE} SET {changes} WHERE {self._within('id')}",
-                [*values, self._key_list(keys)],
-            )
+            self._db.notify()
 
     def _waiting(self, keys: Collection[Key]) -> set[Key]:
         """Those of these jobs that are blocked, locked."""
-        rows = self._held("id", "state = 'blocked'", keys) if keys else []
+        rows = self._db.lock_rows("id", "state = 'blocked'", keys) if keys else []
         return {key for (key,) in rows}
 
     def _reasons(self, bad: Mapping[Key, Any]) -> dict[Key, str]:
         """Why what waits for each of these jobs cannot run."""
-        failed = [self._uuid(key) for key, row in bad.items() if row[1] == State.FAILED]
+        failed = [self._db.to_uuid(key) for key, row in bad.items() if row[1] == State.FAILED]
         errors: dict[UUID, str] = {}
         for start in range(0, len(failed), 500):
-            attempts = Attempt.objects.using(self.alias).filter(
+            attempts = Attempt.objects.using(self._db.alias).filter(
                 job_id__in=failed[start : start + 500]
             )
             for id, kind, message in attempts.order_by("pk").values_list(
                 "job_id", "exception_class", "message"
             ):
-                errors[id] = f"{kind}: {message[:_LONGEST]}"
+                errors[id] = f"{kind}: {message[:_MAX_MESSAGE]}"
         reasons = {}
         for key, (name, state, reason) in bad.items():
-            id = self._uuid(key)
+            id = self._db.to_uuid(key)
             said = errors.get(id) if state == State.FAILED else reason
             done = state if state == State.FAILED else f"was {state}"
             reasons[key] = f"{name} {id} {done}" + (f": {said}" if said else "")
         return reasons
 
-    # How rows are read
+    # Inputs
 
-    @abstractmethod
-    def _listed(self, name: str) -> str:
-        """What to select from for the texts in the one parameter, by a name."""
+    def last_jobs(self, pipeline: UUID) -> list[UUID]:
+        """The last jobs of a pipeline: the one that has its id, or the members of its last group."""
+        rows = self._db.rows(
+            "parent",
+            f"FROM {EDGES} WHERE {{ids}} AND result_path <> '{ON_FAILURE}'",
+            self._db.keys([pipeline]),
+            "child",
+        )
+        found = self._db.rows("id", f"FROM {TABLE} WHERE {{ids}}", self._db.keys([pipeline]))
+        return [self._db.to_uuid(id) for (id,) in found or rows]
 
-    def _rows(
-        self,
-        columns: str,
-        rest: str,
-        keys: Iterable[Key],
-        column: str = "id",
-        before: str = "",
-    ) -> Sequence[Sequence[Any]]:
-        """The rows of `{before} SELECT {columns} {rest}`, in which `{ids}` means that a column is among some."""
-        statement = f"{before} {self._selected(columns)} {rest}"
-        statement = statement.format(ids=self._within(column), join=self._join)
-        with self.connection.cursor() as cursor:
-            cursor.execute(statement, [self._key_list(keys)])
-            return self._fetched(cursor)
+    def with_inputs(self, jobs: list[Claimed]) -> list[Claimed]:
+        """Claimed jobs, those that receive something with it."""
+        receiving = [job for job in jobs if job.flags & Flag.TAKES_INPUT]
+        if not receiving:
+            return jobs
+        told = [job.id for job in receiving if job.flags & Flag.ON_FAILURE]
+        texts = self._results([job.id for job in receiving if not job.flags & Flag.ON_FAILURE])
+        if told:
+            rows = self._db.rows("id, input", f"FROM {TABLE} WHERE {{ids}}", self._db.keys(told))
+            texts.update((self._db.to_uuid(key), text) for key, text in rows)
+        return [
+            job._replace(input=texts.get(job.id)) if job.flags & Flag.TAKES_INPUT else job
+            for job in jobs
+        ]
 
-    def _held(self, columns: str, condition: str, keys: Iterable[Key]) -> Sequence[Sequence[Any]]:
-        """Those of these jobs that meet a condition, locked."""
-        return self._rows(columns, f"FROM {TABLE} WHERE {{ids}} AND {condition}", keys)
+    def results(self, id: UUID) -> str | None:
+        """What comes together at a job, or at a pipeline's own id; None when a part of it is not there."""
+        return self._results([id]).get(id)
 
-    @abstractmethod
-    def _keys(self, ids: Iterable[UUID]) -> list[Key]:
-        """Ids as a cursor gives them, which is how they are kept here: a turn handles thousands."""
+    def _results(self, ids: Collection[UUID]) -> dict[UUID, str]:
+        """By child, the results of its parents; a child is left out when one of them is not there."""
+        if not ids:
+            return {}
+        edges = self._db.rows(
+            "child, parent, result_path",
+            f"FROM {EDGES} WHERE {{ids}} AND result_path <> '{ON_FAILURE}'",
+            self._db.keys(ids),
+            "child",
+        )
+        results = self._db.rows(
+            "id, result",
+            f"FROM {TABLE} WHERE {{ids}} AND state = 'succeeded'",
+            {parent for _, parent, _ in edges},
+        )
+        texts: dict[Key, str] = dict(results)  # type: ignore[arg-type]  # pairs
+        pieces: dict[Key, list[tuple[str, str | None]]] = defaultdict(list)
+        for child, parent, place in edges:
+            pieces[child].append((place, texts.get(parent)))
+        return {
+            self._db.to_uuid(child): nest(got)  # type: ignore[arg-type]  # none of them is None
+            for child, got in pieces.items()
+            if all(text is not None for _, text in got)
+        }
 
-    @abstractmethod
-    def _key_list(self, keys: Iterable[Key]) -> Any:
-        """The one parameter of `_within` for such ids."""
 
-    @abstractmethod
-    def _uuid(self, value: object) -> UUID:
-        """An id as a cursor gives it."""
+def nest(pieces: Iterable[tuple[str, str]]) -> str:
+    """JSON texts as one: that of the place "" as it is, others in lists that are nested as their places say."""
+    lists: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    for place, text in pieces:
+        if not place:
+            return text
+        head, _, rest = place.partition("/")
+        lists[int(head)].append((rest, text))
+    return f"[{','.join(nest(lists[index]) for index in sorted(lists))}]"

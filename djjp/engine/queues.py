@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from djjp.engine.database import TABLE, OnDatabase
+from djjp.engine.database import TABLE, Database
 from djjp.models import Queue
 
 _READY = f"FROM {TABLE} WHERE state = 'ready'"
@@ -19,20 +19,23 @@ _PAUSE = f"""INSERT INTO {Queue._meta.db_table} (name, paused_at, paused_until) 
 ON CONFLICT (name) DO UPDATE SET paused_at = excluded.paused_at, paused_until = excluded.paused_until"""
 
 
-class Queues(OnDatabase):
-    """Verbs of queues."""
+class Queues:
+    """Pause and resume queues, and list those with ready jobs."""
 
-    def queues_with_ready(self) -> list[str]:
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def with_ready(self) -> list[str]:
         """The names of the queues that have ready jobs."""
-        with self.connection.cursor() as cursor:
-            cursor.execute(_WITH_READY.format(selected=self._selected("queue")))
-            return [name for (name,) in self._fetched(cursor)]
+        with self._db.connection.cursor() as cursor:
+            cursor.execute(_WITH_READY.format(selected=self._db.select("queue")))
+            return [name for (name,) in self._db.fetch(cursor)]
 
     def paused(self, now: float) -> frozenset[str]:
         """The names of the queues that are paused now."""
-        with self.connection.cursor() as cursor:
-            cursor.execute(f"{self._selected('name')} {_PAUSED}", [self._stamp(now)])
-            return frozenset(name for (name,) in self._fetched(cursor))
+        with self._db.connection.cursor() as cursor:
+            cursor.execute(f"{self._db.select('name')} {_PAUSED}", [self._db.to_param(now)])
+            return frozenset(name for (name,) in self._db.fetch(cursor))
 
     def pause(self, name: str, now: float, until: float | None) -> None:
         """Have a queue's jobs wait.
@@ -40,16 +43,16 @@ class Queues(OnDatabase):
         Args:
             until: when the queue goes on by itself; None for not before it is resumed.
         """
-        ends = None if until is None else self._stamp(until)
-        with self.turn(), self.connection.cursor() as cursor:
-            cursor.execute(_PAUSE, [name, self._stamp(now), ends])
-            self.announce()
+        ends = None if until is None else self._db.to_param(until)
+        with self._db.transaction(), self._db.connection.cursor() as cursor:
+            cursor.execute(_PAUSE, [name, self._db.to_param(now), ends])
+            self._db.notify()
 
     def resume(self, name: str, now: float) -> bool:
         """Have a queue go on; whether it was paused until now."""
-        with self.turn():
+        with self._db.transaction():
             was = name in self.paused(now)
-            Queue.objects.using(self.alias).filter(pk=name).delete()
+            Queue.objects.using(self._db.alias).filter(pk=name).delete()
             if was:
-                self.announce()
+                self._db.notify()
         return was

@@ -12,21 +12,19 @@ before that, or gives it back.
 from __future__ import annotations
 
 import time
-from abc import abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from djjp.engine.database import TABLE
-from djjp.engine.limits import READY, READY_IN_ORDER, SWEEP, Limits, Term
-from djjp.engine.pipelines import Key
+from djjp.engine.database import TABLE, Database, Key
+from djjp.engine.limits import BLOCK_BATCH, READY, READY_IN_ORDER, Candidate
 from djjp.models import Flag, RateStart
 
 STARTS = RateStart._meta.db_table
 
 #: Seconds from the moment in which a job is counted to the latest one from which its start counts.
-SLACK = 0.05
+START_MARGIN = 0.05
 
 #: Nothing is put off for longer, in seconds: a line may be longer than there are years to write.
 FARTHEST = 3_650 * 86_400.0
@@ -40,67 +38,64 @@ _PUT_OFF = f"state = 'scheduled', flags = flags | {Flag.THROTTLED}"
 _GIVEN_BACK = f"{_PUT_OFF}, consumer = NULL, started_at = NULL, attempts = attempts - 1"
 
 
-class Rates(Limits):
-    """What of the claimed jobs may start now."""
+class Rates:
+    """Count the starts of jobs, and throttle the jobs over their rate."""
 
-    def uncount(self, starts: Mapping[UUID, float]) -> None:
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def forget_starts(self, starts: Mapping[UUID, float]) -> None:
         """Forget the starts of jobs that were given back before they began.
 
         Args:
             starts: until when each counts, as `screen` said.
         """
-        rows = self._rows("id, limit_key", f"FROM {TABLE} WHERE {{ids}}", self._keys(starts))
+        rows = self._db.rows("id, limit_key", f"FROM {TABLE} WHERE {{ids}}", self._db.keys(starts))
         for (key, until), count in Counter(
-            (key, starts[self._uuid(id)]) for id, key in rows
+            (key, starts[self._db.to_uuid(id)]) for id, key in rows
         ).items():
             self._forget("WHERE key = %s AND until = %s", [key, until], count)
 
-    def forget_starts(self, limit: int) -> int:
+    def prune(self, limit: int) -> int:
         """Delete up to `limit` starts that count no more; returns how many there were."""
-        now = self._clock()
-        with self.connection.cursor() as cursor:
+        now = self._db.clock()
+        with self._db.connection.cursor() as cursor:
             cursor.execute(f"SELECT 1 FROM {STARTS} WHERE until <= %s LIMIT 1", [now])
             if cursor.fetchone() is None:
                 return 0
         return self._forget("WHERE until <= %s", [now], limit)
 
     def _forget(self, rest: str, values: list[Any], limit: int) -> int:
-        with self.turn(), self.connection.cursor() as cursor:
+        with self._db.transaction(), self._db.connection.cursor() as cursor:
             cursor.execute(
-                f"SELECT id FROM {STARTS} {rest} ORDER BY until LIMIT %s{self._skip_locked}",
+                f"SELECT id FROM {STARTS} {rest} ORDER BY until LIMIT %s{self._db.skip_locked}",
                 [*values, limit],
             )
             rows = [id for (id,) in cursor.fetchall()]
             if rows:
                 cursor.execute(
-                    f"DELETE FROM {STARTS} WHERE {self._within('id')}", [self._key_list(rows)]
+                    f"DELETE FROM {STARTS} WHERE {self._db.in_ids('id')}", [self._db.key_list(rows)]
                 )
         return len(rows)
 
-    def _clock(self) -> float:
-        """Seconds since the epoch by a clock that all consumers share."""
-        return time.time()
-
-    @abstractmethod
-    def _schedule(self, changes: str, times: Sequence[tuple[Key, float]]) -> None:
-        """Change jobs, each with its own `run_after`."""
-
-    def _starting(self, terms: Sequence[Term], slack: float) -> dict[Key, float]:
+    def count_starts(self, terms: Sequence[Candidate], start_margin: float) -> dict[Key, float]:
         """Count the starts that are due, and put off the rest; returns until when each of them counts."""
-        by_key: dict[str, list[Term]] = defaultdict(list)
+        by_key: dict[str, list[Candidate]] = defaultdict(list)
         for term in terms:
             by_key[term.key].append(term)
         starts: dict[Key, float] = {}
         for key, some in by_key.items():
-            starts.update(self._paced(key, some, slack))
+            starts.update(self._throttle(key, some, start_margin))
         return starts
 
-    def _paced(self, key: str, terms: Sequence[Term], slack: float) -> dict[Key, float]:
+    def _throttle(
+        self, key: str, terms: Sequence[Candidate], start_margin: float
+    ) -> dict[Key, float]:
         """Count those of one key that may start now, and put off the others."""
-        most, per, now = terms[0].most, terms[0].per or 0.0, self._clock()
+        most, per, now = terms[0].most, terms[0].per or 0.0, self._db.clock()
         # What others see of `run_after` is by the consumers' clocks.
         shift = time.time() - now
-        with self.connection.cursor() as cursor:
+        with self._db.connection.cursor() as cursor:
             cursor.execute(
                 f"SELECT until FROM {STARTS} WHERE key = %s AND until > %s ORDER BY until",
                 [key, now],
@@ -109,15 +104,15 @@ class Rates(Limits):
         last, tail = self._last(key)
         tail -= shift
         starts: dict[Key, float] = {}
-        late: list[Term] = []
-        for term in _waited(terms, last):
+        late: list[Candidate] = []
+        for term in _has_waited(terms, last):
             if len(taken) + len(starts) < most and (term.waited or tail <= now):
-                starts[term.row] = now + slack + per
+                starts[term.row] = now + start_margin + per
             else:
                 late.append(term)
         if starts:
             taken += starts.values()
-            with self.connection.cursor() as cursor:
+            with self._db.connection.cursor() as cursor:
                 cursor.executemany(
                     f"INSERT INTO {STARTS} (key, until) VALUES (%s, %s)",
                     [(key, until) for until in starts.values()],
@@ -125,42 +120,42 @@ class Rates(Limits):
         if late:
             # When the next places become free, if all are taken.
             free = sorted(taken)[-most:] if len(taken) >= most else []
-            others = _waited(self._other_ready(key, fresh_only=not free), last)
-            due = _line([*late, *others], now, tail, free, (per + SLACK) / most)
+            others = _has_waited(self._other_ready(key, fresh_only=not free), last)
+            due = _queue_up([*late, *others], now, tail, free, (per + START_MARGIN) / most)
             due = {row: min(at, now + FARTHEST) + shift for row, at in due.items()}
-            self._schedule(_GIVEN_BACK, [(term.row, due[term.row]) for term in late])
+            self._db.reschedule(_GIVEN_BACK, [(term.row, due[term.row]) for term in late])
             if others:
-                self._schedule(_PUT_OFF, [(term.row, due[term.row]) for term in others])
+                self._db.reschedule(_PUT_OFF, [(term.row, due[term.row]) for term in others])
         return starts
 
     def _last(self, key: str) -> tuple[Key | None, float]:
         """Who is the last in line, and until when that one is put off; None and 0 for no line."""
-        with self.connection.cursor() as cursor:
+        with self._db.connection.cursor() as cursor:
             # As an expression, which no driver takes for a column with a type of its own.
             cursor.execute(
                 f"SELECT id, coalesce(run_after, NULL) {_LINE} limit_key DESC, run_after DESC LIMIT 1",
                 [key, key],
             )
             found = cursor.fetchone()
-        return (None, 0.0) if found is None else (found[0], self._seconds(found[1]))
+        return (None, 0.0) if found is None else (found[0], self._db.to_seconds(found[1]))
 
-    def _other_ready(self, key: str, *, fresh_only: bool) -> list[Term]:
+    def _other_ready(self, key: str, *, fresh_only: bool) -> list[Candidate]:
         """Ready jobs that would only be claimed to be put off too."""
-        with self.connection.cursor() as cursor:
+        with self._db.connection.cursor() as cursor:
             cursor.execute(
                 f"SELECT id, limit_max, limit_per, queue, priority, attempts, flags {READY}"
                 f" AND limit_per IS NOT NULL {_FRESH if fresh_only else ''} {READY_IN_ORDER}"
-                f"{self._skip_locked}",
-                [key, key, SWEEP],
+                f"{self._db.skip_locked}",
+                [key, key, BLOCK_BATCH],
             )
             rows = cursor.fetchall()
         return [
-            Term._make([id, key, *rest, attempts > 0 or flags & Flag.THROTTLED > 0])
+            Candidate._make([id, key, *rest, attempts > 0 or flags & Flag.THROTTLED > 0])
             for id, *rest, attempts, flags in rows
         ]
 
 
-def _waited(terms: Sequence[Term], last: Key | None) -> list[Term]:
+def _has_waited(terms: Sequence[Candidate], last: Key | None) -> list[Candidate]:
     """The same, with those that are older than the last in line as if they had been put off.
 
     Another consumer, which claimed later ones at the same moment, was quicker to count them.
@@ -170,8 +165,8 @@ def _waited(terms: Sequence[Term], last: Key | None) -> list[Term]:
     return [term._replace(waited=term.waited or term.row < last) for term in terms]
 
 
-def _line(
-    late: Sequence[Term], now: float, tail: float, free: Sequence[float], step: float
+def _queue_up(
+    late: Sequence[Candidate], now: float, tail: float, free: Sequence[float], step: float
 ) -> dict[Key, float]:
     """Until when each is put off.
 

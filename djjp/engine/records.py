@@ -40,9 +40,9 @@ class Holder(NamedTuple):
     state: State
 
 
-#: Who has the unique keys of jobs that were therefore not enqueued, by these jobs' ids.
-Held = Mapping[UUID, Holder]
-NOBODY: Held = MappingProxyType({})
+#: The holders of unique keys, by the ids of the jobs that were not enqueued because of them.
+KeyHolders = Mapping[UUID, Holder]
+NOBODY: KeyHolders = MappingProxyType({})
 
 #: The place of an edge to an `on_failure` job.
 ON_FAILURE = "!"
@@ -109,35 +109,41 @@ class Outcome(NamedTuple):
 PLAIN_ENDS = (State.SUCCEEDED, State.FAILED)
 
 
-class Settled(NamedTuple):
-    """One row of the guarded update that finish and release share; None clears the column."""
+class FencedUpdate(NamedTuple):
+    """A row of the fenced update that finish and release share; None clears the column.
+
+    Attributes:
+        attempt: the attempt that the consumer must still run.
+        attempts: the number of attempts from now on.
+        run_after: when the job runs again; None leaves the column unchanged.
+    """
 
     id: UUID
     attempt: int
     state: str
-    result: str | None
-    started_at: float | None
-    finished_at: float | None
-    consumer: str | None
     attempts: int
-    run_after: float | None = None  # None leaves it as it is
+    result: str | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    consumer: str | None = None
+    run_after: float | None = None
     reason: str | None = None
 
 
-class Screened(NamedTuple):
-    """What is left of claimed jobs once their terms were looked at.
+class Admitted(NamedTuple):
+    """The result of admission.
 
     Attributes:
-        jobs: those that may run.
-        opened: whether others were made ready.
-        put_off: whether some wait for a later time now.
-        starts: of those under a rate, until when the start of each counts.
+        jobs: the claimed jobs that can run.
+        unblocked: whether other jobs were made ready.
+        throttled: whether some of the claimed jobs were scheduled for later.
+        start_deadlines: for jobs under a rate, the time until which each start counts.
     """
 
     jobs: list[Claimed]
-    opened: bool = False
-    put_off: bool = False
-    starts: Mapping[UUID, float] = MappingProxyType({})
+    unblocked: bool = False
+    throttled: bool = False
+    start_deadlines: Mapping[UUID, float] = MappingProxyType({})
 
 
 class Progress(NamedTuple):

@@ -2,41 +2,43 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from django.db import connections
 
-from djjp.engine.database import OnDatabase
+from djjp.engine.database import Database
 from djjp.engine.records import Problem
 
 
-class Fitness(OnDatabase):
-    """The questions of the system checks, and of a migration."""
+class Requirements:
+    """Answer the system checks and the migration."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
 
     def configuration_problems(self) -> Iterable[Problem]:
         """What is wrong with the alias' settings, told without connecting."""
-        ours = self.connection.settings_dict
+        ours = self._db.connection.settings_dict
         for alias, theirs in connections.settings.items():
             same_engine = theirs.get("ENGINE") == ours["ENGINE"]
-            if alias != self.alias and same_engine and self._place(theirs) == self._place(ours):
+            if (
+                alias != self._db.alias
+                and same_engine
+                and self._db.identity(theirs) == self._db.identity(ours)
+            ):
                 yield Problem(
                     "E004",
-                    f"the queue's alias {self.alias!r} and the alias {alias!r} are one database "
+                    f"the queue's alias {self._db.alias!r} and the alias {alias!r} are one database "
                     f"({ours['NAME']}), so the queue is not apart and its tables may never be made",
                     "Give the queue a file or a database of its own, "
                     "or set DJJP['db_name'] to the other alias.",
                 )
+        yield from self._db.configuration_problems()
 
-    @abstractmethod
-    def _place(self, settings: Mapping[str, Any]) -> Any:
-        """What two aliases of one database have in common."""
-
-    @abstractmethod
     def server_problems(self) -> Iterable[Problem]:
-        """What is wrong with the database itself."""
+        """Return what is wrong with the database itself."""
+        return self._db.server_problems()
 
-    def storage(self) -> Sequence[tuple[str, str]]:
-        """Statements that say how tables are stored, each with the one that takes it back."""
-        return []
+    def storage_parameters(self) -> Sequence[tuple[str, str]]:
+        """Return the statements that set how tables are stored, each with the statement that undoes it."""
+        return self._db.storage_parameters()

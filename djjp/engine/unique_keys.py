@@ -7,8 +7,7 @@ from uuid import UUID
 
 from django.db import DatabaseError
 
-from djjp.engine.database import TABLE
-from djjp.engine.pipelines import Graph, Key
+from djjp.engine.database import TABLE, Database, Key
 from djjp.engine.records import Held, Holder, NewJob
 from djjp.models import FINISHED, LIVE, Flag, State
 
@@ -19,20 +18,23 @@ _FINISHED = ", ".join(f"'{state.value}'" for state in FINISHED)
 _TRIES = 20
 
 
-class Unique(Graph):
-    """Verbs of unique keys."""
+class UniqueKeys:
+    """Insert jobs whose key no live job has, and settle whose key it is."""
 
-    def enqueue_on_terms(self, jobs: Sequence[NewJob]) -> Held:
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def insert_constrained(self, jobs: Sequence[NewJob]) -> Held:
         """Write jobs that have keys or expire, as `enqueue_many` does."""
         held: dict[UUID, Holder] = {}
 
         def write() -> None:
             held.clear()
-            with self.turn():
+            with self._db.transaction():
                 held.update(self._insert_unique(jobs))
-                self.announce()
+                self._db.notify()
 
-        self._patiently(write)
+        self._db.with_retry(write)
         return held
 
     def _insert_unique(self, jobs: Sequence[NewJob]) -> dict[UUID, Holder]:
@@ -40,7 +42,7 @@ class Unique(Graph):
         # In one order, so that two who write the same keys do not wait for each other.
         left = sorted(jobs, key=lambda job: job.unique_key or "")
         for _ in range(_TRIES):
-            self._insert_whole(left)
+            self._db.insert_whole(left)
             left = self._missing(left)
             if not left:
                 return held
@@ -56,19 +58,19 @@ class Unique(Graph):
         unique = [job for job in jobs if job.unique_key is not None]
         if not unique:
             return []
-        keys = self._keys(job.id for job in unique)
-        there = {key for (key,) in self._rows("id", f"FROM {TABLE} WHERE {{ids}}", keys)}
+        keys = self._db.keys(job.id for job in unique)
+        there = {key for (key,) in self._db.rows("id", f"FROM {TABLE} WHERE {{ids}}", keys)}
         return [job for job, key in zip(unique, keys, strict=True) if key not in there]
 
     def _holders(self, keys: Collection[str | None]) -> dict[str | None, Holder]:
         rest = f"FROM {TABLE} WHERE {{ids}} AND unique_key IS NOT NULL AND state IN ({_LIVE})"
-        rows = self._rows("unique_key, id, state", rest, keys, "unique_key")
-        return {key: Holder(self._uuid(id), State(state)) for key, id, state in rows}
+        rows = self._db.rows("unique_key, id, state", rest, keys, "unique_key")
+        return {key: Holder(self._db.to_uuid(id), State(state)) for key, id, state in rows}
 
-    def give_up_keys(self, ids: Collection[UUID]) -> None:
+    def drop_taken(self, ids: Collection[UUID]) -> None:
         """Have finished jobs that are about to live again give up keys that others hold by now."""
         rest = f"FROM {TABLE} WHERE {{ids}} AND unique_key IS NOT NULL AND state IN ({_FINISHED})"
-        rows = self._rows("id, unique_key", rest, self._keys(ids))
+        rows = self._db.rows("id, unique_key", rest, self._db.keys(ids))
         if not rows:
             return
         taken: set[str | None] = {*self._holders({key for _, key in rows})}
@@ -79,4 +81,4 @@ class Unique(Graph):
             taken.add(key)
         if lost:
             flags = f"flags & ~{Flag.UNIQUE | Flag.UNTIL_START}"
-            self._change(f"unique_key = NULL, flags = {flags}", [], lost)
+            self._db.update(f"unique_key = NULL, flags = {flags}", [], lost)
