@@ -42,7 +42,7 @@ class Holder(NamedTuple):
 
 #: The holders of unique keys, by the ids of the jobs that were not enqueued because of them.
 KeyHolders = Mapping[UUID, Holder]
-NOBODY: KeyHolders = MappingProxyType({})
+NO_HOLDERS: KeyHolders = MappingProxyType({})
 
 #: The place of an edge to an `on_failure` job.
 ON_FAILURE = "!"
