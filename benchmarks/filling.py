@@ -9,7 +9,7 @@ from uuid import UUID
 from django.db import connections
 
 from benchmarks.jobs import noop
-from djjp.engine import Claimed, Claims, NewJob, Outcome
+from djjp.engine import Claimed, Engine, NewJob, Outcome
 from djjp.ids import new_id
 from djjp.models import Job, State
 
@@ -46,34 +46,34 @@ _POSTGRESQL = (
 )
 
 
-def fill(queue: Claims, size: Size) -> None:
+def fill(engine: Engine, size: Size) -> None:
     """Fill an empty queue."""
     first = int(time.time() * 1000) - size.ready - size.finished - size.scheduled - 3_600_000
-    _copies(queue, finished(queue), size.finished, size.queues, first)
-    _copies(queue, ready(queue, "q0"), size.ready, size.queues, first + size.finished)
-    scheduled = _enqueued(queue, "q0", State.SCHEDULED, time.time() + 86_400)
-    _copies(queue, scheduled, size.scheduled, size.queues, first + size.finished + size.ready)
-    with connections[queue.alias].cursor() as cursor:
+    _copies(engine, finished(engine), size.finished, size.queues, first)
+    _copies(engine, ready(engine, "q0"), size.ready, size.queues, first + size.finished)
+    scheduled = _enqueued(engine, "q0", State.SCHEDULED, time.time() + 86_400)
+    _copies(engine, scheduled, size.scheduled, size.queues, first + size.finished + size.ready)
+    with connections[engine.db.alias].cursor() as cursor:
         # What the databases do by themselves in the hour after.
-        if queue.connection.vendor == "sqlite":
+        if engine.db.connection.vendor == "sqlite":
             cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         else:
             cursor.execute("VACUUM (ANALYZE) djjp_job")
             cursor.execute("CHECKPOINT")
 
 
-def ready(queue: Claims, name: str) -> UUID:
+def ready(engine: Engine, name: str) -> UUID:
     """One more ready job."""
-    return _enqueued(queue, name, State.READY, None)
+    return _enqueued(engine, name, State.READY, None)
 
 
-def finished(queue: Claims) -> UUID:
+def finished(engine: Engine) -> UUID:
     """One more job that was run, by the verbs that a consumer uses."""
-    id = ready(queue, "q0")
-    with queue.turn():
-        claimed = queue.claim(CONSUMER, 1, time.time())
-    with queue.turn():
-        queue.finish(CONSUMER, outcomes(claimed))
+    id = ready(engine, "q0")
+    with engine.db.transaction():
+        claimed = engine.jobs.claim(CONSUMER, 1, time.time())
+    with engine.db.transaction():
+        engine.jobs.finish(CONSUMER, outcomes(claimed))
     return id
 
 
@@ -89,21 +89,21 @@ def new(name: str, state: State = State.READY, run_after: float | None = None) -
     return NewJob(new_id(), noop.name, name, 0, state, run_after, time.time(), arguments)
 
 
-def _enqueued(queue: Claims, name: str, state: State, run_after: float | None) -> UUID:
+def _enqueued(engine: Engine, name: str, state: State, run_after: float | None) -> UUID:
     job = new(name, state, run_after)
-    queue.enqueue(job)
+    engine.jobs.enqueue(job)
     return job.id
 
 
-def _copies(queue: Claims, template: UUID, count: int, queues: int, first: int) -> None:
+def _copies(engine: Engine, template: UUID, count: int, queues: int, first: int) -> None:
     """Copies of a row, over all queues in turn; the row itself goes."""
-    sqlite = queue.connection.vendor == "sqlite"
+    sqlite = engine.db.connection.vendor == "sqlite"
     id, series, source = _SQLITE if sqlite else _POSTGRESQL
     columns = [field.attname for field in Job._meta.concrete_fields]
     values = {"id": id, "queue": "'q' || (i %% %s)"}
     selected = ", ".join(values.get(column, f"template.{column}") for column in columns)
     key = template.hex if sqlite else template
-    with connections[queue.alias].cursor() as cursor:
+    with connections[engine.db.alias].cursor() as cursor:
         if count:
             cursor.execute(
                 f"{series} INSERT INTO djjp_job ({', '.join(columns)}) SELECT {selected} "

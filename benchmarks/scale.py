@@ -20,7 +20,7 @@ from benchmarks.report import Column, Section, Spread, progress
 
 if TYPE_CHECKING:
     from benchmarks.filling import Size
-    from djjp.engine import Claims
+    from djjp.engine import Engine
 
 #: How many jobs a measured turn finishes and claims.
 BATCH = 50
@@ -140,26 +140,26 @@ def _turns(served: Sequence[str] | None, batch: int = BATCH) -> Iterator[Callabl
     from benchmarks.filling import CONSUMER, new, outcomes
     from djjp.engine import queue as current
 
-    queue, names = current(), served or ["q0"]
-    with queue.turn():
-        held = queue.claim(CONSUMER, batch, time.time(), queues=served)
+    engine, names = current(), served or ["q0"]
+    with engine.db.transaction():
+        held = engine.jobs.claim(CONSUMER, batch, time.time(), queues=served)
 
     def turn() -> float:
         nonlocal held
-        queue.enqueue_many([new(names[number % len(names)]) for number in range(batch)])
+        engine.jobs.enqueue_many([new(names[number % len(names)]) for number in range(batch)])
         ended = outcomes(held)
         began = time.perf_counter()
-        with queue.turn():
-            queue.finish(CONSUMER, ended)
-            held = queue.claim(CONSUMER, batch, time.time(), queues=served)
+        with engine.db.transaction():
+            engine.jobs.finish(CONSUMER, ended)
+            held = engine.jobs.claim(CONSUMER, batch, time.time(), queues=served)
         took = (time.perf_counter() - began) * 1000
         if len(held) != batch:
             raise RuntimeError(f"a turn claimed {len(held)} of {batch} jobs")
         return took
 
     yield turn
-    with queue.turn():
-        queue.release(CONSUMER, held)
+    with engine.db.transaction():
+        engine.jobs.release(CONSUMER, held)
 
 
 @contextmanager
@@ -197,25 +197,25 @@ def _prunes() -> Iterator[Callable[[], float]]:
     from djjp.engine import queue as current
     from djjp.models import FINISHED, Job, State
 
-    queue = current()
+    engine = current()
 
     def prune() -> float:
         if Job.objects.filter(state=State.SUCCEEDED)[:1000].count() < 1000:
-            queue.enqueue_many([new("q0") for _ in range(1000)])
-            with queue.turn():
-                claimed = queue.claim(CONSUMER, 1000, time.time())
-            with queue.turn():
-                queue.finish(CONSUMER, outcomes(claimed))
-        return _milliseconds(lambda: queue.prune(FINISHED, time.time() + 60, None, 1000))
+            engine.jobs.enqueue_many([new("q0") for _ in range(1000)])
+            with engine.db.transaction():
+                claimed = engine.jobs.claim(CONSUMER, 1000, time.time())
+            with engine.db.transaction():
+                engine.jobs.finish(CONSUMER, outcomes(claimed))
+        return _milliseconds(lambda: engine.pruning.prune(FINISHED, time.time() + 60, None, 1000))
 
     yield prune
 
 
 @contextmanager
-def _old_snapshot(queue: Claims) -> Iterator[None]:
+def _old_snapshot(engine: Engine) -> Iterator[None]:
     """A transaction in the queue's database that sees it as it is now, for as long as the block runs."""
-    if queue.connection.vendor == "sqlite":
-        with closing(sqlite3.connect(queue.connection.settings_dict["NAME"])) as reader:
+    if engine.db.connection.vendor == "sqlite":
+        with closing(sqlite3.connect(engine.db.connection.settings_dict["NAME"])) as reader:
             reader.execute("BEGIN")
             reader.execute("SELECT 1 FROM djjp_job LIMIT 1").fetchone()
             yield

@@ -64,7 +64,7 @@ def _missing_alias() -> Iterator[CheckMessage]:
 def _engine() -> Iterator[CheckMessage]:
     alias = _alias()
     try:
-        problems: Sequence[Problem] = list(engine.queue().configuration_problems())
+        problems: Sequence[Problem] = list(engine.current().requirements.configuration_problems())
     except ImproperlyConfigured as error:
         # Django's own words where a driver is missing, ours where the engine is none that djjp knows.
         hint = "Install the driver: pip install 'djjp[postgres]'."
@@ -145,7 +145,7 @@ def _server(databases: Sequence[str] | None = None, **kwargs: Any) -> list[Check
     if _first() or _alias() not in (databases or ()):
         return []
     try:
-        return [_error(*problem) for problem in engine.queue().server_problems()]
+        return [_error(*problem) for problem in engine.current().requirements.server_problems()]
     except ImproperlyConfigured:
         return []  # `_engine` says it
     except DatabaseError as error:

@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from djjp import monitoring, run_many
 from djjp.consumer.maintenance import Walk
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.exceptions import JobNotRegistered
 from djjp.models import Attempt, Job, Queue, State
 from djjp.schedules import declared
@@ -29,7 +29,7 @@ from tests.support.schedules import by_hand, registered
 
 
 @pytest.fixture
-def djjp(queue: Claims, capsys: pytest.CaptureFixture[str]) -> Any:
+def djjp(engine: Engine, capsys: pytest.CaptureFixture[str]) -> Any:
     """Runs the command in this process; returns what it printed."""
 
     def run(*arguments: str) -> str:
@@ -62,7 +62,7 @@ def overview_id(seconds: float) -> uuid.UUID:
 # status
 
 
-def test_status_counts_the_jobs_of_each_queue_by_state(queue: Claims, djjp: Any) -> None:
+def test_status_counts_the_jobs_of_each_queue_by_state(engine: Engine, djjp: Any) -> None:
     run_many(add.bind(n) for n in range(12))
     drain()
     run_many([mail.bind("a"), mail.bind("b"), fail.bind("no")])
@@ -79,7 +79,7 @@ def test_status_counts_the_jobs_of_each_queue_by_state(queue: Claims, djjp: Any)
 
 
 def test_status_shows_the_consumers_that_live_and_what_they_run(
-    processes: Processes, queue: Claims, djjp: Any
+    processes: Processes, engine: Engine, djjp: Any
 ) -> None:
     run_many([hog.bind(600.0), nap.bind(600.0), nap.bind(600.0)])
     consumer = processes.consumer(
@@ -98,14 +98,14 @@ def test_status_shows_the_consumers_that_live_and_what_they_run(
     assert re.search(rf"^    2 × {nap.name}, the longest for \d+\.\d s$", shown, re.MULTILINE)
 
 
-def test_status_of_an_empty_queue_says_so(queue: Claims, djjp: Any) -> None:
+def test_status_of_an_empty_queue_says_so(engine: Engine, djjp: Any) -> None:
     assert djjp("status") == "no jobs\n\nno consumers\n"
 
 
 # jobs
 
 
-def test_jobs_lists_the_newest_first(queue: Claims, djjp: Any) -> None:
+def test_jobs_lists_the_newest_first(engine: Engine, djjp: Any) -> None:
     handles = run_many(add.bind(n) for n in range(25))
 
     head, *rows = djjp("jobs").splitlines()
@@ -114,7 +114,7 @@ def test_jobs_lists_the_newest_first(queue: Claims, djjp: Any) -> None:
     assert [row.split()[0] for row in rows] == [str(handle.id) for handle in handles[:4:-1]]
 
 
-def test_jobs_can_be_narrowed_down(queue: Claims, djjp: Any) -> None:
+def test_jobs_can_be_narrowed_down(engine: Engine, djjp: Any) -> None:
     done, failed = add.run_later(1), fail.run_later("no")
     drain()
     mailed, waiting = mail.run_later("x"), add.run_later(2)
@@ -131,7 +131,7 @@ def test_jobs_can_be_narrowed_down(queue: Claims, djjp: Any) -> None:
 
 
 def test_a_state_that_does_not_exist_is_refused_with_those_that_do(
-    processes: Processes, queue: Claims
+    processes: Processes, engine: Engine
 ) -> None:
     done = processes.run("djjp", "jobs", "--state", "lost")
 
@@ -143,7 +143,7 @@ def test_a_state_that_does_not_exist_is_refused_with_those_that_do(
 
 
 def test_retry_makes_what_has_ended_ready_and_leaves_the_rest_alone(
-    queue: Claims, djjp: Any
+    engine: Engine, djjp: Any
 ) -> None:
     failed, done = fail.run_later("no"), add.run_later(1)
     drain()
@@ -159,7 +159,7 @@ def test_retry_makes_what_has_ended_ready_and_leaves_the_rest_alone(
     assert set(Job.objects.values_list("state", "attempts")) == {("ready", 0)}
 
 
-def test_cancel_stops_what_waits_and_leaves_what_has_ended_alone(queue: Claims, djjp: Any) -> None:
+def test_cancel_stops_what_waits_and_leaves_what_has_ended_alone(engine: Engine, djjp: Any) -> None:
     done = add.run_later(1)
     drain()
     waiting, later = add.run_later(2), add.using(run_after=timedelta(hours=1)).run_later(3)
@@ -174,7 +174,7 @@ def test_cancel_stops_what_waits_and_leaves_what_has_ended_alone(queue: Claims, 
 
 
 def test_cancel_from_one_process_stops_a_job_of_another(
-    processes: Processes, queue: Claims
+    processes: Processes, engine: Engine
 ) -> None:
     handle = hog.run_later(600.0)
     processes.consumer()
@@ -192,7 +192,7 @@ def test_cancel_from_one_process_stops_a_job_of_another(
 
 @pytest.mark.parametrize("verb", ["retry", "cancel"])
 def test_an_id_of_no_job_is_an_error_in_a_line_and_nothing_is_done(
-    processes: Processes, queue: Claims, verb: str
+    processes: Processes, engine: Engine, verb: str
 ) -> None:
     handle = add.run_later(1)
     if verb == "retry":
@@ -208,7 +208,7 @@ def test_an_id_of_no_job_is_an_error_in_a_line_and_nothing_is_done(
 
 
 def test_called_from_python_an_error_is_an_exit_too(
-    queue: Claims, djjp: Any, capsys: pytest.CaptureFixture[str]
+    engine: Engine, djjp: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(click.exceptions.Exit) as caught:
         djjp("cancel", str(uuid.uuid4()))
@@ -220,7 +220,7 @@ def test_called_from_python_an_error_is_an_exit_too(
 # pause and resume
 
 
-def test_a_queue_is_paused_and_resumed_by_its_name(queue: Claims, djjp: Any) -> None:
+def test_a_queue_is_paused_and_resumed_by_its_name(engine: Engine, djjp: Any) -> None:
     handle = mail.run_later("a@b.c")
 
     assert djjp("pause", "mail", "never seen") == "mail is paused\nnever seen is paused\n"
@@ -234,7 +234,7 @@ def test_a_queue_is_paused_and_resumed_by_its_name(queue: Claims, djjp: Any) -> 
     assert handle.join(0) == "a@b.c"
 
 
-def test_a_pause_for_some_seconds_says_when_it_ends(queue: Claims, djjp: Any) -> None:
+def test_a_pause_for_some_seconds_says_when_it_ends(engine: Engine, djjp: Any) -> None:
     said = djjp("pause", "mail", "--for", "3600")
 
     assert re.fullmatch(r"mail is paused until \d{4}-\d\d-\d\d [\d:]{8}\n", said)
@@ -257,7 +257,7 @@ def test_a_pause_for_some_seconds_says_when_it_ends(queue: Claims, djjp: Any) ->
     ],
 )
 def test_what_cannot_be_paused_is_said_before_anything_is(
-    queue: Claims, djjp: Any, arguments: tuple[str, ...]
+    engine: Engine, djjp: Any, arguments: tuple[str, ...]
 ) -> None:
     with pytest.raises(click.UsageError):
         djjp("pause", *arguments)
@@ -277,13 +277,13 @@ def test_what_cannot_be_paused_is_said_before_anything_is(
     ],
 )
 def test_queues_that_make_no_sense_are_refused(
-    queue: Claims, option: str, value: str, said: str
+    engine: Engine, option: str, value: str, said: str
 ) -> None:
     with pytest.raises(click.BadParameter, match=re.escape(said)):
         call_command("start_consumer", "--drain", option, value)
 
 
-def test_what_to_leave_out_has_no_weights(queue: Claims) -> None:
+def test_what_to_leave_out_has_no_weights(engine: Engine) -> None:
     handle = add.using(queue="a:3").run_later(1)
     call_command("start_consumer", "--drain", "--exclude-queues", "a:3")
     handle.refresh()
@@ -296,7 +296,7 @@ def test_what_to_leave_out_has_no_weights(queue: Claims) -> None:
 # prune
 
 
-def test_prune_keeps_what_just_ended_and_what_has_not(queue: Claims, djjp: Any) -> None:
+def test_prune_keeps_what_just_ended_and_what_has_not(engine: Engine, djjp: Any) -> None:
     day = 24 * 3600
     gone = [
         ended(ago=8 * day),
@@ -308,7 +308,7 @@ def test_prune_keeps_what_just_ended_and_what_has_not(queue: Claims, djjp: Any) 
     )
     kept = [ended(ago=6 * day), ended(State.FAILED, ago=8 * day), ended(ago=0)]
     waiting = new_job(id=overview_id(time.time() - 400 * day), created_at=time.time() - 400 * day)
-    queue.enqueue(waiting)
+    engine.jobs.enqueue(waiting)
 
     assert djjp("prune") == "3 jobs pruned\n"
 
@@ -318,11 +318,11 @@ def test_prune_keeps_what_just_ended_and_what_has_not(queue: Claims, djjp: Any) 
     assert djjp("prune") == "0 jobs pruned\n"
 
 
-def test_prune_follows_the_settings(queue: Claims, djjp: Any) -> None:
+def test_prune_follows_the_settings(engine: Engine, djjp: Any) -> None:
     ended(ago=100)
     ended(State.FAILED, ago=100)
     keep = {"keep_succeeded": timedelta(seconds=50), "keep_failed": None}
-    with override_settings(DJJP={"db_name": queue.alias, **keep}):
+    with override_settings(DJJP={"db_name": engine.db.alias, **keep}):
         assert djjp("prune") == "1 job pruned\n"
 
     assert Job.objects.get().state == "failed"
@@ -341,7 +341,7 @@ def test_prune_follows_the_settings(queue: Claims, djjp: Any) -> None:
     ],
 )
 def test_prune_takes_other_spans(
-    queue: Claims, djjp: Any, options: list[str], left: list[str]
+    engine: Engine, djjp: Any, options: list[str], left: list[str]
 ) -> None:
     for state in (State.SUCCEEDED, State.FAILED, State.CANCELLED):
         ended(state, ago=100)
@@ -352,7 +352,7 @@ def test_prune_takes_other_spans(
 
 
 def test_prune_walks_over_all_rows_in_steps(
-    queue: Claims, djjp: Any, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, djjp: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(monitoring, "PRUNE_ROWS", 7)
     for state in (State.SUCCEEDED, State.FAILED):
@@ -366,10 +366,10 @@ def test_prune_walks_over_all_rows_in_steps(
     assert Job.objects.filter(pk=young.pk).exists()
 
 
-def test_prune_does_what_consumers_do_in_their_turns(queue: Claims, djjp: Any) -> None:
+def test_prune_does_what_consumers_do_in_their_turns(engine: Engine, djjp: Any) -> None:
     old = [ended(ago=40 * 24 * 3600), ended(State.FAILED, ago=40 * 24 * 3600), ended(ago=60)]
     walk = Walk()
-    while walk.step(queue):
+    while walk.step(engine):
         pass
     by_consumers = set(Job.objects.values_list("pk", flat=True))
     Job.objects.all().delete()
@@ -380,15 +380,15 @@ def test_prune_does_what_consumers_do_in_their_turns(queue: Claims, djjp: Any) -
     assert set(Job.objects.values_list("pk", flat=True)) == by_consumers == {old[2].pk}
 
 
-def test_a_job_that_is_retried_while_it_is_pruned_stays(queue: Claims) -> None:
+def test_a_job_that_is_retried_while_it_is_pruned_stays(engine: Engine) -> None:
     job, retried = ended(ago=100), []
 
     def retry_first(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
         if "DELETE" in sql and not retried:
-            retried.append(queue.retry([job.pk]))
+            retried.append(engine.control.retry([job.pk]))
         return execute(sql, params, many, context)
 
-    with queue.connection.execute_wrapper(retry_first):
+    with engine.db.connection.execute_wrapper(retry_first):
         assert monitoring.prune(0, 0) == 0
 
     assert retried == [1]
@@ -408,7 +408,7 @@ def test_a_queue_without_tables_is_refused_with_the_command_that_makes_them(
     assert "Traceback" not in done.stderr
 
 
-def test_help_says_what_each_command_does(processes: Processes, queue: Claims) -> None:
+def test_help_says_what_each_command_does(processes: Processes, engine: Engine) -> None:
     done = processes.run("djjp", "--help")
 
     assert done.returncode == 0
@@ -419,7 +419,7 @@ def test_help_says_what_each_command_does(processes: Processes, queue: Claims) -
 # schedules
 
 
-def test_schedules_are_listed_with_their_next_and_last_runs(queue: Claims, djjp: Any) -> None:
+def test_schedules_are_listed_with_their_next_and_last_runs(engine: Engine, djjp: Any) -> None:
     at = 1_767_225_600.0  # 2026-01-01 00:00 UTC
     daily = {"cron": "0 9 * * *", "tz": "Europe/Berlin", "last_occurrence": at - 3600}
     often = {"every": timedelta(minutes=5)}
@@ -427,7 +427,7 @@ def test_schedules_are_listed_with_their_next_and_last_runs(queue: Claims, djjp:
     by_hand(echo.name, at, name="c off", enabled=False, **often)
     by_hand("long.gone", at, name="d gone", **often)
     with override_settings(TIME_ZONE="UTC"), registered("a.scheduled", every=90):
-        queue.declare(declared(), at)
+        engine.schedules.sync(declared(), at)
         head, *rows = djjp("schedules").splitlines()
     assert re.split(r"  +", head) == ["name", "job", "when", "enabled", "next", "last"]
     assert [re.split(r"  +", row) for row in rows] == [
@@ -445,5 +445,5 @@ def test_schedules_are_listed_with_their_next_and_last_runs(queue: Claims, djjp:
     assert "no job named 'a.scheduled' is registered here" in djjp("schedules")
 
 
-def test_no_schedules_are_said_to_be_none(queue: Claims, djjp: Any) -> None:
+def test_no_schedules_are_said_to_be_none(engine: Engine, djjp: Any) -> None:
     assert djjp("schedules") == "no schedules\n"

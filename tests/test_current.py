@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from djjp import current_job, job
-from djjp.engine import Claimed, Claims
+from djjp.engine import Claimed, Engine
 from djjp.jobs.current import CurrentJob
 from tests.project.shop.jobs import add
 from tests.support.consumers import drain
@@ -56,7 +56,7 @@ def test_outside_of_a_job_there_is_none() -> None:
 
 
 @pytest.mark.parametrize("ask", [who_am_i, awho_am_i], ids=["function", "coroutine"])
-def test_a_running_job_knows_its_id_its_name_and_its_attempt(queue: Claims, ask: Any) -> None:
+def test_a_running_job_knows_its_id_its_name_and_its_attempt(engine: Engine, ask: Any) -> None:
     handle = ask.run_later()
 
     drain()
@@ -65,7 +65,7 @@ def test_a_running_job_knows_its_id_its_name_and_its_attempt(queue: Claims, ask:
     assert current_job() is None
 
 
-def test_the_attempt_counts_executions(queue: Claims) -> None:
+def test_the_attempt_counts_executions(engine: Engine) -> None:
     handle = second.run_later()
 
     drain()
@@ -73,7 +73,7 @@ def test_the_attempt_counts_executions(queue: Claims) -> None:
     assert handle.join(0) == 2
 
 
-def test_a_thread_that_the_job_starts_is_not_the_job(queue: Claims) -> None:
+def test_a_thread_that_the_job_starts_is_not_the_job(engine: Engine) -> None:
     """As context variables are: `copy_context()` takes it along."""
     handle = in_a_thread_of_its_own.run_later()
 

@@ -10,7 +10,7 @@ import pytest
 from django.db import connections
 
 from djjp import get_job
-from djjp.engine import Claimed, Claims, Failure, Outcome
+from djjp.engine import Claimed, Engine, Failure, Outcome
 from djjp.exceptions import JobCancelled, JobDoesNotExist, JobFailed
 from djjp.jobs.handles import JobHandle
 from djjp.models import Job, State
@@ -18,19 +18,19 @@ from tests.project.shop.jobs import add
 
 
 def end(
-    queue: Claims, state: State, *, result: str | None = None, message: str | None = None
+    engine: Engine, state: State, *, result: str | None = None, message: str | None = None
 ) -> None:
     """Claim the one ready job and end it as a consumer would."""
-    (claimed,) = queue.claim("tester", 1, time.time())
+    (claimed,) = engine.jobs.claim("tester", 1, time.time())
     failure = None if message is None else Failure("shop.OutOfStock", message, "Traceback …")
     now = time.time()
-    assert queue.finish("tester", [Outcome(claimed, state, now, now, result, failure)])
+    assert engine.jobs.finish("tester", [Outcome(claimed, state, now, now, result, failure)])
 
 
-def end_later(queue: Claims, **how: object) -> threading.Thread:
+def end_later(engine: Engine, **how: object) -> threading.Thread:
     def work() -> None:
         time.sleep(0.1)
-        end(queue, **how)  # type: ignore[arg-type]  # passed on as given
+        end(engine, **how)  # type: ignore[arg-type]  # passed on as given
         connections.close_all()
 
     thread = threading.Thread(target=work)
@@ -38,34 +38,34 @@ def end_later(queue: Claims, **how: object) -> threading.Thread:
     return thread
 
 
-def test_a_handle_shows_what_it_last_read(queue: Claims) -> None:
+def test_a_handle_shows_what_it_last_read(engine: Engine) -> None:
     handle = add.run_later(1)
-    end(queue, State.SUCCEEDED, result="41")
+    end(engine, State.SUCCEEDED, result="41")
 
     assert handle.state == "ready"
     handle.refresh()
     assert (handle.state, handle.result, handle.attempts, handle.errors) == ("succeeded", 41, 1, [])
 
 
-def test_join_waits_for_the_result(queue: Claims) -> None:
+def test_join_waits_for_the_result(engine: Engine) -> None:
     handle = add.run_later(1)
-    thread = end_later(queue, state=State.SUCCEEDED, result='{"$djjp":"tuple","value":[1,2]}')
+    thread = end_later(engine, state=State.SUCCEEDED, result='{"$djjp":"tuple","value":[1,2]}')
 
     assert handle.join() == (1, 2)
     thread.join()
 
 
-def test_ajoin_waits_for_the_result(queue: Claims) -> None:
+def test_ajoin_waits_for_the_result(engine: Engine) -> None:
     handle = add.run_later(1)
-    thread = end_later(queue, state=State.SUCCEEDED, result="5")
+    thread = end_later(engine, state=State.SUCCEEDED, result="5")
 
     assert asyncio.run(handle.ajoin(timeout=30)) == 5
     thread.join()
 
 
-def test_join_of_a_failed_job_raises_with_the_message_of_its_last_error(queue: Claims) -> None:
+def test_join_of_a_failed_job_raises_with_the_message_of_its_last_error(engine: Engine) -> None:
     handle = add.run_later(1)
-    end(queue, State.FAILED, message="none left")
+    end(engine, State.FAILED, message="none left")
 
     with pytest.raises(JobFailed, match="none left") as caught:
         handle.join()
@@ -76,7 +76,7 @@ def test_join_of_a_failed_job_raises_with_the_message_of_its_last_error(queue: C
         asyncio.run(handle.ajoin())
 
 
-def test_join_of_a_cancelled_job_says_so(queue: Claims) -> None:
+def test_join_of_a_cancelled_job_says_so(engine: Engine) -> None:
     handle = add.run_later(1)
     Job.objects.update(state=State.CANCELLED)
 
@@ -85,17 +85,17 @@ def test_join_of_a_cancelled_job_says_so(queue: Claims) -> None:
 
 
 @pytest.mark.parametrize("timeout", [0, 0.05])
-def test_join_gives_up_in_time_and_the_job_goes_on(queue: Claims, timeout: float) -> None:
+def test_join_gives_up_in_time_and_the_job_goes_on(engine: Engine, timeout: float) -> None:
     handle = add.run_later(1)
 
     with pytest.raises(TimeoutError, match="still ready"):
         handle.join(timeout=timeout)
 
-    end(queue, State.SUCCEEDED, result="2")
+    end(engine, State.SUCCEEDED, result="2")
     assert handle.join() == 2
 
 
-def test_join_of_a_job_that_is_gone_says_so(queue: Claims) -> None:
+def test_join_of_a_job_that_is_gone_says_so(engine: Engine) -> None:
     handle = add.run_later(1)
     Job.objects.all().delete()
 
@@ -104,23 +104,23 @@ def test_join_of_a_job_that_is_gone_says_so(queue: Claims) -> None:
 
 
 def test_retry_makes_an_ended_job_ready_with_fresh_attempts_and_keeps_its_errors(
-    queue: Claims,
+    engine: Engine,
 ) -> None:
     handle = add.run_later(1)
-    end(queue, State.FAILED, message="first")
+    end(engine, State.FAILED, message="first")
 
     handle.retry()
     assert (handle.state, handle.attempts) == ("ready", 0)
-    end(queue, State.FAILED, message="second")
+    end(engine, State.FAILED, message="second")
 
     handle.refresh()
     assert [error.message for error in handle.errors] == ["first", "second"]
     assert handle.attempts == 1
 
 
-def test_retry_of_a_job_that_has_not_ended_leaves_it_alone(queue: Claims) -> None:
+def test_retry_of_a_job_that_has_not_ended_leaves_it_alone(engine: Engine) -> None:
     handle = add.run_later(1)
-    (claimed,) = queue.claim("tester", 1, time.time())
+    (claimed,) = engine.jobs.claim("tester", 1, time.time())
     assert isinstance(claimed, Claimed)
 
     handle.retry()
@@ -128,7 +128,7 @@ def test_retry_of_a_job_that_has_not_ended_leaves_it_alone(queue: Claims) -> Non
     assert (handle.state, handle.attempts) == ("running", 1)
 
 
-def test_handles_of_one_job_are_equal(queue: Claims) -> None:
+def test_handles_of_one_job_are_equal(engine: Engine) -> None:
     handle = add.run_later(1)
 
     assert {handle, get_job(handle.id), JobHandle(handle.id)} == {handle}

@@ -15,7 +15,7 @@ from django.utils import timezone
 
 import djjp
 from djjp import arun_many, get_job, job, run_many
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.exceptions import EncodeError, JobDoesNotExist, JobNameTaken, JobNotRegistered
 from djjp.jobs import RegisteredJob, registry
 from djjp.jobs.bound import BoundJob
@@ -125,7 +125,7 @@ def test_what_is_no_function_is_no_job() -> None:
 # Enqueueing
 
 
-def test_run_later_writes_one_row_and_returns_its_handle(queue: Claims) -> None:
+def test_run_later_writes_one_row_and_returns_its_handle(engine: Engine) -> None:
     before = timezone.now()
     handle = mail.run_later("a@b.c")
     after = timezone.now()
@@ -141,7 +141,7 @@ def test_run_later_writes_one_row_and_returns_its_handle(queue: Claims) -> None:
 
 @pytest.mark.parametrize("call", [(), (1, 2, 3), ("x", {"c": 1})])
 def test_wrong_arguments_are_a_type_error_here_and_nothing_is_written(
-    queue: Claims, call: tuple[Any, ...]
+    engine: Engine, call: tuple[Any, ...]
 ) -> None:
     args = [a for a in call if not isinstance(a, dict)]
     kwargs = next((a for a in call if isinstance(a, dict)), {})
@@ -160,7 +160,7 @@ def test_wrong_arguments_are_a_type_error_here_and_nothing_is_written(
     ],
 )
 def test_an_argument_that_cannot_be_encoded_is_named_and_nothing_is_written(
-    queue: Claims, args: tuple[Any, ...], kwargs: dict[str, Any], named: str
+    engine: Engine, args: tuple[Any, ...], kwargs: dict[str, Any], named: str
 ) -> None:
     with pytest.raises(EncodeError, match=rf"\b{named}\b"):
         add.run_later(*args, **kwargs)
@@ -193,19 +193,19 @@ def test_a_call_is_accepted_exactly_if_the_function_would_take_it(function: Any)
                 assert fits == (type(bound) is BoundJob)
 
 
-def test_surplus_positional_arguments_are_named_by_their_place(queue: Claims) -> None:
+def test_surplus_positional_arguments_are_named_by_their_place(engine: Engine) -> None:
     with pytest.raises(EncodeError, match=r"args\[1\]"):
         echo.run_later(1, object())
 
 
-def test_using_changes_the_options_of_one_call_only(queue: Claims) -> None:
+def test_using_changes_the_options_of_one_call_only(engine: Engine) -> None:
     mail.using(queue="bulk", priority=-3).run_later("a@b.c")
 
     assert (only_row().queue, only_row().priority) == ("bulk", -3)
     assert (mail.queue, mail.priority) == ("mail", 5)
 
 
-def test_using_an_option_that_is_none_is_refused(queue: Claims) -> None:
+def test_using_an_option_that_is_none_is_refused(engine: Engine) -> None:
     with pytest.raises(TypeError, match="colour"):
         mail.using(colour="red")  # type: ignore[call-arg]  # that is what is tested
     with pytest.raises(TypeError, match="run_after"):
@@ -214,7 +214,7 @@ def test_using_an_option_that_is_none_is_refused(queue: Claims) -> None:
         mail.using(priority=10**6)
 
 
-def test_a_job_of_the_future_is_scheduled_and_not_ready(queue: Claims) -> None:
+def test_a_job_of_the_future_is_scheduled_and_not_ready(engine: Engine) -> None:
     handle = add.using(run_after=timedelta(minutes=5)).run_later(1)
 
     row = only_row()
@@ -223,7 +223,7 @@ def test_a_job_of_the_future_is_scheduled_and_not_ready(queue: Claims) -> None:
     assert abs(row.run_after - row.created_at - timedelta(minutes=5)) <= timedelta(microseconds=2)
 
 
-def test_a_job_of_the_past_is_ready(queue: Claims) -> None:
+def test_a_job_of_the_past_is_ready(engine: Engine) -> None:
     assert add.using(run_after=timedelta(minutes=-5)).run_later(1).state == "ready"
 
 
@@ -237,7 +237,7 @@ def test_a_job_of_the_past_is_ready(queue: Claims) -> None:
 )
 @override_settings(TIME_ZONE="America/Chicago")
 def test_a_time_is_an_instant_and_a_naive_one_is_in_the_current_zone(
-    queue: Claims, when: datetime
+    engine: Engine, when: datetime
 ) -> None:
     timezone.get_default_timezone.cache_clear()
     add.using(run_after=when).run_later(1)
@@ -248,7 +248,7 @@ def test_a_time_is_an_instant_and_a_naive_one_is_in_the_current_zone(
 # Many
 
 
-def test_run_many_takes_any_mix_and_returns_handles_in_order(queue: Claims) -> None:
+def test_run_many_takes_any_mix_and_returns_handles_in_order(engine: Engine) -> None:
     bound = [add.bind(1), mail.bind("a@b.c"), add.using(queue="bulk").bind(2)]
 
     handles = run_many(bound)
@@ -258,7 +258,7 @@ def test_run_many_takes_any_mix_and_returns_handles_in_order(queue: Claims) -> N
     assert [rows[h.id].queue for h in handles] == ["default", "mail", "bulk"]
 
 
-def test_run_many_streams_what_it_is_given(queue: Claims) -> None:
+def test_run_many_streams_what_it_is_given(engine: Engine) -> None:
     """A chunk is written before the next one is asked for."""
     seen: list[int] = []
 
@@ -275,14 +275,14 @@ def test_run_many_streams_what_it_is_given(queue: Claims) -> None:
     assert [h.id for h in handles] == sorted(h.id for h in handles)
 
 
-def test_run_many_of_nothing_is_nothing(queue: Claims) -> None:
+def test_run_many_of_nothing_is_nothing(engine: Engine) -> None:
     assert run_many([]) == []
 
 
 # Coroutines
 
 
-def test_the_a_twins_do_the_same(queue: Claims) -> None:
+def test_the_a_twins_do_the_same(engine: Engine) -> None:
     async def story() -> list[Any]:
         handle = await add.arun_later(1)
         many = await arun_many([add.bind(2), add.bind(3)])
@@ -301,19 +301,19 @@ def test_the_a_twins_do_the_same(queue: Claims) -> None:
 # Finding it again
 
 
-def test_get_job_takes_the_id_or_its_text(queue: Claims) -> None:
+def test_get_job_takes_the_id_or_its_text(engine: Engine) -> None:
     handle = add.run_later(1)
 
     assert get_job(handle.id) == get_job(str(handle.id)) == get_job(handle.id.hex) == handle
 
 
 @pytest.mark.parametrize("id", ["01a20ea1-30c5-7899-9bf1-a6a7d8c6d722", "nonsense", "", None, 7])
-def test_get_job_of_none_says_so(queue: Claims, id: Any) -> None:
+def test_get_job_of_none_says_so(engine: Engine, id: Any) -> None:
     with pytest.raises(JobDoesNotExist):
         get_job(id)
 
 
-def test_the_name_of_a_row_imports_nothing(queue: Claims) -> None:
+def test_the_name_of_a_row_imports_nothing(engine: Engine) -> None:
     """A row may name any module; only a registered name runs."""
     from djjp.consumer.execution import Execution
     from djjp.engine import Claimed

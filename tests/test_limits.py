@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from djjp import Limit, Rate, chain, group
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.jobs import RegisteredJob
 from djjp.models import Flag, Job, State
 from djjp.outbox.models import OutboxJob
@@ -197,7 +197,7 @@ def test_a_function_gets_its_own_copies_of_the_arguments() -> None:
 )
 @pytest.mark.parametrize("option", KEYED)
 def test_a_call_without_a_proper_key_is_an_error_and_nothing_is_written(
-    queue: Claims, option: str, key: Any, args: list[Any], error: Any, says: str
+    engine: Engine, option: str, key: Any, args: list[Any], error: Any, says: str
 ) -> None:
     job = declared(**KEYED[option](key))
     with pytest.raises(error) as caught:
@@ -208,7 +208,7 @@ def test_a_call_without_a_proper_key_is_an_error_and_nothing_is_written(
     assert not OutboxJob.objects.exists()
 
 
-def test_a_step_behind_others_has_a_key_of_what_is_known_of_its_arguments(queue: Claims) -> None:
+def test_a_step_behind_others_has_a_key_of_what_is_known_of_its_arguments(engine: Engine) -> None:
     step = declared(limit=Limit("{name}"))
     chain(declared().bind(1), step.bind("acme")).run_later()
     assert Job.objects.get(state="blocked").limit_key == "acme"
@@ -225,7 +225,7 @@ def test_a_step_behind_others_has_a_key_of_what_is_known_of_its_arguments(queue:
 
 
 @pytest.mark.parametrize("place", ["first", "later", "on_failure"])
-def test_a_step_of_a_pipeline_has_no_unique_key(queue: Claims, place: str) -> None:
+def test_a_step_of_a_pipeline_has_no_unique_key(engine: Engine, place: str) -> None:
     unique, plain = declared(unique_key="a"), declared()
     pipelines = {
         "first": lambda: chain(unique.bind(1), plain.bind(1)),

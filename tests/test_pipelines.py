@@ -11,7 +11,7 @@ from django.db import transaction
 
 import djjp
 from djjp import chain, group, run_many
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.exceptions import EncodeError, JobCancelled, JobDoesNotExist, JobFailed
 from djjp.jobs import BoundJob, RegisteredJob
 from djjp.jobs.handles import JobHandle, get_job
@@ -34,7 +34,7 @@ def states(handle: PipelineHandle) -> list[str]:
 # What travels
 
 
-def test_a_chain_hands_each_result_on(queue: Claims) -> None:
+def test_a_chain_hands_each_result_on(engine: Engine) -> None:
     handle = chain(add.bind(1), add.bind(10), add.bind(b=100)).run_later()
     assert (handle.state, handle.progress, states(handle)) == (
         "blocked",
@@ -46,14 +46,14 @@ def test_a_chain_hands_each_result_on(queue: Claims) -> None:
     assert handle.progress == (3, 3)
 
 
-def test_the_handle_of_a_chain_is_its_last_jobs(queue: Claims) -> None:
+def test_the_handle_of_a_chain_is_its_last_jobs(engine: Engine) -> None:
     handle = chain(add.bind(1), add.bind(2)).run_later()
     assert handle == handle.steps[-1] == JobHandle(handle.id)
     drain()
     assert get_job(handle.id).result == 3
 
 
-def test_a_group_hands_its_results_on_as_a_list_in_order(queue: Claims) -> None:
+def test_a_group_hands_its_results_on_as_a_list_in_order(engine: Engine) -> None:
     """In whichever order they end."""
     members = [add.using(priority=number).bind(number) for number in range(12)]
     handle = chain(group(*members), echo.bind("end", key=1)).run_later()
@@ -61,20 +61,20 @@ def test_a_group_hands_its_results_on_as_a_list_in_order(queue: Claims) -> None:
     assert handle.join(0) == [[list(range(12)), "end"], {"key": 1}]
 
 
-def test_a_group_of_one_hands_a_list_of_one_on(queue: Claims) -> None:
+def test_a_group_of_one_hands_a_list_of_one_on(engine: Engine) -> None:
     handle = chain(group(add.bind(1)), echo.bind()).run_later()
     drain()
     assert handle.join(0) == [[[1]], {}]
 
 
-def test_a_group_alone_has_the_list_for_its_result(queue: Claims) -> None:
+def test_a_group_alone_has_the_list_for_its_result(engine: Engine) -> None:
     handle = group(add.bind(1), chain(add.bind(2), add.bind(3)), group(add.bind(4))).run_later()
     assert (handle.state, handle.progress) == ("ready", (0, 4))
     drain()
     assert (handle.join(0), handle.state) == ([1, 5, [4]], "succeeded")
 
 
-def test_what_is_nested_any_way_comes_together_that_way(queue: Claims) -> None:
+def test_what_is_nested_any_way_comes_together_that_way(engine: Engine) -> None:
     inner = chain(add.bind(1), group(add.bind(10), group(add.bind(20), add.bind(30))))
     handle = chain(add.bind(100), group(inner, echo.bind(), inner), echo.bind()).run_later()
     assert len(handle.steps) == Job.objects.count() == 1 + 4 + 1 + 4 + 1
@@ -83,7 +83,7 @@ def test_what_is_nested_any_way_comes_together_that_way(queue: Claims) -> None:
     assert handle.join(0) == [[[one, [[100], {}], one]], {}]
 
 
-def test_each_member_of_a_group_behind_a_group_gets_the_whole_list(queue: Claims) -> None:
+def test_each_member_of_a_group_behind_a_group_gets_the_whole_list(engine: Engine) -> None:
     handle = chain(
         group(add.bind(1), add.bind(2)), group(echo.bind("x"), echo.bind("y"))
     ).run_later()
@@ -91,13 +91,13 @@ def test_each_member_of_a_group_behind_a_group_gets_the_whole_list(queue: Claims
     assert handle.join(0) == [[[[1, 2], "x"], {}], [[[1, 2], "y"], {}]]
 
 
-def test_a_step_that_is_bound_alone_receives_nothing(queue: Claims) -> None:
+def test_a_step_that_is_bound_alone_receives_nothing(engine: Engine) -> None:
     handle = chain(add.bind(1), echo.bind_alone("x"), echo.bind()).run_later()
     drain()
     assert handle.join(0) == [[[["x"], {}]], {}]
 
 
-def test_any_value_that_the_codec_carries_travels_exactly(queue: Claims) -> None:
+def test_any_value_that_the_codec_carries_travels_exactly(engine: Engine) -> None:
     value = {"span": timedelta(days=1), 3: (1, {2}), "text": 'q"\\\n\u20ac'}
     handle = chain(echo.bind(value), group(echo.bind(), echo.bind()), echo.bind()).run_later()
     drain()
@@ -105,13 +105,13 @@ def test_any_value_that_the_codec_carries_travels_exactly(queue: Claims) -> None
     assert handle.join(0) == [[[[[first], {}], [[first], {}]]], {}]
 
 
-def test_each_step_has_the_options_of_its_own_job(queue: Claims) -> None:
+def test_each_step_has_the_options_of_its_own_job(engine: Engine) -> None:
     handle = chain(mail.bind("a"), echo.using(queue="bulk", priority=3).bind()).run_later()
     rows = [Job.objects.get(pk=step.id) for step in handle.steps]
     assert [(row.queue, row.priority) for row in rows] == [("mail", 5), ("bulk", 3)]
 
 
-def test_a_step_with_a_time_waits_for_it_too(queue: Claims) -> None:
+def test_a_step_with_a_time_waits_for_it_too(engine: Engine) -> None:
     later = add.using(run_after=timedelta(hours=1))
     handle = chain(add.bind(1), later.bind(2), add.bind(3)).run_later()
     drain()
@@ -120,7 +120,7 @@ def test_a_step_with_a_time_waits_for_it_too(queue: Claims) -> None:
     assert states(first) == ["scheduled", "blocked"]
 
 
-def test_the_same_bound_job_or_chain_can_be_used_again(queue: Claims) -> None:
+def test_the_same_bound_job_or_chain_can_be_used_again(engine: Engine) -> None:
     bound = add.bind(1)
     twice = chain(bound, bound)
     handles = [twice.run_later(), twice.run_later(), chain(twice, bound).run_later()]
@@ -128,7 +128,7 @@ def test_the_same_bound_job_or_chain_can_be_used_again(queue: Claims) -> None:
     assert [handle.join(0) for handle in handles] == [2, 2, 3]
 
 
-def test_coroutines_enqueue_and_wait_too(queue: Claims) -> None:
+def test_coroutines_enqueue_and_wait_too(engine: Engine) -> None:
     async def main() -> Any:
         handle = await group(add.bind(1), add.bind(2)).arun_later()
         again = await aget_pipeline(handle.id)
@@ -161,7 +161,7 @@ WRONG: list[tuple[str, Any]] = [
 
 @pytest.mark.parametrize("wrong", [case for _, case in WRONG], ids=[name for name, _ in WRONG])
 def test_what_does_not_fit_is_a_type_error_and_nothing_is_written(
-    queue: Claims, wrong: Any
+    engine: Engine, wrong: Any
 ) -> None:
     with pytest.raises(TypeError):
         wrong()
@@ -196,7 +196,7 @@ def test_two_groups_that_would_make_too_many_pairs_are_refused() -> None:
 # With the application's transaction
 
 
-def test_a_pipeline_commits_or_vanishes_with_the_data(queue: Claims) -> None:
+def test_a_pipeline_commits_or_vanishes_with_the_data(engine: Engine) -> None:
     with pytest.raises(Mistake):
         _enqueue_and_roll_back()
     assert not Job.objects.exists()
@@ -219,7 +219,7 @@ def _enqueue_and_roll_back() -> None:
         raise Mistake
 
 
-def test_a_group_is_found_on_its_way_too(queue: Claims) -> None:
+def test_a_group_is_found_on_its_way_too(engine: Engine) -> None:
     with transaction.atomic():
         handle = group(add.bind(1), add.bind(2)).run_later()
         handle.refresh()
@@ -229,7 +229,7 @@ def test_a_group_is_found_on_its_way_too(queue: Claims) -> None:
     assert again.join(0) == [1, 2]
 
 
-def test_a_pipeline_that_was_left_behind_is_swept_up_once(queue: Claims) -> None:
+def test_a_pipeline_that_was_left_behind_is_swept_up_once(engine: Engine) -> None:
     from djjp.outbox import relay
 
     with transaction.atomic():
@@ -247,7 +247,7 @@ def test_a_pipeline_that_was_left_behind_is_swept_up_once(queue: Claims) -> None
 # What fails, and how it is taken up again
 
 
-def test_a_failure_cancels_what_follows_and_the_retry_takes_it_up_again(queue: Claims) -> None:
+def test_a_failure_cancels_what_follows_and_the_retry_takes_it_up_again(engine: Engine) -> None:
     handle = chain(
         add.bind(1),
         fail.bind_alone("no paper"),
@@ -266,7 +266,7 @@ def test_a_failure_cancels_what_follows_and_the_retry_takes_it_up_again(queue: C
     assert handle.join(0) == [[[2, 3]], {}]
 
 
-def test_a_group_has_failed_once_a_member_has(queue: Claims) -> None:
+def test_a_group_has_failed_once_a_member_has(engine: Engine) -> None:
     handle = group(add.bind(1), fail.bind("no paper"), add.using(queue="other").bind(2)).run_later()
     drain("default")
     with pytest.raises(JobFailed, match="no paper") as raised:
@@ -276,7 +276,7 @@ def test_a_group_has_failed_once_a_member_has(queue: Claims) -> None:
     assert (handle.state, handle.progress) == ("failed", (1, 3))
 
 
-def test_a_group_can_be_cancelled_and_retried_as_a_whole(queue: Claims) -> None:
+def test_a_group_can_be_cancelled_and_retried_as_a_whole(engine: Engine) -> None:
     handle = group(add.bind(1), chain(add.bind(2), add.bind(3))).run_later()
     handle.cancel()
     assert states(handle) == ["cancelled"] * 3
@@ -288,7 +288,7 @@ def test_a_group_can_be_cancelled_and_retried_as_a_whole(queue: Claims) -> None:
     assert handle.join(0) == [1, 5]
 
 
-def test_a_pipeline_that_has_succeeded_runs_its_last_jobs_again(queue: Claims) -> None:
+def test_a_pipeline_that_has_succeeded_runs_its_last_jobs_again(engine: Engine) -> None:
     handles = [
         chain(add.bind(1), add.bind(2)).run_later(),
         group(add.bind(1), add.bind(2)).run_later(),
@@ -300,7 +300,7 @@ def test_a_pipeline_that_has_succeeded_runs_its_last_jobs_again(queue: Claims) -
     assert [handle.join(0) for handle in handles] == [3, [1, 2]]
 
 
-def test_a_running_group_says_so(queue: Claims) -> None:
+def test_a_running_group_says_so(engine: Engine) -> None:
     handle = group(add.bind(1), add.using(queue="other").bind(2)).run_later()
     drain("default")
     handle.refresh()
@@ -308,7 +308,7 @@ def test_a_running_group_says_so(queue: Claims) -> None:
 
 
 @pytest.mark.parametrize("kind", [chain, group])
-def test_what_runs_on_failure_is_told_the_reason_and_is_no_step(queue: Claims, kind: Any) -> None:
+def test_what_runs_on_failure_is_told_the_reason_and_is_no_step(engine: Engine, kind: Any) -> None:
     handle = kind(fail.bind("no paper"), on_failure=echo.bind("told", to="a@b.c")).run_later()
     assert (len(handle.steps), Job.objects.count()) == (1, 2)
     assert drain() == 2
@@ -319,7 +319,7 @@ def test_what_runs_on_failure_is_told_the_reason_and_is_no_step(queue: Claims, k
     assert handle.progress == (0, 1)
 
 
-def test_what_runs_on_failure_is_not_needed_when_all_goes_well(queue: Claims) -> None:
+def test_what_runs_on_failure_is_not_needed_when_all_goes_well(engine: Engine) -> None:
     handle = chain(add.bind(1), add.bind(2), on_failure=echo.bind()).run_later()
     assert drain() == 2
     assert (handle.join(0), handle.progress) == (3, (2, 2))
@@ -327,7 +327,7 @@ def test_what_runs_on_failure_is_not_needed_when_all_goes_well(queue: Claims) ->
     assert (unused.state, unused.reason) == ("cancelled", "nothing failed")
 
 
-def test_a_part_of_a_pipeline_has_its_own_job_for_its_failure(queue: Claims) -> None:
+def test_a_part_of_a_pipeline_has_its_own_job_for_its_failure(engine: Engine) -> None:
     """Also where something before it has failed, for then it does not come to its end either."""
     inner = chain(add.bind(1), add.bind(2), on_failure=echo.bind("inner"))
     chain(fail.bind("no paper"), inner, add.bind(3), on_failure=echo.bind("outer")).run_later()
@@ -336,7 +336,7 @@ def test_a_part_of_a_pipeline_has_its_own_job_for_its_failure(queue: Claims) -> 
     assert sorted(get_job(row.id).result[0][1] for row in told) == ["inner", "outer"]
 
 
-def test_the_cancel_of_a_pipeline_is_no_failure(queue: Claims) -> None:
+def test_the_cancel_of_a_pipeline_is_no_failure(engine: Engine) -> None:
     chain(add.bind(1), on_failure=echo.bind()).run_later().cancel()
     assert drain() == 0
 
@@ -344,7 +344,7 @@ def test_the_cancel_of_a_pipeline_is_no_failure(queue: Claims) -> None:
 # Handles
 
 
-def test_a_pipeline_is_found_by_its_id_or_by_that_of_any_of_its_jobs(queue: Claims) -> None:
+def test_a_pipeline_is_found_by_its_id_or_by_that_of_any_of_its_jobs(engine: Engine) -> None:
     line = chain(add.bind(1), add.bind(2)).run_later()
     pair = group(add.bind(1), add.bind(2)).run_later()
     for made in (line, pair):
@@ -362,7 +362,7 @@ def test_a_pipeline_is_found_by_its_id_or_by_that_of_any_of_its_jobs(queue: Clai
 
 
 def test_a_chain_of_a_thousand_and_a_group_of_ten_thousand(
-    queue: Claims, processes: Processes
+    engine: Engine, processes: Processes
 ) -> None:
     long = chain(add.bind(0), *[add.bind(1)] * 999).run_later()
     wide = chain(add.bind(1), group(*map(add.bind, range(10_000))), echo.bind()).run_later()
@@ -372,7 +372,7 @@ def test_a_chain_of_a_thousand_and_a_group_of_ten_thousand(
     assert wide.join(0) == [[list(range(1, 10_001))], {}]
 
 
-def test_a_failure_at_the_head_of_a_long_chain_cancels_all_of_it(queue: Claims) -> None:
+def test_a_failure_at_the_head_of_a_long_chain_cancels_all_of_it(engine: Engine) -> None:
     handle = chain(fail.bind("no"), *[echo.bind()] * 999).run_later()
     assert drain() == 1
     assert Job.objects.filter(state="cancelled").count() == 999

@@ -11,7 +11,7 @@ from django.db import router
 from django.db.models import Model
 from django.test import override_settings
 
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.models import Attempt, Job
 from djjp.routers import QueueRouter
 from tests.project.shop.models import Execution
@@ -102,11 +102,11 @@ def _attempt(job: Job) -> Attempt:
     )
 
 
-def test_rows_of_the_queue_relate_to_each_other(queue: Claims) -> None:
+def test_rows_of_the_queue_relate_to_each_other(engine: Engine) -> None:
     job = Job.objects.create(name="test.job", arguments="{}", created_at=NOW)
     attempt = _attempt(job)
     attempt.save()
-    assert job._state.db == attempt._state.db == queue.alias
+    assert job._state.db == attempt._state.db == engine.db.alias
     assert list(job.failures.all()) == [attempt]
     assert Attempt.objects.select_related("job").get().job == job
 

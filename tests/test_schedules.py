@@ -10,7 +10,7 @@ import pytest
 from django.test import override_settings
 
 from djjp import codec, schedules
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.exceptions import EncodeError, JobNotRegistered
 from djjp.jobs import registry
 from djjp.models import Job, Schedule, Source
@@ -109,7 +109,7 @@ def test_a_schedule_that_cannot_be_is_refused_where_it_is_written(
 # Rows
 
 
-def test_a_row_is_called_with_its_arguments_and_the_options_of_its_job(queue: Claims) -> None:
+def test_a_row_is_called_with_its_arguments_and_the_options_of_its_job(engine: Engine) -> None:
     row = by_hand(
         mail.name, NOW, every=timedelta(minutes=1), arguments='{"args":["x"],"kwargs":{}}'
     )
@@ -142,7 +142,7 @@ def test_a_row_that_cannot_be_fired_here_says_why(fields: dict[str, Any], reason
     assert reason in str(schedules.problem(Schedule(**{**good, **fields})))
 
 
-def test_to_run_what_is_not_registered_is_an_error(queue: Claims) -> None:
+def test_to_run_what_is_not_registered_is_an_error(engine: Engine) -> None:
     with pytest.raises(JobNotRegistered):
         schedules.run_now(Schedule(job="long.gone", arguments="{}"))
     assert not Job.objects.exists()

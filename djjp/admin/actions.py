@@ -62,12 +62,12 @@ ACTIONS = {
     "retry": Action(
         "Retried",
         _no_retry,
-        lambda ids: engine.call(lambda queue: queue.retry(ids)),
+        lambda ids: engine.run(lambda engine: engine.control.retry(ids)),
     ),
     "cancel": Action(
         "Cancelled",
         _no_cancel,
-        lambda ids: engine.call(lambda queue: queue.cancel(ids, time.time())),
+        lambda ids: engine.run(lambda engine: engine.control.cancel(ids, time.time())),
     ),
 }
 

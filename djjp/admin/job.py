@@ -244,7 +244,7 @@ class JobAdmin(Actions):
             # done so, and the attempt goes too, or finds its job gone.
             jobs = queryset.order_by("pk").select_for_update()
             ids = list(jobs.values_list("pk", flat=True))
-            engine.queue().cut_off(ids)
+            engine.current().pipelines.cancel_dependents(ids)
             self.get_queryset(request).filter(pk__in=ids).defer("arguments", "result").delete()
 
 

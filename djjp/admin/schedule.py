@@ -147,10 +147,10 @@ class ScheduleAdmin(Base):
         obj.save(update_fields=fields)
 
     def delete_model(self, request: HttpRequest, obj: Schedule) -> None:
-        engine.queue().delete_schedules([obj.pk])
+        engine.current().schedules.delete([obj.pk])
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Schedule]) -> None:
-        engine.queue().delete_schedules(list(queryset.values_list("pk", flat=True)))
+        engine.current().schedules.delete(list(queryset.values_list("pk", flat=True)))
 
     @admin.action(permissions=["change"], description="Enable selected %(verbose_name_plural)s")
     def enable_selected(self, request: HttpRequest, queryset: QuerySet[Schedule]) -> None:
@@ -199,7 +199,7 @@ class ScheduleAdmin(Base):
     def _switch(self, request: HttpRequest, queryset: QuerySet[Schedule], *, enabled: bool) -> None:
         rows = list(queryset.exclude(enabled=enabled))
         ids = [row.pk for row in rows]
-        count = engine.call(lambda queue: queue.enable_schedules(ids, enabled, time.time()))
+        count = engine.run(lambda engine: engine.schedules.enable(ids, enabled, time.time()))
         done = "Enabled" if enabled else "Disabled"
         self._log(request, rows, f"{done}.")
         self.message_user(request, f"{done} {show.count(count, 'schedule')}.", messages.SUCCESS)

@@ -23,7 +23,7 @@ from django.db import InterfaceError, OperationalError, transaction
 
 from djjp import conf
 from djjp.consumer.wakeup import Bell
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.exceptions import QueueUnavailable
 
 logger = logging.getLogger("djjp.consumer")
@@ -40,7 +40,7 @@ _NOBODYS = (OperationalError, InterfaceError, transaction.TransactionManagementE
 
 
 class _Call(NamedTuple):
-    verb: Callable[[Claims], Any]
+    verb: Callable[[Engine], Any]
     answer: Future[Any]
 
 
@@ -69,7 +69,7 @@ class Desk:
     def __len__(self) -> int:
         return len(self._calls)
 
-    def call(self, verb: Callable[[Claims], T]) -> T:
+    def call(self, verb: Callable[[Engine], T]) -> T:
         """Have `verb` run in the coordinator's next turn; returns what it returned, raises what it raised.
 
         Raises:
@@ -83,7 +83,7 @@ class Desk:
             raise
         return answer
 
-    async def acall(self, verb: Callable[[Claims], T]) -> T:
+    async def acall(self, verb: Callable[[Engine], T]) -> T:
         """`call` for coroutines, whose loop goes on meanwhile."""
         call = self._lay(verb)
         answer: asyncio.Future[T] = asyncio.wrap_future(call.answer)
@@ -98,7 +98,7 @@ class Desk:
             raise
         return answer.result()
 
-    def _lay(self, verb: Callable[[Claims], T]) -> _Call:
+    def _lay(self, verb: Callable[[Engine], T]) -> _Call:
         call = _Call(verb, Future())
         self._calls.append(call)
         if self._closed:
@@ -132,7 +132,7 @@ class Desk:
                     return True
         return False
 
-    def serve(self, claims: Claims) -> None:
+    def serve(self, engine: Engine) -> None:
         """Run the waiting verbs in the open transaction, as one group.
 
         When the group fails its verbs are run one by one, so that only the culprit does. When it is the
@@ -145,13 +145,13 @@ class Desk:
         if not calls:
             return
         try:
-            with transaction.atomic(using=claims.alias):
-                self._answers = [_Answer(call.verb(claims)) for call in calls]
+            with transaction.atomic(using=engine.db.alias):
+                self._answers = [_Answer(call.verb(engine)) for call in calls]
         except _NOBODYS:
             raise
         except Exception:
             logger.debug("a group of calls failed and is run one by one", exc_info=True)
-            self._answers = [_alone(call, claims) for call in calls]
+            self._answers = [_alone(call, engine) for call in calls]
 
     def answer(self) -> None:
         """Tell the callers what `serve` did, now that it is committed."""
@@ -180,10 +180,10 @@ class Desk:
             call.answer.set_exception(RuntimeError("the consumer that ran this job has ended"))
 
 
-def _alone(call: _Call, claims: Claims) -> _Answer:
+def _alone(call: _Call, engine: Engine) -> _Answer:
     try:
-        with transaction.atomic(using=claims.alias):
-            return _Answer(call.verb(claims))
+        with transaction.atomic(using=engine.db.alias):
+            return _Answer(call.verb(engine))
     except _NOBODYS:
         raise
     except Exception as error:  # noqa: BLE001  (it is the calling job's to handle)

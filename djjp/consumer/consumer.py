@@ -16,7 +16,7 @@ from djjp.consumer.serving import Serving, parse
 from djjp.consumer.start_journal import Begun
 from djjp.consumer.turn import Turns
 from djjp.consumer.wakeup import wait
-from djjp.engine import Claimed, Listener, queue
+from djjp.engine import Claimed, Listener, current
 from djjp.models import Flag
 from djjp.outbox import table
 from djjp.outbox.sweeper import Sweeper
@@ -98,7 +98,7 @@ class Consumer(Turns):
 
     def run(self) -> bool:
         """Work until stopped; returns whether each job that was begun ended here."""
-        self._claims = queue()
+        self._engine = current()
         self._sweeper.start()
         pause = _FIRST_PAUSE
         try:
@@ -107,7 +107,7 @@ class Consumer(Turns):
                 try:
                     if self._listener is None:
                         self._appear()
-                        self._listener = self._claims.listener()
+                        self._listener = self._engine.db.listener()
                     elif pause > _FIRST_PAUSE:
                         self._reconcile()
                     if doubted := self._begun.is_doubted():
@@ -146,12 +146,12 @@ class Consumer(Turns):
     def _appear(self) -> None:
         """Show the others that this consumer lives, under its present name."""
         self._presence = Presence(
-            self._claims, self.name, self._serving.names(), self._limit, self._concurrency
+            self._engine, self.name, self._serving.names(), self._limit, self._concurrency
         )
         self._presence.begin()
-        self._begun = Begun(self._claims.notes(), self.name, self._limit + LONGEST)
+        self._begun = Begun(self._engine.db.runtime_dir(), self.name, self._limit + LONGEST)
         self._pool.begin, self._pool.consumer = self._may_begin, self.name
-        self._maintenance = Maintenance(self._claims, self._presence, self._lost)
+        self._maintenance = Maintenance(self._engine, self._presence, self._lost)
 
     def _lost(self) -> None:
         """Others have taken this consumer for dead, and its jobs are theirs: go on as a new one."""
@@ -167,7 +167,7 @@ class Consumer(Turns):
         if waiting:
             # Some may still be under its name: a turn that was frozen before its commit comes after the rescue.
             self._release(waiting)
-        self._claims.let_go(self.name)
+        self._engine.consumers.release_lock(self.name)
         self._begun.close()
         self.name = new_name()
         self._appear()
@@ -178,7 +178,7 @@ class Consumer(Turns):
         What the queue says that this consumer runs, and it does not, is given back; what it holds and
         the queue does not is dropped. An outcome is written anew behind the fence.
         """
-        running = self._claims.held_by(self.name)
+        running = self._engine.consumers.running_jobs(self.name)
         strange = [
             Claimed(id, "", "", attempt, 0, Flag.HAS_DEPENDENTS)  # for all that is known here
             for id, attempt in running.items()
@@ -193,11 +193,11 @@ class Consumer(Turns):
         now = time.monotonic()
         if listener.woken() or now >= self._look_at:
             self._look_at = now + _LOOK_EVERY
-            self._due = self._claims.next_due()
+            self._due = self._engine.jobs.next_due()
             self._may_have_ready = True
-            self._pauses(self._claims.paused(time.time()))
+            self._pauses(self._engine.queues.paused(time.time()))
             if self._held:
-                unwanted = self._claims.to_cancel(self.name)
+                unwanted = self._engine.jobs.to_cancel(self.name)
                 self._pool.cancel(self._held[id] for id in unwanted if id in self._held)
 
     # Waiting and ending
@@ -249,7 +249,7 @@ class Consumer(Turns):
 
     def _recover(self, pause: float) -> bool:
         """Let the database be for a while; whether there is still time to wait for it."""
-        connection = self._claims.connection
+        connection = self._engine.db.connection
         if not connection.in_atomic_block:
             connection.close_if_unusable_or_obsolete()
         until, stops = time.monotonic() + pause, self._stops

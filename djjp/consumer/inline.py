@@ -20,7 +20,7 @@ from djjp.consumer import connections as tidying
 from djjp.consumer.execution import Execution
 from djjp.consumer.liveness import new_name
 from djjp.consumer.serving import Rank, Serving
-from djjp.engine import Claimed, Claims, Outcome, Progress, queue
+from djjp.engine import Claimed, Engine, Outcome, Progress, current
 from djjp.jobs import registry
 from djjp.jobs.enqueue import send_waiting
 from djjp.models import FINISHED, Flag
@@ -39,7 +39,7 @@ def run_due(
         max_jobs: stop after this many executions.
         relay: first, and after each job, enqueue what waits in the outboxes, or for a TestCase's commit.
     """
-    claims, name, executed = queue(), new_name(), 0
+    engine, name, executed = current(), new_name(), 0
     unknown: list[str] = []
     serving = Serving(None if queues is None else [Rank(name) for name in queues])
     with tidying.kept():
@@ -47,53 +47,55 @@ def run_due(
             if relay:
                 sweep()
                 send_waiting()
-            claimed = _claim(claims, name, serving, unknown)
+            claimed = _claim(engine, name, serving, unknown)
             if claimed is None:
                 break
-            _run(claims, name, claimed)
+            _run(engine, name, claimed)
             executed += 1
     return executed
 
 
-def _claim(claims: Claims, name: str, serving: Serving, unknown: list[str]) -> Claimed | None:
+def _claim(engine: Engine, name: str, serving: Serving, unknown: list[str]) -> Claimed | None:
     """The next job that this process knows; None when there is none."""
     now = time.time()
-    with claims.turn():
-        due = claims.next_due()
+    with engine.db.transaction():
+        due = engine.jobs.next_due()
         if due is not None and due <= now:
-            claims.promote(now)
-        serving.paused = claims.paused(now)
+            engine.jobs.promote(now)
+        serving.paused = engine.queues.paused(now)
         looks = serving.looks_for_names
         while claimed := serving.take(
             1,
-            serving.served(claims.queues_with_ready() if looks else []),
-            lambda queues, limit: claims.claim(name, limit, now, queues=queues, without=unknown),
+            serving.served(engine.queues.with_ready() if looks else []),
+            lambda queues, limit: engine.jobs.claim(
+                name, limit, now, queues=queues, exclude_names=unknown
+            ),
         ):
             (job,) = claimed
             if not registry.knows(job.name, job.arguments):
-                claims.release(name, claimed)
+                engine.jobs.release(name, claimed)
                 unknown.append(job.name)
                 logger.warning("left in the queue: no job named %r is registered here", job.name)
-            elif not job.flags & Flag.NEEDS_ADMISSION or claims.screen(claimed).jobs:
+            elif not job.flags & Flag.NEEDS_ADMISSION or engine.admission.admit(claimed).jobs:
                 return job
     return None
 
 
-def _run(claims: Claims, name: str, claimed: Claimed) -> None:
+def _run(engine: Engine, name: str, claimed: Claimed) -> None:
     reports: list[Progress] = []
     with _savepoints():
         outcome = Execution(claimed, reports.append, name).run()
     failure = outcome.failure
     if failure is not None and failure.exception_class == "builtins.KeyboardInterrupt":
         # The job did not ask for it: somebody wants the tests to stop.
-        with claims.turn():
-            claims.release(name, [claimed])
+        with engine.db.transaction():
+            engine.jobs.release(name, [claimed])
         raise KeyboardInterrupt
-    with claims.turn():
+    with engine.db.transaction():
         if reports:
-            claims.progress(name, reports[-1:])
-        accepted = claims.finish(name, [outcome])
-        claims.let_in([claimed.id] if claimed.flags & Flag.LIMITED else [])
+            engine.jobs.record_progress(name, reports[-1:])
+        accepted = engine.jobs.finish(name, [outcome])
+        engine.limits.unblock([claimed.id] if claimed.flags & Flag.LIMITED else [])
     _log(outcome, claimed.id in accepted)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 from uuid import UUID
 
-from djjp.engine import SLACK, Claimed
+from djjp.engine import START_MARGIN, Claimed
 
 #: Seconds that a job may take from its claim to its begin, at most.
 LONGEST_SLACK = 5.0
@@ -27,7 +27,7 @@ class Starts:
     """
 
     def __init__(self) -> None:
-        self.slack = SLACK
+        self.slack = START_MARGIN
         self._starts: dict[UUID, _Start] = {}
 
     def expect(self, began: float, starts: Mapping[UUID, float]) -> None:
@@ -35,7 +35,7 @@ class Starts:
         # Half of the slack is for what comes between the look at the clock and the job's own code.
         by = began + self.slack / 2
         self._starts |= {id: _Start(by, until) for id, until in starts.items()}
-        self.slack = max(SLACK, 0.9 * self.slack)
+        self.slack = max(START_MARGIN, 0.9 * self.slack)
 
     def too_late(self, job: Claimed) -> bool:
         """Whether a job must not begin any more; on any thread."""

@@ -11,7 +11,7 @@ import time
 from math import inf
 
 from djjp import schedules
-from djjp.engine import Claims, NewJob
+from djjp.engine import Engine, NewJob
 from djjp.models import Schedule
 
 logger = logging.getLogger("djjp.consumer")
@@ -25,8 +25,8 @@ BATCH = 100
 class Timekeeper:
     """Fires schedules on behalf of one consumer."""
 
-    def __init__(self, claims: Claims) -> None:
-        self._claims = claims
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._declared = False
         self._began = time.time()
         self._read_at = 0.0
@@ -40,10 +40,10 @@ class Timekeeper:
     def work(self, now: float) -> bool:
         """Fire what is due by then; whether jobs were enqueued."""
         if not self._declared:
-            self._claims.declare(schedules.declared(), now)
+            self._engine.schedules.sync(schedules.declared(), now)
             self._declared = True
         fired, self._next = 0, inf
-        read = self._claims.schedules()
+        read = self._engine.schedules.all()
         self._left = {row.pk: self._left[row.pk] for row in read if row.pk in self._left}
         for row in read:
             if row.enabled:
@@ -66,7 +66,7 @@ class Timekeeper:
             return 0
         if following is not None:
             self._next = min(self._next, following)
-        return self._claims.fire(row, jobs) if jobs else 0
+        return self._engine.schedules.fire(row, jobs) if jobs else 0
 
     def _jobs(self, row: Schedule, due: list[float]) -> list[tuple[float, NewJob]]:
         if not due:

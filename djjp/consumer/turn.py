@@ -28,7 +28,7 @@ from djjp.consumer.read_ahead import ReadAhead
 from djjp.consumer.serving import Served, Serving
 from djjp.consumer.start_journal import Begun
 from djjp.consumer.wakeup import Bell
-from djjp.engine import Claimed, Claims, Outcome, Progress, Screened
+from djjp.engine import Admitted, Claimed, Engine, Outcome, Progress
 from djjp.jobs import registry
 from djjp.models import FINISHED, Flag, State
 
@@ -48,7 +48,7 @@ class Turns:
     ) -> None:
         self.name = new_name()
         self.executed = 0
-        self._claims: Claims
+        self._engine: Engine
         self._begun: Begun
         self._limit = limit
         self._serving = serving
@@ -97,18 +97,18 @@ class Turns:
         idle = not (reported or progress or late or self._desk or due)
         if idle and not self._finds_ready(room):
             return
-        claims = self._claims
-        with claims.turn():
+        engine = self._engine
+        with engine.db.transaction():
             if progress:
-                claims.progress(self.name, list(progress.values()))
-            accepted = claims.finish(self.name, outcomes) if outcomes else set()
-            self._desk.serve(claims)
+                engine.jobs.record_progress(self.name, list(progress.values()))
+            accepted = engine.jobs.finish(self.name, outcomes) if outcomes else set()
+            self._desk.serve(engine)
             if due:
-                claims.promote(now)
+                engine.jobs.promote(now)
             if late:
-                claims.release(self.name, late)
+                engine.jobs.release(self.name, late)
                 if unused := self._starts.unused(late):
-                    claims.uncount(unused)
+                    engine.rates.forget_starts(unused)
             screened = self._screened(self._claim(room, now) if room else [], outcomes, late)
         self._forget_progress(progress)
         self._settle(reported, accepted)
@@ -117,9 +117,9 @@ class Turns:
         self._begin(screened.jobs)
         freed = any(outcome.claimed.flags & Flag.HAS_DEPENDENTS for outcome in outcomes)
         delayed = any(outcome.claimed.flags & Flag.DELAYS_CHILD for outcome in outcomes)
-        if due or delayed or screened.put_off:
-            self._due = claims.next_due()
-        if (freed and not room) or late or screened.opened:
+        if due or delayed or screened.throttled:
+            self._due = engine.jobs.next_due()
+        if (freed and not room) or late or screened.unblocked:
             self._may_have_ready = True
         self._worked_at = time.monotonic()
         self._forget_statements()
@@ -131,7 +131,7 @@ class Turns:
 
     def _forget_statements(self) -> None:
         """Under DEBUG Django keeps each statement, which a process that lives long cannot afford."""
-        connection = self._claims.connection
+        connection = self._engine.db.connection
         if connection.queries_logged and not connection.force_debug_cursor:
             connection.queries_log.clear()
 
@@ -139,7 +139,7 @@ class Turns:
         """Look before a transaction is opened for nothing but a claim."""
         if room and self._may_have_ready:
             self._may_have_ready = any(
-                self._claims.has_ready(queues, self._unknown) for _, queues in self._served()
+                self._engine.jobs.has_ready(queues, self._unknown) for _, queues in self._served()
             )
             return self._may_have_ready
         return False
@@ -147,21 +147,21 @@ class Turns:
     def _served(self) -> list[Served]:
         """The queues to look into."""
         looks = self._serving.looks_for_names
-        return self._serving.served(self._claims.queues_with_ready() if looks else [])
+        return self._serving.served(self._engine.queues.with_ready() if looks else [])
 
     def _claim(self, room: int, now: float) -> list[Claimed]:
         """Claim up to `room` jobs; what this process does not know goes straight back."""
         claimed = self._take(room, now)
         # Looked at behind the claim: who paused a queue before these jobs were enqueued is seen here.
-        while claimed and self._pauses(self._claims.paused(now)):
-            self._claims.release(self.name, claimed)
+        while claimed and self._pauses(self._engine.queues.paused(now)):
+            self._engine.jobs.release(self.name, claimed)
             claimed = self._take(room, now)
         # Less than the room may mean that others have locked more than they took.
         self._may_have_ready = bool(claimed)
         unknown = [job for job in claimed if not registry.knows(job.name, job.arguments)]
         if not unknown:
             return claimed
-        self._claims.release(self.name, unknown)
+        self._engine.jobs.release(self.name, unknown)
         for name in {job.name for job in unknown}:
             logger.warning("left to other consumers: no job named %r is registered here", name)
             self._unknown.append(name)
@@ -171,8 +171,8 @@ class Turns:
         return self._serving.take(
             room,
             self._served(),
-            lambda queues, limit: self._claims.claim(
-                self.name, limit, now, queues=queues, without=self._unknown
+            lambda queues, limit: self._engine.jobs.claim(
+                self.name, limit, now, queues=queues, exclude_names=self._unknown
             ),
         )
 
@@ -187,16 +187,16 @@ class Turns:
 
     def _screened(
         self, claimed: list[Claimed], outcomes: list[Outcome], given_back: list[Claimed]
-    ) -> Screened:
+    ) -> Admitted:
         """Keep those of the claimed jobs that may run now, and let in whom the others kept waiting."""
         ended = [o.claimed.id for o in outcomes if o.claimed.flags & Flag.LIMITED]
         ended += [job.id for job in given_back if job.flags & Flag.LIMITED]
         if not ended and not any(job.flags & Flag.NEEDS_ADMISSION for job in claimed):
-            return Screened(claimed)
+            return Admitted(claimed)
         began = time.monotonic()
-        screened = self._claims.screen(claimed, ended, slack=self._starts.slack)
-        if screened.starts:
-            self._starts.expect(began, screened.starts)
+        screened = self._engine.admission.admit(claimed, ended, start_margin=self._starts.slack)
+        if screened.start_deadlines:
+            self._starts.expect(began, screened.start_deadlines)
         return screened
 
     def _begin(self, claimed: list[Claimed]) -> None:
@@ -275,8 +275,8 @@ class Turns:
         return max(0, room)
 
     def _release(self, jobs: list[Claimed]) -> None:
-        with self._claims.turn():
-            accepted = self._claims.release(self.name, jobs)
+        with self._engine.db.transaction():
+            accepted = self._engine.jobs.release(self.name, jobs)
             limited = [job.id for job in jobs if job.flags & Flag.LIMITED and job.id in accepted]
             if limited:
-                self._claims.let_in(limited)
+                self._engine.limits.unblock(limited)

@@ -93,7 +93,7 @@ class Failure:
 
 
 class Outcome(NamedTuple):
-    """How an attempt ended: plain data until `Claims.finish` writes it."""
+    """How an attempt ended: plain data until `Jobs.finish` writes it."""
 
     claimed: Claimed
     state: State

@@ -8,7 +8,7 @@ from uuid import UUID
 from django.db import DatabaseError
 
 from djjp.engine.database import TABLE, Database, Key
-from djjp.engine.records import Held, Holder, NewJob
+from djjp.engine.records import Holder, KeyHolders, NewJob
 from djjp.models import FINISHED, LIVE, Flag, State
 
 _LIVE = ", ".join(f"'{state.value}'" for state in LIVE)
@@ -24,7 +24,7 @@ class UniqueKeys:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    def insert_constrained(self, jobs: Sequence[NewJob]) -> Held:
+    def insert_constrained(self, jobs: Sequence[NewJob]) -> KeyHolders:
         """Write jobs that have keys or expire, as `enqueue_many` does."""
         held: dict[UUID, Holder] = {}
 

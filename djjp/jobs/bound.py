@@ -12,7 +12,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from djjp import codec
-from djjp.engine import Held, NewJob
+from djjp.engine import KeyHolders, NewJob
 from djjp.ids import new_id
 from djjp.jobs import constraints
 from djjp.jobs.enqueue import aenqueue, enqueue
@@ -114,7 +114,7 @@ class BoundAlone(BoundJob):
     receives = False
 
 
-def handle_of(row: NewJob, held: Held) -> JobHandle:
+def handle_of(row: NewJob, held: KeyHolders) -> JobHandle:
     """The handle of an enqueued job, or of the one that has its unique key."""
     if row.id in held:
         return JobHandle(*held[row.id])

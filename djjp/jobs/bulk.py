@@ -8,7 +8,7 @@ from itertools import islice
 
 from asgiref.sync import sync_to_async
 
-from djjp.engine import NOBODY, Held
+from djjp.engine import NO_HOLDERS, KeyHolders
 from djjp.ids import new_ids
 from djjp.jobs.bound import BoundJob, handle_of
 from djjp.jobs.enqueue import enqueue
@@ -28,7 +28,7 @@ def run_many(bound: Iterable[BoundJob]) -> list[JobHandle]:
         now, ids = time.time(), new_ids(len(calls))
         rows = [call.row(id, now) for call, id in zip(calls, ids, strict=True)]
         databases = {call.job.database for call in calls}
-        held: Held = NOBODY
+        held: KeyHolders = NO_HOLDERS
         if len(databases) == 1:  # as a rule: none in particular
             held = enqueue(rows, *databases)
         else:

@@ -13,7 +13,7 @@ from asgiref.sync import sync_to_async
 from django.db import connections, transaction
 
 from djjp import conf, engine
-from djjp.engine import NOBODY, Claims, Held, NewGraph, NewJob
+from djjp.engine import NO_HOLDERS, Engine, KeyHolders, NewGraph, NewJob
 from djjp.outbox import relay, table, transactions
 
 logger = logging.getLogger("djjp.outbox")
@@ -30,7 +30,7 @@ observers: list[Callable[[Sequence[NewJob], str], None]] = []
 inline: Callable[[], None] | None = None
 
 
-def enqueue(jobs: Sequence[NewJob] | NewGraph, database: str | None = None) -> Held:
+def enqueue(jobs: Sequence[NewJob] | NewGraph, database: str | None = None) -> KeyHolders:
     """Enqueue jobs, or a pipeline, all or none of them; returns who has the unique keys of some instead.
 
     Inside `atomic()` of a database in `DJJP["outbox"]` they commit or vanish with its transaction; of
@@ -40,7 +40,7 @@ def enqueue(jobs: Sequence[NewJob] | NewGraph, database: str | None = None) -> H
         database: the alias whose transaction they belong to, if it has one open; None for the innermost.
     """
     if not jobs:
-        return NOBODY
+        return NO_HOLDERS
     place, held = _send_off(jobs, database)
     for tell in tuple(observers):
         all_of_them = jobs.jobs if isinstance(jobs, NewGraph) else jobs
@@ -50,28 +50,28 @@ def enqueue(jobs: Sequence[NewJob] | NewGraph, database: str | None = None) -> H
     return held
 
 
-def _send_off(jobs: Sequence[NewJob] | NewGraph, database: str | None) -> tuple[str, Held]:
+def _send_off(jobs: Sequence[NewJob] | NewGraph, database: str | None) -> tuple[str, KeyHolders]:
     """Send jobs where they belong; returns where that is, as `observers` are told it, and what was held."""
     settings = conf.current()
     alias = _transaction(settings, database) if inline is None else None
     if alias is None:
-        return "queue", engine.call(partial(_write, jobs=jobs))
+        return "queue", engine.run(partial(_write, jobs=jobs))
     if alias == settings.db_name:
         # Here and not by a consumer's coordinator, for the transaction is here.
-        return "queue", _write(engine.queue(), jobs)
+        return "queue", _write(engine.current(), jobs)
     if table.installed():
         units = [jobs] if isinstance(jobs, NewGraph) else jobs
         table.write(alias, units)
         _after_commit(alias, [unit.id for unit in units])
-        return "outbox", NOBODY
+        return "outbox", NO_HOLDERS
     transaction.on_commit(_Waiting(jobs).send, using=alias)
-    return "on_commit", NOBODY
+    return "on_commit", NO_HOLDERS
 
 
-async def aenqueue(jobs: Sequence[NewJob] | NewGraph, database: str | None = None) -> Held:
+async def aenqueue(jobs: Sequence[NewJob] | NewGraph, database: str | None = None) -> KeyHolders:
     """`enqueue` for coroutines: a job that has used no thread needs none for this either."""
-    if jobs and engine.unattended.get()():
-        return await engine.acall(partial(_write, jobs=jobs))
+    if jobs and engine.can_skip_thread.get()():
+        return await engine.arun(partial(_write, jobs=jobs))
     return await sync_to_async(enqueue)(jobs, database)
 
 
@@ -90,18 +90,18 @@ def _transaction(settings: conf.Settings, database: str | None) -> str | None:
     return None if transactions.is_of_testcase(alias) else alias
 
 
-def _write(queue: Claims, jobs: Sequence[NewJob] | NewGraph) -> Held:
+def _write(engine: Engine, jobs: Sequence[NewJob] | NewGraph) -> KeyHolders:
     if isinstance(jobs, NewGraph):
-        queue.enqueue_graph(jobs)
-        return NOBODY
-    return queue.enqueue(jobs[0]) if len(jobs) == 1 else queue.enqueue_many(jobs)
+        engine.pipelines.enqueue(jobs)
+        return NO_HOLDERS
+    return engine.jobs.enqueue(jobs[0]) if len(jobs) == 1 else engine.jobs.enqueue_many(jobs)
 
 
-def _write_late(queue: Claims, jobs: Sequence[NewJob] | NewGraph) -> None:
+def _write_late(engine: Engine, jobs: Sequence[NewJob] | NewGraph) -> None:
     if isinstance(jobs, NewGraph):
-        queue.enqueue_graph(jobs)
+        engine.pipelines.enqueue(jobs)
     else:
-        queue.enqueue_late(jobs)
+        engine.jobs.enqueue_late(jobs)
 
 
 class _Waiting:
@@ -113,7 +113,7 @@ class _Waiting:
 
     def send(self) -> None:
         if not self._sent:
-            engine.call(partial(_write_late, jobs=self._jobs))
+            engine.run(partial(_write_late, jobs=self._jobs))
             self._sent = True
 
 

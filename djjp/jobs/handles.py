@@ -74,7 +74,7 @@ class JobHandle:
     def errors(self) -> list[Attempt]:
         """The failed attempts, oldest first: `exception_class`, `message`, `traceback` of each."""
         if self._errors is None:
-            self._errors = engine.call(lambda queue: _load_errors(queue.alias, self.id))
+            self._errors = engine.run(lambda engine: _load_errors(engine.db.alias, self.id))
         return list(self._errors)
 
     def refresh(self) -> None:
@@ -114,7 +114,7 @@ class JobHandle:
 
         A job that has not ended is left alone.
         """
-        engine.call(lambda queue: queue.retry([self.id]))
+        engine.run(lambda engine: engine.control.retry([self.id]))
         self.refresh()
 
     def cancel(self) -> None:
@@ -124,7 +124,7 @@ class JobHandle:
         coroutine is cancelled too, and a function that goes on all the same is interrupted after a few
         seconds. Then it ends as cancelled; until then its state is `running`.
         """
-        if not engine.call(lambda queue: queue.cancel([self.id], time.time())):
+        if not engine.run(lambda engine: engine.control.cancel([self.id], time.time())):
             cancelling.cancel(self.id)
         self.refresh()
 
@@ -206,7 +206,7 @@ def _load(id: UUID) -> Job:
 
 
 def _load_from_queue(id: UUID) -> Job | None:
-    return engine.call(lambda queue: Job.objects.using(queue.alias).filter(pk=id).first())
+    return engine.run(lambda engine: Job.objects.using(engine.db.alias).filter(pk=id).first())
 
 
 def _load_errors(alias: str, id: UUID) -> list[Attempt]:

@@ -12,7 +12,9 @@ from djjp import engine
 
 
 def set_storage_parameters(apps: Any, schema_editor: Any) -> None:
-    for statement, _ in engine.on(schema_editor.connection.alias).storage():
+    for statement, _ in engine.for_alias(
+        schema_editor.connection.alias
+    ).requirements.storage_parameters():
         schema_editor.execute(statement)
 
 

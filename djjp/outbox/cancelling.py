@@ -25,6 +25,6 @@ def cancel(id: UUID) -> bool:
             else:
                 relay.relay(alias, [id])
                 ids = [job.id for job in serialization.jobs_of(row.text)]
-                engine.call(lambda queue, ids=ids: queue.cancel(ids, time.time()))  # type: ignore[misc]  # the default binds these
+                engine.run(lambda engine, ids=ids: engine.control.cancel(ids, time.time()))  # type: ignore[misc]  # the default binds these
             return True
     return False

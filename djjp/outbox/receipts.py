@@ -44,7 +44,7 @@ class Forgetting:
         gone: list[UUID] = []
         after: UUID | None = None
         before = time.time() - KEEP
-        while page := self._call(lambda queue: queue.relayed(before, after, _PAGE)):  # noqa: B023  (called at once)
+        while page := self._call(lambda queue: queue.receipts.relayed(before, after, _PAGE)):  # noqa: B023  (called at once)
             there = set[UUID]().union(*(table.there(alias, page) for alias in self._aliases))
             gone += [id for id in page if id not in there]
             after = page[-1]

@@ -31,7 +31,7 @@ from django.db import DataError, IntegrityError, connections
 from django.db.transaction import TransactionManagementError
 
 from djjp import engine
-from djjp.engine import Claims, NewGraph, NewJob
+from djjp.engine import Engine, NewGraph, NewJob
 from djjp.outbox import serialization, table, transactions
 from djjp.outbox.table import Row
 
@@ -50,9 +50,9 @@ _told: set[UUID] = set()
 
 
 class Call(Protocol):
-    """Runs a verb of the queue: `engine.call`, or a consumer's desk."""
+    """Runs a verb of the queue: `engine.run`, or a consumer's desk."""
 
-    def __call__(self, verb: Callable[[Claims], T], /) -> T: ...
+    def __call__(self, verb: Callable[[Engine], T], /) -> T: ...
 
 
 class Stale(Exception):
@@ -77,7 +77,7 @@ class Watch:
         return time.time() - self._begun[0], time.monotonic() - self._begun[1]
 
 
-def relay(alias: str, ids: Iterable[UUID], call: Call = engine.call) -> int:
+def relay(alias: str, ids: Iterable[UUID], call: Call = engine.run) -> int:
     """Relay those rows of an outbox that are there; returns how many jobs are in the queue by it."""
     left, count = iter(ids), 0
     while some := list(islice(left, PAGE)):
@@ -87,7 +87,7 @@ def relay(alias: str, ids: Iterable[UUID], call: Call = engine.call) -> int:
 
 
 def sweep(
-    aliases: Sequence[str] | None = None, call: Call = engine.call, *, grace: float = 0.0
+    aliases: Sequence[str] | None = None, call: Call = engine.run, *, grace: float = 0.0
 ) -> int:
     """Relay all that waits in the outboxes; returns how many jobs are in the queue by it.
 
@@ -154,7 +154,7 @@ def _into_queue(jobs: Sequence[NewJob | NewGraph], watch: Watch, call: Call) -> 
             raise Stale(f"the queue took more than {passed:.0f} s; what was read is read again")
 
     try:
-        call(lambda queue: queue.relay(jobs, fresh))
+        call(lambda engine: engine.jobs.relay(jobs, fresh))
     except (IntegrityError, DataError) as error:
         if len(jobs) > 1:
             return [id for job in jobs for id in _into_queue([job], watch, call)]

@@ -11,7 +11,7 @@ from asgiref.sync import sync_to_async
 from django.db.models import Count, F, QuerySet
 
 from djjp import engine
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.exceptions import JobDoesNotExist
 from djjp.jobs.handles import JobHandle, get_job
 from djjp.models import Attempt, Flag, Job, State
@@ -41,20 +41,20 @@ class PipelineHandle(JobHandle):
     @property
     def progress(self) -> tuple[int, int]:
         """How many of its jobs have succeeded, and how many there are; read anew each time."""
-        counts = engine.call(lambda queue: _counts(queue, self.id))
+        counts = engine.run(lambda engine: _counts(engine, self.id))
         return counts[State.SUCCEEDED], counts.total() or len(self._steps or ())
 
     @property
     def steps(self) -> list[JobHandle]:
         """The handles of its jobs, in the order in which they were put together; read anew each time."""
-        loaded = engine.call(lambda queue: _load_steps(queue, self.id))
+        loaded = engine.run(lambda engine: _load_steps(engine, self.id))
         # Before its transaction has committed only the enqueuer knows them.
         self._steps = loaded or self._steps
         return [JobHandle(id, state) for id, state in self._steps or ()]
 
     def cancel(self) -> None:
         """Stop all of its jobs that have not ended, as `JobHandle.cancel()` stops one; no `on_failure` runs."""
-        if not engine.call(lambda queue: queue.cancel_pipeline(self.id, time.time())):
+        if not engine.run(lambda engine: engine.control.cancel_pipeline(self.id, time.time())):
             cancelling.cancel(self.id)
         self.refresh()
 
@@ -63,7 +63,7 @@ class PipelineHandle(JobHandle):
 
         When all has succeeded, its last jobs run again. Jobs that have not ended are left alone.
         """
-        engine.call(lambda queue: queue.retry_pipeline(self.id))
+        engine.run(lambda engine: engine.control.retry_pipeline(self.id))
         self.refresh()
 
 
@@ -74,14 +74,14 @@ class GroupHandle(PipelineHandle):
     def errors(self) -> list[Attempt]:
         """The failed attempts of those of its jobs that have failed, oldest first."""
         if self._errors is None:
-            self._errors = engine.call(lambda queue: _load_errors(queue, self.id))
+            self._errors = engine.run(lambda engine: _load_errors(engine, self.id))
         return list(self._errors)
 
     def _refreshed(self) -> Job:
         """A row that stands for all of its jobs."""
-        row = engine.call(lambda queue: _summary(queue, self.id)) or outbox.find(self.id)
+        row = engine.run(lambda engine: _summary(engine, self.id)) or outbox.find(self.id)
         # It may have been relayed between the two looks.
-        row = row or engine.call(lambda queue: _summary(queue, self.id))
+        row = row or engine.run(lambda engine: _summary(engine, self.id))
         if row is None:
             raise JobDoesNotExist(self.id)
         self._row, self._state, self._errors = row, State(row.state), None
@@ -103,7 +103,7 @@ def get_pipeline(id: UUID | str) -> PipelineHandle:
             raise JobDoesNotExist(id) from None
     if pipeline is None:
         raise JobDoesNotExist(id)
-    single = engine.call(lambda queue: _is_job(queue, pipeline)) or _is_single(pipeline)
+    single = engine.run(lambda engine: _is_job(engine, pipeline)) or _is_single(pipeline)
     handle = PipelineHandle(pipeline) if single else GroupHandle(pipeline)
     handle.refresh()
     return handle
@@ -114,8 +114,8 @@ async def aget_pipeline(id: UUID | str) -> PipelineHandle:
     return await sync_to_async(get_pipeline)(id)
 
 
-def _is_job(queue: Claims, id: UUID) -> bool:
-    return Job.objects.using(queue.alias).filter(pk=id).exists()
+def _is_job(engine: Engine, id: UUID) -> bool:
+    return Job.objects.using(engine.db.alias).filter(pk=id).exists()
 
 
 def _is_single(id: UUID) -> bool:
@@ -124,41 +124,41 @@ def _is_single(id: UUID) -> bool:
     return row is not None and row.pk == id
 
 
-def _jobs(queue: Claims, pipeline: UUID) -> QuerySet[Job]:
+def _jobs(engine: Engine, pipeline: UUID) -> QuerySet[Job]:
     """The jobs of a pipeline but for those that run on failure."""
-    jobs = Job.objects.using(queue.alias).filter(pipeline=pipeline)
+    jobs = Job.objects.using(engine.db.alias).filter(pipeline=pipeline)
     return jobs.alias(handler=F("flags").bitand(Flag.ON_FAILURE)).filter(handler=0)
 
 
-def _counts(queue: Claims, pipeline: UUID) -> Counter[str]:
+def _counts(engine: Engine, pipeline: UUID) -> Counter[str]:
     return Counter(
-        dict(_jobs(queue, pipeline).order_by().values_list("state").annotate(Count("pk")))
+        dict(_jobs(engine, pipeline).order_by().values_list("state").annotate(Count("pk")))
     )
 
 
-def _load_steps(queue: Claims, pipeline: UUID) -> list[tuple[UUID, State]]:
-    rows = _jobs(queue, pipeline).order_by("pk").values_list("pk", "state")
+def _load_steps(engine: Engine, pipeline: UUID) -> list[tuple[UUID, State]]:
+    rows = _jobs(engine, pipeline).order_by("pk").values_list("pk", "state")
     return [(id, State(state)) for id, state in rows]
 
 
-def _summary(queue: Claims, pipeline: UUID) -> Job | None:
-    counts = _counts(queue, pipeline)
+def _summary(engine: Engine, pipeline: UUID) -> Job | None:
+    counts = _counts(engine, pipeline)
     if not counts:
         return None
     row = Job(id=pipeline, pipeline=pipeline)
     row.state = next((state for state in _FIRST if counts[state]), State.SUCCEEDED)
     if row.state == State.SUCCEEDED:
-        row.result = queue.results(pipeline)
+        row.result = engine.pipelines.results(pipeline)
     elif counts[State.SUCCEEDED] and row.state not in (State.FAILED, State.CANCELLED):
         row.state = State.RUNNING
     elif row.state == State.CANCELLED:
-        cancelled = _jobs(queue, pipeline).filter(state=State.CANCELLED).order_by("finished_at")
+        cancelled = _jobs(engine, pipeline).filter(state=State.CANCELLED).order_by("finished_at")
         row.reason = cancelled.values_list("reason", flat=True).first()
     return row
 
 
-def _load_errors(queue: Claims, pipeline: UUID) -> list[Attempt]:
-    failed = Attempt.objects.using(queue.alias).filter(
+def _load_errors(engine: Engine, pipeline: UUID) -> list[Attempt]:
+    failed = Attempt.objects.using(engine.db.alias).filter(
         job__pipeline=pipeline, job__state=State.FAILED
     )
     return list(failed.order_by("pk"))

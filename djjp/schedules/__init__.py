@@ -185,7 +185,7 @@ def when(row: Schedule) -> str:
 
 def listing() -> list[Schedule]:
     """All schedules, by name."""
-    return engine.call(lambda queue: queue.schedules())
+    return engine.run(lambda engine: engine.schedules.all())
 
 
 def run_now(row: Schedule) -> JobHandle:

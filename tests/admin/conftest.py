@@ -14,7 +14,7 @@ from django.db import connections
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.models import Attempt, Job, State
 
 LIST = "/admin/djjp/job/"
@@ -61,7 +61,7 @@ def text(response: Any) -> str:
 
 
 @pytest.fixture
-def staff(queue: Claims) -> Iterator[Staff]:
+def staff(engine: Engine) -> Iterator[Staff]:
     """Log somebody in who may do some things to jobs: `staff("view", "change")`."""
 
     def log_in(*may: str, strict: bool = False) -> Client:
@@ -100,9 +100,9 @@ class Asked:
 
 
 @contextmanager
-def asked(queue: Claims) -> Iterator[Asked]:
+def asked(engine: Engine) -> Iterator[Asked]:
     with (
         CaptureQueriesContext(connections["default"]) as application,
-        CaptureQueriesContext(connections[queue.alias]) as ours,
+        CaptureQueriesContext(connections[engine.db.alias]) as ours,
     ):
         yield Asked(application, ours)

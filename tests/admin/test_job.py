@@ -7,7 +7,7 @@ import pytest
 from django.contrib.admin.models import CHANGE, DELETION, LogEntry
 from django.db import connections
 
-from djjp import engine
+import djjp.engine
 from djjp.admin import job as module
 from djjp.engine import Failure, Outcome
 from djjp.models import FINISHED, Attempt, Flag, Job, State
@@ -260,8 +260,8 @@ def test_the_action_retries_what_has_ended_and_says_what_it_left_alone(queue, ad
 def test_a_retried_job_is_claimed_again(queue, admin):
     job = make(State.FAILED)
     admin.post(f"{LIST}{job.pk}/retry/")
-    with queue.turn():
-        assert [claimed.id for claimed in queue.claim("me", 5, time.time())] == [job.pk]
+    with queue.db.transaction():
+        assert [claimed.id for claimed in queue.jobs.claim("me", 5, time.time())] == [job.pk]
 
 
 def test_retrying_a_job_that_is_gone_leads_away(queue, admin):
@@ -444,7 +444,7 @@ def test_what_others_have_changed_between_the_look_and_the_verb_is_said(queue, a
         verb(self, [other.pk])
         return verb(self, ids)
 
-    monkeypatch.setattr(type(engine.queue()), "retry", late)
+    monkeypatch.setattr(type(djjp.engine.current()), "retry", late)
     response = act(admin, "retry_selected", job, other)
     assert said(response) == [
         "Retried 1 job.",
@@ -511,21 +511,21 @@ def test_an_action_on_what_is_no_id_is_refused_and_nothing_happens(queue, admin,
 
 def test_a_running_job_may_be_deleted_and_its_outcome_is_dropped(queue, admin):
     job = make(State.READY)
-    with queue.turn():
-        (claimed,) = queue.claim("me", 1, time.time())
+    with queue.db.transaction():
+        (claimed,) = queue.jobs.claim("me", 1, time.time())
     admin.post(f"{LIST}{job.pk}/delete/", {"post": "yes"})
-    with queue.turn():
-        assert queue.finish("me", [failed(claimed)]) == set()
+    with queue.db.transaction():
+        assert queue.jobs.finish("me", [failed(claimed)]) == set()
     assert not Job.objects.exists()
     assert not Attempt.objects.exists()
 
 
 def test_a_deletion_waits_for_the_consumer_that_is_about_to_record_a_failure(queue, admin):
-    if queue.alias != "postgresql":
+    if queue.db.alias != "postgresql":
         pytest.skip("SQLite has one writer: no deletion can begin inside a consumer's turn")
     job = make(State.READY)
-    with queue.turn():
-        (claimed,) = queue.claim("me", 1, time.time())
+    with queue.db.transaction():
+        (claimed,) = queue.jobs.claim("me", 1, time.time())
     responses = []
 
     def delete():
@@ -533,8 +533,8 @@ def test_a_deletion_waits_for_the_consumer_that_is_about_to_record_a_failure(que
         connections.close_all()
 
     deletion = threading.Thread(target=delete)
-    with queue.turn():
-        assert queue.finish("me", [failed(claimed)]) == {job.pk}
+    with queue.db.transaction():
+        assert queue.jobs.finish("me", [failed(claimed)]) == {job.pk}
         deletion.start()
         eventually(lambda: waiting(queue))
     deletion.join(30)
@@ -549,7 +549,7 @@ def test_the_queue_is_free_while_a_deletion_is_logged(queue, admin):
 
     def look(execute, sql, params, many, context):
         if sql.startswith("INSERT") and "django_admin_log" in sql:
-            free.append((not connections[queue.alias].in_atomic_block, gone(job)))
+            free.append((not connections[queue.db.alias].in_atomic_block, gone(job)))
         return execute(sql, params, many, context)
 
     with connections["default"].execute_wrapper(look):
@@ -563,7 +563,7 @@ def failed(claimed):
 
 
 def waiting(queue):
-    with queue.connection.cursor() as cursor:
+    with queue.db.connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
         return cursor.fetchone()[0]
 
@@ -600,7 +600,7 @@ def test_the_application_and_the_queue_are_each_asked_for_their_own_only(queue, 
     named = {table for sql in seen.queue for table in tables.findall(sql)}
     assert named - {"json_each"} == {"djjp_job", "djjp_attempt"}
     verbs = {sql.split()[0] for sql in seen.queue if not tables.search(sql)}
-    notify = {"SELECT"} if queue.alias == "postgresql" else set()  # pg_notify('djjp_ready', '')
+    notify = {"SELECT"} if queue.db.alias == "postgresql" else set()  # pg_notify('djjp_ready', '')
     assert verbs <= {"BEGIN", "COMMIT", "SAVEPOINT", "RELEASE", *notify}
 
 
@@ -614,7 +614,7 @@ def test_what_is_done_goes_through_the_verb_of_the_queue(queue, admin, monkeypat
         calls.append(list(ids))
         return verb(self, calls[-1], *more)
 
-    monkeypatch.setattr(type(engine.queue()), name, seen)
+    monkeypatch.setattr(type(djjp.engine.current()), name, seen)
     admin.post(f"{LIST}{job.pk}/{name}/")
     other = make(state)
     act(admin, f"{name}_selected", other)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 
 from djjp import chain, group
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.models import Dependency, Job
 from djjp.testing import drain
 from tests.admin.conftest import LIST, page, text
 from tests.project.shop.jobs import add, echo, fail, mail
 
 
-def test_a_jobs_page_shows_what_it_waits_for_and_what_waits_for_it(queue: Claims, admin) -> None:
+def test_a_jobs_page_shows_what_it_waits_for_and_what_waits_for_it(engine: Engine, admin) -> None:
     handle = chain(
         mail.bind("a"), group(add.bind_alone(1), add.bind_alone(2)), echo.bind()
     ).run_later()
@@ -31,19 +31,19 @@ def test_a_jobs_page_shows_what_it_waits_for_and_what_waits_for_it(queue: Claims
     assert "Before these it receives the results of those it runs after." in shown
 
 
-def test_of_many_neighbours_the_first_are_shown(queue: Claims, admin) -> None:
+def test_of_many_neighbours_the_first_are_shown(engine: Engine, admin) -> None:
     handle = chain(group(*[add.bind(1)] * 30), echo.bind()).run_later()
     shown = text(admin.get(page(Job.objects.get(pk=handle.id))))
     assert shown.count(f"{add.name}</a> <span") == 20
     assert "More are not shown." in shown
 
 
-def test_a_plain_jobs_page_speaks_of_no_pipeline(queue: Claims, admin) -> None:
+def test_a_plain_jobs_page_speaks_of_no_pipeline(engine: Engine, admin) -> None:
     handle = add.run_later(1)
     assert "djjp-family" not in text(admin.get(page(Job.objects.get(pk=handle.id))))
 
 
-def test_a_pipelines_id_finds_all_its_jobs(queue: Claims, admin) -> None:
+def test_a_pipelines_id_finds_all_its_jobs(engine: Engine, admin) -> None:
     handle = group(add.bind(1), add.bind(2)).run_later()
     other = add.run_later(3)
     shown = text(admin.get(LIST, {"q": str(handle.id)}))
@@ -54,7 +54,7 @@ def test_a_pipelines_id_finds_all_its_jobs(queue: Claims, admin) -> None:
     ]
 
 
-def test_what_waits_for_a_job_that_is_deleted_is_cancelled(queue: Claims, admin) -> None:
+def test_what_waits_for_a_job_that_is_deleted_is_cancelled(engine: Engine, admin) -> None:
     handle = chain(add.bind(1), add.bind(2), on_failure=echo.bind()).run_later()
     first = handle.steps[0]
     admin.post(f"{LIST}{first.id}/delete/", {"post": "yes"})
@@ -65,7 +65,7 @@ def test_what_waits_for_a_job_that_is_deleted_is_cancelled(queue: Claims, admin)
 
 
 def test_a_retry_that_takes_others_along_says_so_and_counts_none_as_left_alone(
-    queue: Claims, admin
+    engine: Engine, admin
 ) -> None:
     handle = chain(fail.bind("no"), echo.bind()).run_later()
     drain()
@@ -73,7 +73,7 @@ def test_a_retry_that_takes_others_along_says_so_and_counts_none_as_left_alone(
     assert [str(message) for message in response.context["messages"]] == ["Retried 2 jobs."]
 
 
-def test_a_job_for_a_failure_that_did_not_come_cannot_be_retried(queue: Claims, admin) -> None:
+def test_a_job_for_a_failure_that_did_not_come_cannot_be_retried(engine: Engine, admin) -> None:
     chain(add.bind(1), on_failure=echo.bind()).run_later()
     job = Job.objects.get(name=echo.name)
     shown = text(admin.get(page(job)))
@@ -87,7 +87,7 @@ def test_a_job_for_a_failure_that_did_not_come_cannot_be_retried(queue: Claims, 
     assert [str(message) for message in response.context["messages"]] == [said]
 
 
-def test_a_job_that_a_failure_has_called_shows_what_it_was_told(queue: Claims, admin) -> None:
+def test_a_job_that_a_failure_has_called_shows_what_it_was_told(engine: Engine, admin) -> None:
     chain(fail.bind("<script>alert(1)</script>"), on_failure=echo.bind()).run_later()
     drain()
     shown = text(admin.get(page(Job.objects.get(name=echo.name))))

@@ -147,7 +147,7 @@ def test_to_edit_one_schedule_leaves_the_others_and_the_marks_of_its_slots_alone
     """An interval keeps its place too, as long as what says when it is due does not change."""
     one, two = (by_hand("shop.echo", NOW, name=n, cron="0 9 * * *", tz="UTC") for n in "ab")
     for row in (one, two):
-        queue.fire(row, [(NOW + 60, new_job())])
+        queue.schedules.fire(row, [(NOW + 60, new_job())])
     first, second = rows()
 
     response = admin.post(page(one), FORM | {"name": "a", "tz": "UTC", "positional": "[7]"})
@@ -173,7 +173,7 @@ def test_what_a_consumer_writes_meanwhile_is_not_overwritten(queue, admin, monke
     clean = schedules.call
 
     def fire_first(seen):
-        queue.fire(row, [(NOW + 60, new_job())])
+        queue.schedules.fire(row, [(NOW + 60, new_job())])
         return clean(seen)
 
     monkeypatch.setattr(schedules, "call", fire_first)
@@ -188,7 +188,7 @@ def test_what_a_consumer_writes_meanwhile_is_not_overwritten(queue, admin, monke
 
 def test_of_a_schedule_of_the_code_only_the_switch_can_be_set(queue, admin):
     with registered(every=60, schedule_args=[SCRIPT]):
-        queue.declare(schedules.declared(), NOW)
+        queue.schedules.sync(schedules.declared(), NOW)
         row, before = Schedule.objects.get(), rows()
         shown = text(admin.get(page(row)))
         assert re.findall(r'<(?:input|textarea|select)[^>]* name="(\w+)"', shown).count("cron") == 0
@@ -203,7 +203,7 @@ def test_of_a_schedule_of_the_code_only_the_switch_can_be_set(queue, admin):
 
 def test_one_that_the_code_declares_cannot_be_deleted_and_one_that_it_has_dropped_can(queue, admin):
     with registered(every=60):
-        queue.declare(schedules.declared(), NOW)
+        queue.schedules.sync(schedules.declared(), NOW)
         row = Schedule.objects.get()
         assert admin.post(f"{LIST}{row.pk}/delete/", {"post": "yes"}).status_code == 403
         act(admin, "delete_selected", row, post="yes")
@@ -216,11 +216,11 @@ def test_one_that_the_code_declares_cannot_be_deleted_and_one_that_it_has_droppe
 
 def test_what_the_code_says_anew_meanwhile_is_not_overwritten(queue, admin, monkeypatch):
     with registered(every=60):
-        queue.declare(schedules.declared(), NOW)
+        queue.schedules.sync(schedules.declared(), NOW)
     row, fields = Schedule.objects.get(), ScheduleAdmin.get_readonly_fields
 
     def declare_first(self, *args):
-        queue.declare(schedules.declared(), NOW)
+        queue.schedules.sync(schedules.declared(), NOW)
         return fields(self, *args)
 
     monkeypatch.setattr(ScheduleAdmin, "get_readonly_fields", declare_first)
@@ -296,7 +296,7 @@ def test_a_schedule_runs_now_beside_its_slots(queue, admin, way):
 def test_a_deleted_schedule_goes_with_its_slots(queue, admin):
     one, two = (by_hand("shop.echo", NOW, name=n, every=timedelta(minutes=1)) for n in "ab")
     for row in (one, two):
-        queue.fire(row, [(NOW + 60, new_job())])
+        queue.schedules.fire(row, [(NOW + 60, new_job())])
     act(admin, "delete_selected", one, post="yes")
     assert list(Occurrence.objects.values_list("schedule", flat=True)) == [two.pk]
     admin.post(f"{LIST}{two.pk}/delete/", {"post": "yes"})
@@ -350,6 +350,6 @@ def test_the_list_asks_the_queue_a_few_things_however_long_it_is(queue, admin):
 
 def test_a_schedule_of_the_code_and_one_made_here_may_have_one_name(queue, admin):
     with registered("shop.both", every=60):
-        queue.declare(schedules.declared(), NOW)
+        queue.schedules.sync(schedules.declared(), NOW)
         admin.post(f"{LIST}add/", FORM | {"name": "shop.both"})
         assert [row["source"] for row in rows()] == [Source.CODE, Source.ADMIN]

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from statistics import quantiles
 from typing import Any
 
+import djjp.engine
+
 os.environ["DJANGO_SETTINGS_MODULE"] = "tests.chaos.settings"
 
 
@@ -86,7 +88,6 @@ def _queue(alias: str) -> Iterator[tuple[Any, Any]]:
     from django.core.management import call_command
     from django.db import connections
 
-    from djjp import engine
     from djjp.databases import queue_database
     from tests.chaos import outages
 
@@ -97,9 +98,9 @@ def _queue(alias: str) -> Iterator[tuple[Any, Any]]:
         call_command("migrate", database=database, verbosity=0)
     try:
         if server is None:
-            yield engine.queue(), outages.of_sqlite(str(settings.HOME / "queue.sqlite3"))
+            yield djjp.engine.current(), outages.of_sqlite(str(settings.HOME / "queue.sqlite3"))
         else:
-            yield engine.queue(), outages.of_postgresql(server)
+            yield djjp.engine.current(), outages.of_postgresql(server)
     finally:
         connections.close_all()
         if server is not None:
@@ -118,7 +119,7 @@ def _run(queue: Any, troubles: Any, options: argparse.Namespace) -> bool:
         options.seconds_under_fire,
     )
     verdict = run(queue, troubles, plan)
-    print(f"\n{queue.alias}")
+    print(f"\n{queue.db.alias}")
     for name, value in verdict.figures.items():
         print(f"  {name:32}{value:>8}")
     for name, value in verdict.broken.items():
@@ -134,7 +135,9 @@ def _rescue_times(queue: Any, options: argparse.Namespace) -> bool:
 
     times = rescue_times(queue, options.rescue_times)
     cuts = quantiles(times, n=100, method="inclusive")
-    print(f"{queue.alias:12} p50 {cuts[49]:.2f} s   p99 {cuts[98]:.2f} s   of {len(times)} kills")
+    print(
+        f"{queue.db.alias:12} p50 {cuts[49]:.2f} s   p99 {cuts[98]:.2f} s   of {len(times)} kills"
+    )
     sys.stdout.flush()
     return cuts[98] >= 2
 

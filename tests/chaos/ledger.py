@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.models import FINISHED, Attempt, Job
 from tests.chaos.trace import Trace
 
@@ -43,10 +43,10 @@ _WATCH = {
 }
 
 
-def watch(queue: Claims) -> None:
+def watch(engine: Engine) -> None:
     """Have the database write down each end of a job."""
-    with queue.connection.cursor() as cursor:
-        for statement in _WATCH[queue.alias]:
+    with engine.db.connection.cursor() as cursor:
+        for statement in _WATCH[engine.db.alias]:
             cursor.execute(statement)
 
 
@@ -64,15 +64,15 @@ class Verdict:
             self.examples[name] = against[:3]
 
 
-def judge(queue: Claims, trace: Trace, enqueued: set[UUID], refused: int) -> Verdict:
+def judge(engine: Engine, trace: Trace, enqueued: set[UUID], refused: int) -> Verdict:
     """Compare; `refused` is the number of jobs whose enqueue said that it had failed."""
-    rows = Job.objects.using(queue.alias).in_bulk()
+    rows = Job.objects.using(engine.db.alias).in_bulk()
     executions = trace.executions()
     failures: Counter[UUID] = Counter()
     deaths: Counter[UUID] = Counter()
-    for id, kind in Attempt.objects.using(queue.alias).values_list("job_id", "exception_class"):
+    for id, kind in Attempt.objects.using(engine.db.alias).values_list("job_id", "exception_class"):
         (deaths if kind == "ConsumerDied" else failures)[id] += 1
-    ends = _ends(queue)
+    ends = _ends(engine)
     unconfirmed = [r.pk for r in rows.values() if r.name != "chaos.child" and r.pk not in enqueued]
 
     def expected(row: Job) -> int:
@@ -117,8 +117,8 @@ def judge(queue: Claims, trace: Trace, enqueued: set[UUID], refused: int) -> Ver
     return verdict
 
 
-def _ends(queue: Claims) -> Counter[UUID]:
+def _ends(engine: Engine) -> Counter[UUID]:
     """How often each job's state has changed to a final one or from it: once is right."""
-    with queue.connection.cursor() as cursor:
+    with engine.db.connection.cursor() as cursor:
         cursor.execute("SELECT job FROM chaos_ends")
         return Counter(UUID(str(id)) for (id,) in cursor.fetchall())

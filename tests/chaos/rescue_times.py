@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.models import Consumer
 from tests.chaos import jobs
 from tests.chaos.crew import Crew
@@ -12,11 +12,11 @@ from tests.chaos.trace import Trace
 from tests.support.processes import eventually
 
 
-def rescue_times(queue: Claims, kills: int) -> list[float]:
+def rescue_times(engine: Engine, kills: int) -> list[float]:
     """Kill whoever runs one long job, again and again; the seconds until its next first line, sorted."""
     trace = Trace()
-    crew = Crew(2, trace, queue.alias, "--concurrency-limit", "1")
-    consumers = Consumer.objects.using(queue.alias)
+    crew = Crew(2, trace, engine.db.alias, "--concurrency-limit", "1")
+    consumers = Consumer.objects.using(engine.db.alias)
     times = []
     try:
         id = jobs.slow.run_later(3600.0).id

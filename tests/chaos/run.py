@@ -14,7 +14,7 @@ from django.db import Error as DatabaseError
 from django.db import connections
 
 from djjp import run_many
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.exceptions import QueueUnavailable
 from djjp.models import FINISHED, Consumer, Job
 from tests.chaos import jobs
@@ -48,14 +48,14 @@ class Plan:
     under_fire: float
 
 
-def run(queue: Claims, troubles: dict[str, Trouble], plan: Plan) -> Verdict:
+def run(engine: Engine, troubles: dict[str, Trouble], plan: Plan) -> Verdict:
     """Run the plan and judge what has come of it."""
-    watch(queue)
+    watch(engine)
     trace = Trace()
-    crew = Crew(plan.consumers, trace, queue.alias)
+    crew = Crew(plan.consumers, trace, engine.db.alias)
     enqueuer = _Enqueuer(plan)
     over = threading.Event()
-    eventually(lambda: _all_there(queue, plan.consumers), within=QUIET)
+    eventually(lambda: _all_there(engine, plan.consumers), within=QUIET)
     works = [
         _again(over, plan.kill_every, crew.kill),
         _again(over, plan.trouble_every, _any(troubles, crew)),
@@ -68,18 +68,18 @@ def run(queue: Claims, troubles: dict[str, Trouble], plan: Plan) -> Verdict:
             time.sleep(0.2)
             crew.tend()
         until = time.monotonic() + plan.under_fire
-        while _open(queue) and time.monotonic() < until:
+        while _open(engine) and time.monotonic() < until:
             crew.tend()
             time.sleep(0.5)
         over.set()
         for work in works:
             work.join()
         until = time.monotonic() + QUIET
-        while _open(queue) and time.monotonic() < until:
+        while _open(engine) and time.monotonic() < until:
             crew.tend()
             time.sleep(0.2)
         # A signal ends one at once that is about to start, as it does any process.
-        eventually(lambda: _all_there(queue, plan.consumers), within=QUIET)
+        eventually(lambda: _all_there(engine, plan.consumers), within=QUIET)
         crew.tend()
         took = time.monotonic() - began
         codes = crew.end()
@@ -87,24 +87,24 @@ def run(queue: Claims, troubles: dict[str, Trouble], plan: Plan) -> Verdict:
         over.set()
         crew.kill_all()
         trace.close()
-    verdict = judge(queue, trace, enqueuer.ids, enqueuer.refused)
+    verdict = judge(engine, trace, enqueuer.ids, enqueuer.refused)
     verdict.promise("ended by themselves", crew.deserted)
     verdict.promise("ended badly", [code for code in codes if code])
     verdict.figures = {"seconds": round(took), **crew.done, **verdict.figures}
     return verdict
 
 
-def _open(queue: Claims) -> bool:
+def _open(engine: Engine) -> bool:
     """Whether a job has not ended; True while nobody can tell."""
     try:
-        return Job.objects.using(queue.alias).exclude(state__in=FINISHED).exists()
+        return Job.objects.using(engine.db.alias).exclude(state__in=FINISHED).exists()
     except DatabaseError:
-        connections[queue.alias].close()
+        connections[engine.db.alias].close()
         return True
 
 
-def _all_there(queue: Claims, count: int) -> bool:
-    return Consumer.objects.using(queue.alias).count() == count
+def _all_there(engine: Engine, count: int) -> bool:
+    return Consumer.objects.using(engine.db.alias).count() == count
 
 
 def _again(over: threading.Event, every: float, work: Callable[[], None]) -> threading.Thread:

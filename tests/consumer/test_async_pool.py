@@ -19,7 +19,7 @@ from djjp import codec, current_job, job, run_many
 from djjp.consumer.consumer import Consumer
 from djjp.consumer.execution import Execution as ExecutionOf
 from djjp.consumer.pool import loop_watchdog, sync_threads, threads
-from djjp.engine import Claimed, Claims
+from djjp.engine import Claimed, Engine
 from djjp.exceptions import JobFailed, JobStopped
 from djjp.models import Consumer as ConsumerRow
 from djjp.models import Job
@@ -254,7 +254,7 @@ async def see() -> None:
 # Places
 
 
-def test_hundreds_run_at_once_on_one_thread(queue: Claims) -> None:
+def test_hundreds_run_at_once_on_one_thread(engine: Engine) -> None:
     handles = run_many(together.bind(300) for _ in range(300))
 
     drain(300)
@@ -263,7 +263,7 @@ def test_hundreds_run_at_once_on_one_thread(queue: Claims) -> None:
 
 
 @on_one_database
-def test_no_more_run_at_once_than_the_limit_says_of_both_kinds_together(queue: Claims) -> None:
+def test_no_more_run_at_once_than_the_limit_says_of_both_kinds_together(engine: Engine) -> None:
     most, running, lock = [0], [0], threading.Lock()
 
     def enter(step: int) -> None:
@@ -290,7 +290,7 @@ def test_no_more_run_at_once_than_the_limit_says_of_both_kinds_together(queue: C
     assert states() == {"succeeded": 120}
 
 
-def test_a_function_that_waits_stops_no_coroutine(queue: Claims) -> None:
+def test_a_function_that_waits_stops_no_coroutine(engine: Engine) -> None:
     waiting = run_many(wait.bind() for _ in range(3))
     opened = open_gate.run_later()
 
@@ -301,7 +301,7 @@ def test_a_function_that_waits_stops_no_coroutine(queue: Claims) -> None:
 
 
 @on_one_database
-def test_a_coroutine_that_blocks_the_loop_stops_no_function(queue: Claims) -> None:
+def test_a_coroutine_that_blocks_the_loop_stops_no_function(engine: Engine) -> None:
     with consuming(2):
         hog.using(priority=1).run_later(1.0)
         eventually(lambda: Job.objects.filter(state="running").exists())
@@ -309,7 +309,7 @@ def test_a_coroutine_that_blocks_the_loop_stops_no_function(queue: Claims) -> No
 
 
 @pytest.mark.parametrize("limit", [1, 50])
-def test_max_jobs_is_exact(queue: Claims, limit: int) -> None:
+def test_max_jobs_is_exact(engine: Engine, limit: int) -> None:
     run_many(call for _ in range(60) for call in (anap.bind(0.001), add.bind(1)))
 
     consumer = Consumer(limit, max_jobs=71, concurrency="asyncio")
@@ -320,7 +320,7 @@ def test_max_jobs_is_exact(queue: Claims, limit: int) -> None:
 
 
 @on_one_database
-def test_a_thousand_coroutines_come_back_as_they_went(queue: Claims) -> None:
+def test_a_thousand_coroutines_come_back_as_they_went(engine: Engine) -> None:
     handles = run_many(paint.bind(str(n)) for n in range(1000))
 
     drain(50)
@@ -332,7 +332,7 @@ def test_a_thousand_coroutines_come_back_as_they_went(queue: Claims) -> None:
 
 
 @on_one_database
-def test_errors_of_coroutines_are_their_own(queue: Claims) -> None:
+def test_errors_of_coroutines_are_their_own(engine: Engine) -> None:
     handles = [each.run_later() for each in (fail, leave, child_leaves)]
     beside_them = run_many(anap.bind(0.01) for _ in range(20))
 
@@ -346,7 +346,7 @@ def test_errors_of_coroutines_are_their_own(queue: Claims) -> None:
     assert all(handle.join(0) for handle in beside_them)
 
 
-def test_a_coroutine_that_takes_too_long_is_cancelled(queue: Claims) -> None:
+def test_a_coroutine_that_takes_too_long_is_cancelled(engine: Engine) -> None:
     handles = run_many(rest_briefly.bind() for _ in range(5))
     others = run_many(anap.bind(0.01) for _ in range(5))
 
@@ -361,7 +361,7 @@ def test_a_coroutine_that_takes_too_long_is_cancelled(queue: Claims) -> None:
 
 @on_one_database
 def test_one_that_swallows_its_cancellation_is_given_up_and_its_place_is_free(
-    queue: Claims,
+    engine: Engine,
 ) -> None:
     handle = stubborn.run_later(60.0)
     others = run_many(anap.bind(0.01) for _ in range(5))
@@ -377,7 +377,7 @@ def test_one_that_swallows_its_cancellation_is_given_up_and_its_place_is_free(
 
 
 @on_one_database
-def test_one_that_ends_after_all_is_not_lost(queue: Claims) -> None:
+def test_one_that_ends_after_all_is_not_lost(engine: Engine) -> None:
     with consuming(2) as consumer:
         handle = stubborn.run_later(60.0)
         eventually(lambda: consumer._pool.lost == 1)
@@ -389,7 +389,7 @@ def test_one_that_ends_after_all_is_not_lost(queue: Claims) -> None:
 
 
 @on_one_database
-def test_one_that_swallows_its_cancellation_and_ends_in_time_has_succeeded(queue: Claims) -> None:
+def test_one_that_swallows_its_cancellation_and_ends_in_time_has_succeeded(engine: Engine) -> None:
     handle = stubborn.run_later(0.3)
 
     drain(1)
@@ -398,7 +398,7 @@ def test_one_that_swallows_its_cancellation_and_ends_in_time_has_succeeded(queue
     assert SEEN == ["swallowed"]
 
 
-def test_a_cancelled_coroutine_stops_at_once(queue: Claims) -> None:
+def test_a_cancelled_coroutine_stops_at_once(engine: Engine) -> None:
     with consuming(2):
         handle = rest.run_later()
         eventually(lambda: SEEN == ["rests"])
@@ -418,7 +418,7 @@ def test_a_coroutine_that_is_interrupted_before_it_begins_does_not_run() -> None
     assert SEEN == []
 
 
-def test_a_consumer_that_has_to_end_gives_back_what_does_not(queue: Claims) -> None:
+def test_a_consumer_that_has_to_end_gives_back_what_does_not(engine: Engine) -> None:
     ran = run_many(rest.bind() for _ in range(4))
     with consuming(2, shutdown_timeout=0.1):
         eventually(lambda: SEEN.count("rests") == 2)
@@ -432,7 +432,7 @@ def test_a_consumer_that_has_to_end_gives_back_what_does_not(queue: Claims) -> N
 
 
 def test_coroutines_share_threads_and_connections_and_leave_none(
-    queue: Claims, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {thread.ident for thread in threading.enumerate()}
     most: list[int] = []
@@ -454,7 +454,7 @@ def test_coroutines_share_threads_and_connections_and_leave_none(
 
 
 @on_one_database
-def test_no_query_waits_for_that_of_another_job(queue: Claims) -> None:
+def test_no_query_waits_for_that_of_another_job(engine: Engine) -> None:
     handles = run_many(query_together.bind(8) for _ in range(8))
 
     drain(8)
@@ -463,7 +463,7 @@ def test_no_query_waits_for_that_of_another_job(queue: Claims) -> None:
 
 
 @on_one_database
-def test_coroutines_without_queries_need_no_thread(queue: Claims) -> None:
+def test_coroutines_without_queries_need_no_thread(engine: Engine) -> None:
     [handle] = run_many([enqueue.bind(20)])
     run_many(anap.bind(0.001) for _ in range(20))
 
@@ -473,7 +473,7 @@ def test_coroutines_without_queries_need_no_thread(queue: Claims) -> None:
 
 
 @on_one_database
-def test_a_thread_that_no_job_needs_ends(queue: Claims) -> None:
+def test_a_thread_that_no_job_needs_ends(engine: Engine) -> None:
     with consuming(3):
         assert write.run_later("k").join(30) is True
         eventually(lambda: not [t for t in threading.enumerate() if t.name == "djjp-aside"])
@@ -481,7 +481,7 @@ def test_a_thread_that_no_job_needs_ends(queue: Claims) -> None:
 
 
 @on_one_database
-def test_a_query_that_outlasts_its_job_is_stopped_and_rolled_back(queue: Claims) -> None:
+def test_a_query_that_outlasts_its_job_is_stopped_and_rolled_back(engine: Engine) -> None:
     handle = stuck_query.run_later()
 
     consumer = drain(1)
@@ -494,7 +494,7 @@ def test_a_query_that_outlasts_its_job_is_stopped_and_rolled_back(queue: Claims)
 
 
 @on_one_database
-def test_a_job_may_go_from_the_loop_to_a_thread_and_back(queue: Claims) -> None:
+def test_a_job_may_go_from_the_loop_to_a_thread_and_back(engine: Engine) -> None:
     handle = there_and_back.run_later()
 
     drain(1)
@@ -503,7 +503,7 @@ def test_a_job_may_go_from_the_loop_to_a_thread_and_back(queue: Claims) -> None:
 
 
 @on_one_database
-def test_what_a_job_leaves_behind_has_no_thread_of_another(queue: Claims) -> None:
+def test_what_a_job_leaves_behind_has_no_thread_of_another(engine: Engine) -> None:
     leave_behind.run_later()
     see.run_later()
 
@@ -516,7 +516,7 @@ def test_what_a_job_leaves_behind_has_no_thread_of_another(queue: Claims) -> Non
 # The queue, from coroutines
 
 
-def test_a_coroutine_enqueues_without_a_thread(queue: Claims) -> None:
+def test_a_coroutine_enqueues_without_a_thread(engine: Engine) -> None:
     handle = enqueue.run_later(30)
 
     consumer = drain(4)
@@ -525,7 +525,7 @@ def test_a_coroutine_enqueues_without_a_thread(queue: Claims) -> None:
     assert consumer.executed == 31
 
 
-def test_a_coroutine_may_enqueue_by_the_blocking_call_too(queue: Claims) -> None:
+def test_a_coroutine_may_enqueue_by_the_blocking_call_too(engine: Engine) -> None:
     handle = enqueue_now.run_later()
 
     drain(1)
@@ -534,7 +534,7 @@ def test_a_coroutine_may_enqueue_by_the_blocking_call_too(queue: Claims) -> None
 
 
 @on_one_database
-def test_what_a_coroutine_enqueues_in_its_transaction_vanishes_with_it(queue: Claims) -> None:
+def test_what_a_coroutine_enqueues_in_its_transaction_vanishes_with_it(engine: Engine) -> None:
     handle = enqueue_and_fail.run_later()
 
     drain(1)
@@ -549,7 +549,7 @@ def test_what_a_coroutine_enqueues_in_its_transaction_vanishes_with_it(queue: Cl
 @on_one_database
 @pytest.mark.parametrize("culprit", [hog, child_hog], ids=["itself", "a task of it"])
 def test_the_watchdog_names_the_job_that_blocks_the_loop_and_where_it_is(
-    queue: Claims, caplog: pytest.LogCaptureFixture, culprit: Any
+    engine: Engine, caplog: pytest.LogCaptureFixture, culprit: Any
 ) -> None:
     run_many(anap.bind(0.5) for _ in range(5))
     handle = culprit.run_later(0.4)
@@ -565,7 +565,7 @@ def test_the_watchdog_names_the_job_that_blocks_the_loop_and_where_it_is(
 
 @on_one_database
 def test_the_watchdog_names_a_job_that_blocks_again_and_again_once(
-    queue: Claims, caplog: pytest.LogCaptureFixture
+    engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_many(hog.bind(0.2) for _ in range(4))
 
@@ -577,7 +577,7 @@ def test_the_watchdog_names_a_job_that_blocks_again_and_again_once(
 
 @on_one_database
 def test_the_watchdog_is_silent_about_coroutines_that_await(
-    queue: Claims, caplog: pytest.LogCaptureFixture
+    engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_many(call for _ in range(10) for call in (anap.bind(0.3), nap.bind(0.3)))
 
@@ -588,7 +588,9 @@ def test_the_watchdog_is_silent_about_coroutines_that_await(
 
 
 @on_one_database
-def test_a_process_whose_loop_is_blocked_for_good_ends(processes: Processes, queue: Claims) -> None:
+def test_a_process_whose_loop_is_blocked_for_good_ends(
+    processes: Processes, engine: Engine
+) -> None:
     """The culprit has failed; the others, which could not even be cancelled, are given back."""
     program = """
 import django; django.setup()
@@ -630,7 +632,7 @@ SETTINGS = (
 
 
 def test_the_command_says_which_pool_and_the_consumers_row_shows_it(
-    processes: Processes, queue: Claims
+    processes: Processes, engine: Engine
 ) -> None:
     handles = run_many(anap.bind(0.3) for _ in range(20))
     process = processes.consumer("--concurrency", "asyncio", "--concurrency-limit", "20")
@@ -648,7 +650,7 @@ def test_the_command_says_which_pool_and_the_consumers_row_shows_it(
 
 
 @on_one_database
-def test_a_thread_keeps_its_loop_for_the_next_coroutine(queue: Claims) -> None:
+def test_a_thread_keeps_its_loop_for_the_next_coroutine(engine: Engine) -> None:
     @job(name="async.which_loop")
     async def which_loop() -> int:
         SEEN.append(asyncio.get_running_loop())
@@ -663,7 +665,7 @@ def test_a_thread_keeps_its_loop_for_the_next_coroutine(queue: Claims) -> None:
 
 
 @on_one_database
-def test_coroutines_on_threads_use_databases_beside_their_loop(queue: Claims) -> None:
+def test_coroutines_on_threads_use_databases_beside_their_loop(engine: Engine) -> None:
     handles = run_many(
         call for n in range(20) for call in (write.bind(f"k{n}"), there_and_back.bind())
     )
@@ -674,7 +676,7 @@ def test_coroutines_on_threads_use_databases_beside_their_loop(queue: Claims) ->
 
 
 @on_one_database
-def test_a_task_that_exits_beside_a_coroutine_ends_neither_thread_nor_loop(queue: Claims) -> None:
+def test_a_task_that_exits_beside_a_coroutine_ends_neither_thread_nor_loop(engine: Engine) -> None:
     handles = [child_leaves.run_later(), leave.run_later()]
     other = anap.run_later(0.01)
 

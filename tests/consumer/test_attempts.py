@@ -12,7 +12,7 @@ import pytest
 from django.utils import timezone
 
 from djjp import Discard, Retry, current_job, job, run_many
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.exceptions import JobCancelled, JobFailed
 from djjp.jobs.handles import JobHandle
 from djjp.models import Attempt, Job
@@ -123,7 +123,7 @@ def told(handle: JobHandle) -> list[str]:
 # max_attempts
 
 
-def test_without_max_attempts_an_error_is_final(queue: Claims) -> None:
+def test_without_max_attempts_an_error_is_final(engine: Engine) -> None:
     trouble(OutOfStock("none left"))
     handle = once.run_later()
 
@@ -136,7 +136,7 @@ def test_without_max_attempts_an_error_is_final(queue: Claims) -> None:
 
 @pytest.mark.parametrize("work", [thrice, coroutine], ids=["function", "coroutine"])
 def test_a_job_that_fails_and_then_succeeds_has_its_result_and_its_errors(
-    queue: Claims, work: Any
+    engine: Engine, work: Any
 ) -> None:
     trouble(OutOfStock("first"))
     handle = work.run_later()
@@ -147,7 +147,7 @@ def test_a_job_that_fails_and_then_succeeds_has_its_result_and_its_errors(
     assert (handle.state, handle.attempts, told(handle)) == ("succeeded", 2, ["first"])
 
 
-def test_a_job_runs_as_often_as_max_attempts_and_has_then_failed(queue: Claims) -> None:
+def test_a_job_runs_as_often_as_max_attempts_and_has_then_failed(engine: Engine) -> None:
     trouble(*(OutOfStock(f"number {n}") for n in (1, 2, 3, 4)))
     handle = thrice.run_later()
 
@@ -159,7 +159,7 @@ def test_a_job_runs_as_often_as_max_attempts_and_has_then_failed(queue: Claims) 
     assert Job.objects.get().finished_at is not None
 
 
-def test_each_failed_attempt_leaves_one_entry_oldest_first(queue: Claims) -> None:
+def test_each_failed_attempt_leaves_one_entry_oldest_first(engine: Engine) -> None:
     trouble(OutOfStock("first"), ValueError("second"), OutOfStock("third"))
     handle = thrice.run_later()
 
@@ -176,7 +176,7 @@ def test_each_failed_attempt_leaves_one_entry_oldest_first(queue: Claims) -> Non
     assert list(kept) == [(n, consumer.name) for n in (1, 2, 3)]
 
 
-def test_a_job_that_waits_for_its_next_attempt_is_nobodys(queue: Claims) -> None:
+def test_a_job_that_waits_for_its_next_attempt_is_nobodys(engine: Engine) -> None:
     trouble(OutOfStock("later"))
     handle = patient.run_later()
 
@@ -187,7 +187,7 @@ def test_a_job_that_waits_for_its_next_attempt_is_nobodys(queue: Claims) -> None
     assert (row.started_at, row.finished_at, row.result) == (None, None, None)
 
 
-def test_of_many_jobs_each_is_retried_for_itself(queue: Claims) -> None:
+def test_of_many_jobs_each_is_retried_for_itself(engine: Engine) -> None:
     handles = run_many(odd_ones_fail_once.bind(n) for n in range(100))
 
     assert drain().executed == 150
@@ -199,7 +199,7 @@ def test_of_many_jobs_each_is_retried_for_itself(queue: Claims) -> None:
 # When
 
 
-def test_by_default_the_pauses_double_with_a_spread(queue: Claims) -> None:
+def test_by_default_the_pauses_double_with_a_spread(engine: Engine) -> None:
     handles = run_many(patient.bind() for _ in range(20))
     seen: list[list[float]] = []
     for _ in range(3):
@@ -217,7 +217,7 @@ def test_by_default_the_pauses_double_with_a_spread(queue: Claims) -> None:
     assert sum(seen[0]) < sum(seen[1]) < sum(seen[2])
 
 
-def test_a_list_gives_a_pause_for_each_retry_and_its_last_one_from_there_on(queue: Claims) -> None:
+def test_a_list_gives_a_pause_for_each_retry_and_its_last_one_from_there_on(engine: Engine) -> None:
     handle = listed.run_later()
     pauses = []
     for _ in range(3):
@@ -229,7 +229,7 @@ def test_a_list_gives_a_pause_for_each_retry_and_its_last_one_from_there_on(queu
     assert [round(seconds / 60) for seconds in pauses] == [1, 60, 60]
 
 
-def test_a_timedelta_is_the_pause_before_each_retry(queue: Claims) -> None:
+def test_a_timedelta_is_the_pause_before_each_retry(engine: Engine) -> None:
     trouble(OutOfStock())
     handle = fixed.run_later()
     drain()
@@ -237,7 +237,7 @@ def test_a_timedelta_is_the_pause_before_each_retry(queue: Claims) -> None:
     assert round(pause(handle) / 60) == 7
 
 
-def test_a_function_is_asked_with_the_number_of_the_failed_attempt(queue: Claims) -> None:
+def test_a_function_is_asked_with_the_number_of_the_failed_attempt(engine: Engine) -> None:
     trouble(*(OutOfStock() for _ in range(4)))
     asking.run_later()
 
@@ -248,7 +248,7 @@ def test_a_function_is_asked_with_the_number_of_the_failed_attempt(queue: Claims
 
 @pytest.mark.parametrize("work", [spoilt, quitting], ids=["raises", "exits"])
 def test_a_function_that_raises_costs_the_job_no_attempt_and_the_log_says_so(
-    queue: Claims, caplog: pytest.LogCaptureFixture, work: Any
+    engine: Engine, caplog: pytest.LogCaptureFixture, work: Any
 ) -> None:
     trouble(OutOfStock("first"))
     handle = work.run_later()
@@ -265,7 +265,7 @@ def test_a_function_that_raises_costs_the_job_no_attempt_and_the_log_says_so(
     assert handle.join(0) == "done"
 
 
-def test_a_pause_beyond_all_calendars_harms_nothing_but_the_job(queue: Claims) -> None:
+def test_a_pause_beyond_all_calendars_harms_nothing_but_the_job(engine: Engine) -> None:
     trouble(OutOfStock(), Retry(after=float("inf")), Retry(after=timedelta.max))
     handles = [ever.run_later(), ever.run_later(), ever.run_later()]
     other = add.run_later(1)
@@ -279,7 +279,7 @@ def test_a_pause_beyond_all_calendars_harms_nothing_but_the_job(queue: Claims) -
         assert pause(handle) > 365 * 24 * 3600
 
 
-def test_a_consumer_runs_a_retry_when_it_is_due(queue: Claims) -> None:
+def test_a_consumer_runs_a_retry_when_it_is_due(engine: Engine) -> None:
     trouble(Retry(after=0.3))
     handle = once.run_later()
 
@@ -292,7 +292,7 @@ def test_a_consumer_runs_a_retry_when_it_is_due(queue: Claims) -> None:
     assert row.started_at - first.finished_at >= timedelta(seconds=0.3)
 
 
-def test_drain_runs_the_retries_that_are_due_and_leaves_the_others(queue: Claims) -> None:
+def test_drain_runs_the_retries_that_are_due_and_leaves_the_others(engine: Engine) -> None:
     trouble(OutOfStock("in a second"), OutOfStock("at once"))
     later, due = patient.run_later(), thrice.run_later()
 
@@ -306,7 +306,7 @@ def test_drain_runs_the_retries_that_are_due_and_leaves_the_others(queue: Claims
 # Which
 
 
-def test_only_the_errors_of_retry_on_are_worth_another_attempt(queue: Claims) -> None:
+def test_only_the_errors_of_retry_on_are_worth_another_attempt(engine: Engine) -> None:
     trouble(OutOfStock("comes again"), ConnectionError("is an OSError"), ValueError("a bug"))
     handle = picky.run_later()
 
@@ -325,7 +325,7 @@ def test_only_the_errors_of_retry_on_are_worth_another_attempt(queue: Claims) ->
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
 def test_what_would_end_a_program_is_no_error_that_an_attempt_mends(
-    queue: Claims, error: BaseException
+    engine: Engine, error: BaseException
 ) -> None:
     trouble(error)
     handle = thrice.run_later()
@@ -339,7 +339,7 @@ def test_what_would_end_a_program_is_no_error_that_an_attempt_mends(
 # Retry and Discard
 
 
-def test_a_retry_is_granted_each_time_to_a_job_without_max_attempts(queue: Claims) -> None:
+def test_a_retry_is_granted_each_time_to_a_job_without_max_attempts(engine: Engine) -> None:
     trouble(*(Retry(f"not yet {n}", after=0) for n in range(25)))
     handle = once.run_later()
 
@@ -350,7 +350,7 @@ def test_a_retry_is_granted_each_time_to_a_job_without_max_attempts(queue: Claim
     assert told(handle) == [f"not yet {n}" for n in range(25)]
 
 
-def test_a_retry_is_bounded_by_max_attempts_where_they_are_given(queue: Claims) -> None:
+def test_a_retry_is_bounded_by_max_attempts_where_they_are_given(engine: Engine) -> None:
     trouble(*(Retry(f"not yet {n}", after=0) for n in range(25)))
     handle = thrice.run_later()
 
@@ -360,7 +360,7 @@ def test_a_retry_is_bounded_by_max_attempts_where_they_are_given(queue: Claims) 
         handle.join(0)
 
 
-def test_a_retry_may_come_though_retry_on_does_not_name_it(queue: Claims) -> None:
+def test_a_retry_may_come_though_retry_on_does_not_name_it(engine: Engine) -> None:
     trouble(Retry(after=0), Retry(after=0))
     handle = picky.run_later()
 
@@ -370,7 +370,7 @@ def test_a_retry_may_come_though_retry_on_does_not_name_it(queue: Claims) -> Non
 
 
 @pytest.mark.parametrize(("after", "minutes"), [(180, 3), (timedelta(minutes=90), 90)])
-def test_a_retry_waits_as_long_as_it_asks(queue: Claims, after: Any, minutes: int) -> None:
+def test_a_retry_waits_as_long_as_it_asks(engine: Engine, after: Any, minutes: int) -> None:
     trouble(Retry(after=after), Retry(after=after))
     handles = [once.run_later(), thrice.run_later()]
 
@@ -379,7 +379,7 @@ def test_a_retry_waits_as_long_as_it_asks(queue: Claims, after: Any, minutes: in
     assert [round(pause(handle) / 60) for handle in handles] == [minutes, minutes]
 
 
-def test_a_retry_that_asks_for_no_time_waits_for_the_backoff(queue: Claims) -> None:
+def test_a_retry_that_asks_for_no_time_waits_for_the_backoff(engine: Engine) -> None:
     trouble(Retry())
     handle = listed.run_later()
 
@@ -389,7 +389,7 @@ def test_a_retry_that_asks_for_no_time_waits_for_the_backoff(queue: Claims) -> N
 
 
 @pytest.mark.parametrize("retry", [BareRetry(7), OddRetry()], ids=["bare", "odd"])
-def test_a_retry_of_the_jobs_own_making_is_one(queue: Claims, retry: Retry) -> None:
+def test_a_retry_of_the_jobs_own_making_is_one(engine: Engine, retry: Retry) -> None:
     """Whatever its class has made of `after`; and the thread goes on to the next job."""
     trouble(retry)
     handle, other = once.run_later(), add.run_later(1)
@@ -404,7 +404,7 @@ def test_a_retry_of_the_jobs_own_making_is_one(queue: Claims, retry: Retry) -> N
     assert handle.join(0) == "done"
 
 
-def test_a_discarded_job_is_cancelled_with_its_reason_and_not_retried(queue: Claims) -> None:
+def test_a_discarded_job_is_cancelled_with_its_reason_and_not_retried(engine: Engine) -> None:
     trouble(Discard("the order was withdrawn"))
     handle = thrice.run_later()
 
@@ -426,7 +426,7 @@ def test_a_discarded_job_is_cancelled_with_its_reason_and_not_retried(queue: Cla
     ids=["none", "odd", "huge"],
 )
 def test_a_reason_is_text_that_any_database_takes(
-    queue: Claims, error: Discard, reason: str
+    engine: Engine, error: Discard, reason: str
 ) -> None:
     trouble(error)
     handle = once.run_later()
@@ -440,7 +440,7 @@ def test_a_reason_is_text_that_any_database_takes(
     assert len(handle.reason) <= 10_000
 
 
-def test_a_discard_after_failed_attempts_keeps_their_errors(queue: Claims) -> None:
+def test_a_discard_after_failed_attempts_keeps_their_errors(engine: Engine) -> None:
     trouble(OutOfStock("first"), Discard("never mind"))
     handle = thrice.run_later()
 
@@ -453,7 +453,7 @@ def test_a_discard_after_failed_attempts_keeps_their_errors(queue: Claims) -> No
 # What is kept of errors
 
 
-def test_an_error_is_kept_in_less_than_a_megabyte_on_each_attempt(queue: Claims) -> None:
+def test_an_error_is_kept_in_less_than_a_megabyte_on_each_attempt(engine: Engine) -> None:
     cause = ValueError("y" * 5_000_000)
     trouble(*(OutOfStock("x" * 5_000_000).with_traceback(None) for _ in range(3)))
     for error in TROUBLE:
@@ -471,7 +471,7 @@ def test_an_error_is_kept_in_less_than_a_megabyte_on_each_attempt(queue: Claims)
         assert error.message.startswith("xxx")
 
 
-def test_an_error_that_cannot_be_printed_is_retried_like_any_other(queue: Claims) -> None:
+def test_an_error_that_cannot_be_printed_is_retried_like_any_other(engine: Engine) -> None:
     round_about = OutOfStock("a\0b\ud800")
     round_about.__cause__ = round_about
     trouble(Unprintable(), round_about)
@@ -486,7 +486,7 @@ def test_an_error_that_cannot_be_printed_is_retried_like_any_other(queue: Claims
 # By hand
 
 
-def test_a_job_that_has_failed_for_good_can_be_retried_with_fresh_attempts(queue: Claims) -> None:
+def test_a_job_that_has_failed_for_good_can_be_retried_with_fresh_attempts(engine: Engine) -> None:
     trouble(*(OutOfStock(str(n)) for n in range(5)))
     handle = thrice.run_later()
     drain()
@@ -502,7 +502,7 @@ def test_a_job_that_has_failed_for_good_can_be_retried_with_fresh_attempts(queue
     assert (handle.attempts, told(handle)) == (3, ["0", "1", "2", "3", "4"])
 
 
-def test_a_cancelled_job_can_be_retried_and_forgets_the_reason(queue: Claims) -> None:
+def test_a_cancelled_job_can_be_retried_and_forgets_the_reason(engine: Engine) -> None:
     trouble(Discard("out of season"))
     handle = once.run_later()
     drain()
@@ -514,7 +514,7 @@ def test_a_cancelled_job_can_be_retried_and_forgets_the_reason(queue: Claims) ->
     assert handle.join(0) == "done"
 
 
-def test_an_execution_that_was_cut_off_uses_up_no_attempt(queue: Claims) -> None:
+def test_an_execution_that_was_cut_off_uses_up_no_attempt(engine: Engine) -> None:
     """Its consumer died: `attempts` counts that execution, `max_attempts` does not."""
     handle = thrice.run_later()
     Job.objects.update(attempts=2, rescues=2)
@@ -526,7 +526,7 @@ def test_an_execution_that_was_cut_off_uses_up_no_attempt(queue: Claims) -> None
     assert handle.attempts == 5
 
 
-def test_retries_go_from_one_consumer_to_the_next(queue: Claims) -> None:
+def test_retries_go_from_one_consumer_to_the_next(engine: Engine) -> None:
     trouble(OutOfStock("on the first"), Retry("and once more", after=0.2))
     handle = asking.run_later()
 

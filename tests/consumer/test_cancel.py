@@ -18,7 +18,7 @@ from djjp import current_job, get_job, job, run_many
 from djjp.consumer.call_queue import Desk
 from djjp.consumer.pool.threads import ThreadPool
 from djjp.consumer.wakeup import Bell
-from djjp.engine import Claimed, Claims, Outcome
+from djjp.engine import Claimed, Engine, Outcome
 from djjp.exceptions import JobCancelled
 from djjp.jobs.current import CurrentJob
 from djjp.models import Job, State
@@ -142,7 +142,7 @@ def begun() -> None:
 
 
 @pytest.mark.parametrize("state", [State.READY, State.SCHEDULED, State.BLOCKED])
-def test_a_job_that_waits_is_cancelled_at_once_and_never_runs(queue: Claims, state: State) -> None:
+def test_a_job_that_waits_is_cancelled_at_once_and_never_runs(engine: Engine, state: State) -> None:
     handle = add.run_later(1)
     Job.objects.update(state=state)
 
@@ -160,7 +160,7 @@ def test_a_job_that_waits_is_cancelled_at_once_and_never_runs(queue: Claims, sta
 
 
 def test_a_job_that_waits_for_its_next_attempt_is_cancelled_and_keeps_its_errors(
-    queue: Claims,
+    engine: Engine,
 ) -> None:
     handle = fails_for_long.run_later()
     drain()
@@ -171,7 +171,7 @@ def test_a_job_that_waits_for_its_next_attempt_is_cancelled_and_keeps_its_errors
 
 
 @pytest.mark.parametrize("state", [State.SUCCEEDED, State.FAILED, State.CANCELLED])
-def test_a_job_that_has_ended_is_left_alone(queue: Claims, state: State) -> None:
+def test_a_job_that_has_ended_is_left_alone(engine: Engine, state: State) -> None:
     handle = add.run_later(1)
     drain()
     Job.objects.update(state=state)
@@ -182,7 +182,7 @@ def test_a_job_that_has_ended_is_left_alone(queue: Claims, state: State) -> None
     assert Job.objects.values().get() == before
 
 
-def test_a_cancelled_job_can_be_retried_and_then_runs(queue: Claims) -> None:
+def test_a_cancelled_job_can_be_retried_and_then_runs(engine: Engine) -> None:
     handle = add.run_later(1)
     handle.cancel()
 
@@ -193,7 +193,7 @@ def test_a_cancelled_job_can_be_retried_and_then_runs(queue: Claims) -> None:
     assert handle.join(0) == 1
 
 
-def test_acancel_does_the_same(queue: Claims) -> None:
+def test_acancel_does_the_same(engine: Engine) -> None:
     handle = add.run_later(1)
 
     asyncio.run(handle.acancel())
@@ -204,7 +204,7 @@ def test_acancel_does_the_same(queue: Claims) -> None:
 # Jobs that run
 
 
-def test_a_running_function_sees_it_cleans_up_and_has_ended_as_cancelled(queue: Claims) -> None:
+def test_a_running_function_sees_it_cleans_up_and_has_ended_as_cancelled(engine: Engine) -> None:
     handle = waits.run_later()
     with consuming():
         begun()
@@ -216,7 +216,7 @@ def test_a_running_function_sees_it_cleans_up_and_has_ended_as_cancelled(queue: 
     assert (handle.state, handle.attempts, handle.errors) == ("cancelled", 1, [])
 
 
-def test_a_running_coroutine_is_cancelled_where_it_awaits(queue: Claims) -> None:
+def test_a_running_coroutine_is_cancelled_where_it_awaits(engine: Engine) -> None:
     handle = coroutine.run_later()
     with consuming():
         begun()
@@ -228,7 +228,7 @@ def test_a_running_coroutine_is_cancelled_where_it_awaits(queue: Claims) -> None
     assert handle.errors == []
 
 
-def test_a_function_that_does_not_look_is_interrupted(queue: Claims) -> None:
+def test_a_function_that_does_not_look_is_interrupted(engine: Engine) -> None:
     handle = ignores.run_later()
     with consuming(1) as consumer:
         begun()
@@ -242,7 +242,7 @@ def test_a_function_that_does_not_look_is_interrupted(queue: Claims) -> None:
 
 
 def test_a_function_that_blocks_is_given_up_as_cancelled(
-    queue: Claims, caplog: pytest.LogCaptureFixture
+    engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     handle = gate.run_later()
     with caplog.at_level(logging.ERROR, "djjp"), consuming(2) as consumer:
@@ -256,7 +256,7 @@ def test_a_function_that_blocks_is_given_up_as_cancelled(
 
 @pytest.mark.parametrize("work", [anap, hog], ids=["coroutine", "function"])
 def test_a_job_of_another_process_is_cancelled(
-    processes: Processes, queue: Claims, work: Any
+    processes: Processes, engine: Engine, work: Any
 ) -> None:
     handle, other = work.run_later(600.0), nap.run_later(0.01)
     consumer = processes.consumer("--concurrency-limit", "2")
@@ -271,7 +271,7 @@ def test_a_job_of_another_process_is_cancelled(
 
 
 @pytest.mark.parametrize("work", [fails_when_cancelled, fails_at_once], ids=["later", "at-once"])
-def test_an_attempt_that_fails_after_the_cancel_is_not_retried(queue: Claims, work: Any) -> None:
+def test_an_attempt_that_fails_after_the_cancel_is_not_retried(engine: Engine, work: Any) -> None:
     handle = work.run_later()
     with consuming():
         begun()
@@ -284,14 +284,14 @@ def test_an_attempt_that_fails_after_the_cancel_is_not_retried(queue: Claims, wo
     assert (handle.state, handle.attempts, SEEN) == ("cancelled", 1, ["begun"])
 
 
-def test_a_job_that_succeeds_before_it_hears_of_it_has_succeeded(queue: Claims) -> None:
+def test_a_job_that_succeeds_before_it_hears_of_it_has_succeeded(engine: Engine) -> None:
     """And what it was told does not stick to it: retried, it runs again."""
     handle = add.run_later(1)
-    with queue.turn():
-        (claimed,) = queue.claim("here", 1, time.time())
+    with engine.db.transaction():
+        (claimed,) = engine.jobs.claim("here", 1, time.time())
     handle.cancel()
-    with queue.turn():
-        assert queue.finish("here", [Outcome(claimed, State.SUCCEEDED, 1.0, 2.0, "1")])
+    with engine.db.transaction():
+        assert engine.jobs.finish("here", [Outcome(claimed, State.SUCCEEDED, 1.0, 2.0, "1")])
 
     handle.refresh()
     assert (handle.state, handle.result, handle.reason) == ("succeeded", 1, None)
@@ -301,7 +301,7 @@ def test_a_job_that_succeeds_before_it_hears_of_it_has_succeeded(queue: Claims) 
     assert (handle.join(0), handle.state) == (1, "succeeded")
 
 
-def test_a_cancelled_job_is_not_given_back_at_a_shutdown(queue: Claims) -> None:
+def test_a_cancelled_job_is_not_given_back_at_a_shutdown(engine: Engine) -> None:
     handle = gate.run_later()
     with consuming() as consumer:
         begun()
@@ -317,7 +317,7 @@ def test_a_cancelled_job_is_not_given_back_at_a_shutdown(queue: Claims) -> None:
 # Jobs in a consumer's line
 
 
-def test_jobs_that_wait_in_a_consumers_line_are_cancelled_too(queue: Claims) -> None:
+def test_jobs_that_wait_in_a_consumers_line_are_cancelled_too(engine: Engine) -> None:
     """It has learnt that jobs are tiny, and has claimed all of these ahead."""
     run_many(add.bind(i) for i in range(500))
     victims = run_many(add.using(priority=-2).bind(i) for i in range(100))
@@ -363,7 +363,7 @@ def nothing() -> None: ...
 # Progress
 
 
-def test_progress_is_shown_while_the_job_runs_and_its_last_word_is_kept(queue: Claims) -> None:
+def test_progress_is_shown_while_the_job_runs_and_its_last_word_is_kept(engine: Engine) -> None:
     handle = climbs.run_later()
     assert handle.progress is None
     with consuming():
@@ -377,10 +377,10 @@ def test_progress_is_shown_while_the_job_runs_and_its_last_word_is_kept(queue: C
 
 
 @pytest.mark.parametrize("work", [steps, asteps], ids=["function", "coroutine"])
-def test_progress_costs_no_statement_of_its_own(queue: Claims, work: Any) -> None:
+def test_progress_costs_no_statement_of_its_own(engine: Engine, work: Any) -> None:
     """On the consumer's connection a report rides on a turn; the job's thread has none at all."""
     handle = work.run_later(5000)
-    with CaptureQueriesContext(connections[queue.alias]) as seen:
+    with CaptureQueriesContext(connections[engine.db.alias]) as seen:
         drain()
 
     handle.join(0)
@@ -389,7 +389,7 @@ def test_progress_costs_no_statement_of_its_own(queue: Claims, work: Any) -> Non
     assert 1 <= len([sql for sql in written if sql.startswith("UPDATE")]) < 100
 
 
-def test_progress_is_forgotten_when_the_job_is_retried_by_hand(queue: Claims) -> None:
+def test_progress_is_forgotten_when_the_job_is_retried_by_hand(engine: Engine) -> None:
     handle = steps.run_later(3)
     drain()
     handle.join(0)
@@ -399,7 +399,7 @@ def test_progress_is_forgotten_when_the_job_is_retried_by_hand(queue: Claims) ->
     assert handle.progress is None
 
 
-def test_the_largest_numbers_are_kept_and_larger_ones_harm_only_the_job(queue: Claims) -> None:
+def test_the_largest_numbers_are_kept_and_larger_ones_harm_only_the_job(engine: Engine) -> None:
     large, too_large, other = (
         oversteps.run_later(2**63 - 1),
         oversteps.run_later(2**63),
@@ -415,7 +415,7 @@ def test_the_largest_numbers_are_kept_and_larger_ones_harm_only_the_job(queue: C
     assert other.join(0) == 1
 
 
-def test_progress_in_a_table_of_the_application_is_the_jobs_own_business(queue: Claims) -> None:
+def test_progress_in_a_table_of_the_application_is_the_jobs_own_business(engine: Engine) -> None:
     with CaptureQueriesContext(connections["default"]) as seen:
         steps.run_later(10)
         drain()

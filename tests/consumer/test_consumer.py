@@ -13,7 +13,7 @@ from django.db import connections
 
 from djjp import run_many
 from djjp.consumer.consumer import Consumer
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.models import Attempt, Job
 from tests.project.shop.jobs import add, anap, echo, fail, fan_out, mail, nap, record
 from tests.project.shop.models import Execution
@@ -27,7 +27,7 @@ def drain(limit: int = 4, **options: object) -> Consumer:
     return consumer
 
 
-def test_drain_runs_what_is_there_and_ends(queue: Claims) -> None:
+def test_drain_runs_what_is_there_and_ends(engine: Engine) -> None:
     handles = run_many(add.bind(i, b=1) for i in range(500))
 
     consumer = drain()
@@ -37,11 +37,11 @@ def test_drain_runs_what_is_there_and_ends(queue: Claims) -> None:
     assert set(Job.objects.values_list("consumer", "attempts")) == {(consumer.name, 1)}
 
 
-def test_drain_on_an_empty_queue_ends_at_once(queue: Claims) -> None:
+def test_drain_on_an_empty_queue_ends_at_once(engine: Engine) -> None:
     assert drain().executed == 0
 
 
-def test_an_ended_job_shows_when_it_was_made_begun_and_ended(queue: Claims) -> None:
+def test_an_ended_job_shows_when_it_was_made_begun_and_ended(engine: Engine) -> None:
     handle = nap.run_later(0.05)
     drain()
 
@@ -51,7 +51,7 @@ def test_an_ended_job_shows_when_it_was_made_begun_and_ended(queue: Claims) -> N
     assert row.created_at <= row.started_at <= row.finished_at - timedelta(seconds=0.05)
 
 
-def test_a_failed_job_keeps_its_traceback_and_the_next_one_runs(queue: Claims) -> None:
+def test_a_failed_job_keeps_its_traceback_and_the_next_one_runs(engine: Engine) -> None:
     failed, fine = fail.run_later("no stock"), add.run_later(1)
 
     drain(1)
@@ -63,7 +63,7 @@ def test_a_failed_job_keeps_its_traceback_and_the_next_one_runs(queue: Claims) -
     assert fine.join(0) == 1
 
 
-def test_higher_priority_goes_first_and_equals_in_their_order(queue: Claims) -> None:
+def test_higher_priority_goes_first_and_equals_in_their_order(engine: Engine) -> None:
     for key in ("a", "b"):
         record.run_later(key)
         record.using(priority=9).run_later(f"urgent {key}")
@@ -74,7 +74,7 @@ def test_higher_priority_goes_first_and_equals_in_their_order(queue: Claims) -> 
     assert keys == ["urgent a", "urgent b", "a", "b"]
 
 
-def test_coroutine_jobs_run_in_the_same_pool(queue: Claims) -> None:
+def test_coroutine_jobs_run_in_the_same_pool(engine: Engine) -> None:
     handles = [anap.run_later(0.01) for _ in range(5)]
 
     drain()
@@ -82,7 +82,7 @@ def test_coroutine_jobs_run_in_the_same_pool(queue: Claims) -> None:
     assert all(handle.join(0) for handle in handles)
 
 
-def test_only_the_named_queues_are_served(queue: Claims) -> None:
+def test_only_the_named_queues_are_served(engine: Engine) -> None:
     served, other = mail.run_later("a@b.c"), add.run_later(1)
 
     drain(queues=["mail"])
@@ -92,7 +92,7 @@ def test_only_the_named_queues_are_served(queue: Claims) -> None:
     assert (served.state, other.state) == ("succeeded", "ready")
 
 
-def test_drain_leaves_jobs_of_the_future_alone(queue: Claims) -> None:
+def test_drain_leaves_jobs_of_the_future_alone(engine: Engine) -> None:
     later = add.using(run_after=timedelta(hours=1)).run_later(1)
     due = add.using(run_after=timedelta(milliseconds=1)).run_later(2)
     time.sleep(0.01)
@@ -104,7 +104,7 @@ def test_drain_leaves_jobs_of_the_future_alone(queue: Claims) -> None:
     assert (later.state, due.state) == ("scheduled", "succeeded")
 
 
-def test_drain_runs_what_its_jobs_enqueue(queue: Claims) -> None:
+def test_drain_runs_what_its_jobs_enqueue(engine: Engine) -> None:
     handle = fan_out.run_later(20)
 
     assert drain().executed == 21
@@ -112,7 +112,7 @@ def test_drain_runs_what_its_jobs_enqueue(queue: Claims) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 7])
-def test_max_jobs_is_exact(queue: Claims, limit: int) -> None:
+def test_max_jobs_is_exact(engine: Engine, limit: int) -> None:
     run_many(add.bind(i) for i in range(300))
 
     consumer = Consumer(limit, max_jobs=123)
@@ -124,9 +124,9 @@ def test_max_jobs_is_exact(queue: Claims, limit: int) -> None:
 
 
 def test_a_job_unknown_here_is_left_to_others_and_does_not_spin(
-    queue: Claims, caplog: pytest.LogCaptureFixture
+    engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    queue.enqueue_many([new_job(name="shop.of_tomorrow", priority=9) for _ in range(50)])
+    engine.jobs.enqueue_many([new_job(name="shop.of_tomorrow", priority=9) for _ in range(50)])
     known = add.run_later(1)
 
     with caplog.at_level(logging.WARNING, "djjp"):
@@ -141,7 +141,7 @@ def test_a_job_unknown_here_is_left_to_others_and_does_not_spin(
 
 
 def test_a_late_outcome_is_dropped_and_said(
-    queue: Claims, caplog: pytest.LogCaptureFixture
+    engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     handle = nap.run_later(0.3)
     consumer = Consumer(1, drain=True)
@@ -162,7 +162,7 @@ def test_a_late_outcome_is_dropped_and_said(
     assert "no longer ours" in caplog.text
 
 
-def test_a_row_that_is_deleted_while_it_runs_harms_nothing(queue: Claims) -> None:
+def test_a_row_that_is_deleted_while_it_runs_harms_nothing(engine: Engine) -> None:
     nap.run_later(0.2)
     other = add.run_later(1)
 
@@ -181,7 +181,7 @@ def test_a_row_that_is_deleted_while_it_runs_harms_nothing(queue: Claims) -> Non
 
 
 def test_slow_jobs_do_not_wait_behind_each_other_while_another_consumer_is_free(
-    queue: Claims,
+    engine: Engine,
 ) -> None:
     """The first consumer has learnt that jobs are tiny and holds a long line when they turn slow."""
     run_many(add.bind(i) for i in range(2000))
@@ -210,7 +210,7 @@ def run_and_close(consumer: Consumer) -> None:
         connections.close_all()
 
 
-def test_arguments_arrive_as_they_were_given(queue: Claims) -> None:
+def test_arguments_arrive_as_they_were_given(engine: Engine) -> None:
     handle = echo.run_later(timedelta(days=1), {"a": (1, 2)}, flag=b"\x00")
 
     drain()

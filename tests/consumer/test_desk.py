@@ -12,7 +12,7 @@ from django.db import IntegrityError, OperationalError, transaction
 
 from djjp.consumer.call_queue import Desk
 from djjp.consumer.wakeup import Bell
-from djjp.engine import NOBODY, Claims
+from djjp.engine import NO_HOLDERS, Engine
 from djjp.exceptions import QueueUnavailable
 from djjp.models import Job
 from tests.support.factories import new_job
@@ -38,7 +38,7 @@ def lay(desk: Desk) -> Iterator[Callable[..., Any]]:
     """Lays a verb on the desk from a thread of its own; returns the future of its answer."""
     with ThreadPoolExecutor(8) as threads:
 
-        def lay(verb: Callable[[Claims], Any]) -> Any:
+        def lay(verb: Callable[[Engine], Any]) -> Any:
             count = len(desk)
             future = threads.submit(desk.call, verb)
             eventually(lambda: len(desk) > count)
@@ -49,28 +49,28 @@ def lay(desk: Desk) -> Iterator[Callable[..., Any]]:
 
 
 def test_a_call_is_answered_once_the_turn_has_committed(
-    queue: Claims, desk: Desk, lay: Callable[..., Any]
+    engine: Engine, desk: Desk, lay: Callable[..., Any]
 ) -> None:
     job = new_job()
-    answer = lay(lambda claims: claims.enqueue(job))
+    answer = lay(lambda engine: engine.jobs.enqueue(job))
 
-    with queue.turn():
-        desk.serve(queue)
+    with engine.db.transaction():
+        desk.serve(engine)
         assert not answer.done()
     desk.answer()
 
-    assert answer.result(10) == NOBODY
+    assert answer.result(10) == NO_HOLDERS
     assert Job.objects.filter(pk=job.id).exists()
 
 
 def test_a_turn_that_fails_leaves_the_calls_for_the_next(
-    queue: Claims, desk: Desk, lay: Callable[..., Any]
+    engine: Engine, desk: Desk, lay: Callable[..., Any]
 ) -> None:
-    answer = lay(lambda claims: claims.enqueue(new_job()))
+    answer = lay(lambda engine: engine.jobs.enqueue(new_job()))
 
     def broken_turn() -> None:
-        with queue.turn():
-            desk.serve(queue)
+        with engine.db.transaction():
+            desk.serve(engine)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -78,8 +78,8 @@ def test_a_turn_that_fails_leaves_the_calls_for_the_next(
     assert not answer.done()
     assert not Job.objects.exists()
 
-    with queue.turn():
-        desk.serve(queue)
+    with engine.db.transaction():
+        desk.serve(engine)
     desk.answer()
 
     answer.result(10)
@@ -87,15 +87,15 @@ def test_a_turn_that_fails_leaves_the_calls_for_the_next(
 
 
 def test_only_the_call_that_is_wrong_fails(
-    queue: Claims, desk: Desk, lay: Callable[..., Any]
+    engine: Engine, desk: Desk, lay: Callable[..., Any]
 ) -> None:
     good = [new_job(), new_job()]
-    first = lay(lambda claims: claims.enqueue(good[0]))
-    wrong = lay(lambda claims: claims.enqueue(new_job(name=None)))
-    last = lay(lambda claims: claims.enqueue(good[1]))
+    first = lay(lambda engine: engine.jobs.enqueue(good[0]))
+    wrong = lay(lambda engine: engine.jobs.enqueue(new_job(name=None)))
+    last = lay(lambda engine: engine.jobs.enqueue(good[1]))
 
-    with queue.turn():
-        desk.serve(queue)
+    with engine.db.transaction():
+        desk.serve(engine)
     desk.answer()
 
     assert isinstance(wrong.exception(10), IntegrityError)
@@ -114,27 +114,29 @@ def test_a_desk_that_is_closed_refuses_at_once(desk: Desk, lay: Callable[..., An
     assert threading.active_count() >= 1
 
 
-def test_a_call_that_no_turn_takes_is_taken_back_and_refused(queue: Claims, bell: Bell) -> None:
+def test_a_call_that_no_turn_takes_is_taken_back_and_refused(engine: Engine, bell: Bell) -> None:
     desk = Desk(bell, patience=0.1)
     job = new_job()
 
-    with pytest.raises(QueueUnavailable, match=f"database '{queue.alias}' did not take the call"):
-        desk.call(lambda claims: claims.enqueue(job))
-    with queue.turn():
-        desk.serve(queue)
+    with pytest.raises(
+        QueueUnavailable, match=f"database '{engine.db.alias}' did not take the call"
+    ):
+        desk.call(lambda engine: engine.jobs.enqueue(job))
+    with engine.db.transaction():
+        desk.serve(engine)
     desk.answer()
 
     assert len(desk) == 0
     assert not Job.objects.exists()
 
 
-def test_a_call_that_is_in_a_turn_is_waited_for(queue: Claims, bell: Bell) -> None:
+def test_a_call_that_is_in_a_turn_is_waited_for(engine: Engine, bell: Bell) -> None:
     desk = Desk(bell, patience=0.1)
     with ThreadPoolExecutor(1) as threads:
         answer = threads.submit(desk.call, lambda claims: "done")
         eventually(lambda: len(desk))
-        with queue.turn():
-            desk.serve(queue)
+        with engine.db.transaction():
+            desk.serve(engine)
             threading.Event().wait(1.0)
             assert not answer.done()
         desk.answer()
@@ -142,26 +144,26 @@ def test_a_call_that_is_in_a_turn_is_waited_for(queue: Claims, bell: Bell) -> No
         assert answer.result(10) == "done"
 
 
-def test_a_call_whose_turn_has_failed_may_be_taken_back_again(queue: Claims, bell: Bell) -> None:
+def test_a_call_whose_turn_has_failed_may_be_taken_back_again(engine: Engine, bell: Bell) -> None:
     desk = Desk(bell, patience=0.1)
     with ThreadPoolExecutor(1) as threads:
         answer = threads.submit(desk.call, lambda claims: "done")
         eventually(lambda: len(desk))
-        with queue.turn():
-            desk.serve(queue)
-            transaction.set_rollback(True, using=queue.alias)
+        with engine.db.transaction():
+            desk.serve(engine)
+            transaction.set_rollback(True, using=engine.db.alias)
         desk.lay_back()
 
         assert isinstance(answer.exception(10), QueueUnavailable)
 
 
-def test_a_timeout_that_a_verb_raises_is_its_own(desk: Desk, queue: Claims, lay: Lay) -> None:
-    def late(claims: Claims) -> None:
+def test_a_timeout_that_a_verb_raises_is_its_own(desk: Desk, engine: Engine, lay: Lay) -> None:
+    def late(engine: Engine) -> None:
         raise TimeoutError("mine")
 
     answer = lay(late)
-    with queue.turn():
-        desk.serve(queue)
+    with engine.db.transaction():
+        desk.serve(engine)
     desk.answer()
 
     with pytest.raises(TimeoutError, match="mine"):
@@ -170,25 +172,25 @@ def test_a_timeout_that_a_verb_raises_is_its_own(desk: Desk, queue: Claims, lay:
 
 @pytest.mark.parametrize("queue", ["postgresql"], indirect=True)
 def test_a_session_that_is_lost_in_a_call_fails_the_turn_and_not_the_call(
-    desk: Desk, queue: Claims, lay: Lay
+    desk: Desk, engine: Engine, lay: Lay
 ) -> None:
     """Else the turn would end as if it had committed, and what it had written would be forgotten."""
     lost: list[bool] = []
 
-    def lose(claims: Claims) -> str:
+    def lose(engine: Engine) -> str:
         if not lost:
             lost.append(True)
-            with claims.connection.cursor() as cursor:
+            with engine.db.connection.cursor() as cursor:
                 cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
         return "done"
 
     answer = lay(lose)
-    with pytest.raises(OperationalError), queue.turn():
-        desk.serve(queue)
+    with pytest.raises(OperationalError), engine.db.transaction():
+        desk.serve(engine)
     desk.lay_back()
-    queue.connection.close_if_unusable_or_obsolete()
-    with queue.turn():
-        desk.serve(queue)
+    engine.db.connection.close_if_unusable_or_obsolete()
+    with engine.db.transaction():
+        desk.serve(engine)
     desk.answer()
 
     assert answer.result(10) == "done"

@@ -12,7 +12,7 @@ import pytest
 
 from djjp.consumer.call_queue import Desk
 from djjp.consumer.wakeup import Bell
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.exceptions import QueueUnavailable
 from tests.support.processes import eventually
 
@@ -39,35 +39,35 @@ def begin(work: Callable[[], Coroutine[Any, Any, Any]]) -> Future[Any]:
 
 
 def test_a_coroutine_is_answered_once_the_turn_has_committed_and_its_loop_goes_on(
-    desk: Desk, queue: Claims
+    desk: Desk, engine: Engine
 ) -> None:
     went_on = threading.Event()
 
     async def work() -> int:
         async with asyncio.TaskGroup() as group:
-            asked = group.create_task(desk.acall(lambda queue: 7))
+            asked = group.create_task(desk.acall(lambda engine: 7))
             await asyncio.sleep(0.05)
             went_on.set()
             return await asked
 
     answer = begin(work)
     assert went_on.wait(30)
-    with queue.turn():
-        desk.serve(queue)
+    with engine.db.transaction():
+        desk.serve(engine)
         assert not answer.done()
     desk.answer()
 
     assert answer.result(30) == 7
 
 
-def test_a_coroutine_gets_the_error_of_its_verb(desk: Desk, queue: Claims) -> None:
-    def refuse(queue: Claims) -> None:
+def test_a_coroutine_gets_the_error_of_its_verb(desk: Desk, engine: Engine) -> None:
+    def refuse(engine: Engine) -> None:
         raise ValueError("no")
 
     answer = begin(lambda: desk.acall(refuse))
     eventually(lambda: len(desk))
-    with queue.turn():
-        desk.serve(queue)
+    with engine.db.transaction():
+        desk.serve(engine)
     desk.answer()
 
     with pytest.raises(ValueError, match="no"):
@@ -91,18 +91,18 @@ def test_what_nobody_waits_for_is_taken_back(desk: Desk) -> None:
 
 
 def test_a_coroutine_that_is_cancelled_amid_its_turn_hurts_no_other(
-    desk: Desk, queue: Claims
+    desk: Desk, engine: Engine
 ) -> None:
     async def work() -> None:
         async with asyncio.timeout(0.2):
-            await desk.acall(lambda queue: 7)
+            await desk.acall(lambda engine: 7)
 
     gone = begin(work)
     eventually(lambda: len(desk))
-    other = begin(lambda: desk.acall(lambda queue: 8))
+    other = begin(lambda: desk.acall(lambda engine: 8))
     eventually(lambda: len(desk) == 2)
-    with queue.turn():
-        desk.serve(queue)
+    with engine.db.transaction():
+        desk.serve(engine)
         assert isinstance(gone.exception(30), TimeoutError)
     desk.answer()
 

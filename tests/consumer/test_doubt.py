@@ -16,7 +16,7 @@ import pytest
 from djjp import run_many
 from djjp.consumer import start_journal
 from djjp.consumer.start_journal import Begun
-from djjp.engine import Claimed, Claims
+from djjp.engine import Claimed, Engine
 from djjp.ids import new_id
 from djjp.models import Job
 from tests.project.shop.jobs import TALLY, tally
@@ -108,17 +108,17 @@ def test_a_consumer_that_can_write_no_note_begins_its_jobs_all_the_same(
     assert "notes nowhere" in caplog.text
 
 
-def in_a_turn(queue: Claims) -> bool:
+def in_a_turn(engine: Engine) -> bool:
     """Whether a transaction is open in which somebody writes to the queue."""
-    if queue.alias == "sqlite":
-        name = queue.connection.settings_dict["NAME"]
+    if engine.db.alias == "sqlite":
+        name = engine.db.connection.settings_dict["NAME"]
         with closing(sqlite3.connect(name, timeout=0.2, isolation_level=None)) as other:
             try:
                 other.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError:
                 return True
             return False
-    with queue.connection.cursor() as cursor:
+    with engine.db.connection.cursor() as cursor:
         cursor.execute(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
             " AND pid <> pg_backend_pid() AND xact_start IS NOT NULL AND backend_type = 'client backend'"
@@ -127,7 +127,7 @@ def in_a_turn(queue: Claims) -> bool:
 
 
 def test_what_a_frozen_consumer_had_in_line_is_not_run_again_when_it_wakes(
-    processes: Processes, queue: Claims
+    processes: Processes, engine: Engine
 ) -> None:
     """Its line is given back as not begun; the threads that wake must not begin it."""
     TALLY.unlink(missing_ok=True)
@@ -137,7 +137,7 @@ def test_what_a_frozen_consumer_had_in_line_is_not_run_again_when_it_wakes(
     for _ in range(100):
         eventually(lambda: running.count() > 50)
         frozen.send_signal(signal.SIGSTOP)
-        if running.count() > 50 and not in_a_turn(queue):
+        if running.count() > 50 and not in_a_turn(engine):
             break
         frozen.send_signal(signal.SIGCONT)
     name = running.values_list("consumer", flat=True)[0]

@@ -14,7 +14,7 @@ from django.db import connections
 
 from djjp import codec, current_job, job
 from djjp.consumer.execution import Execution
-from djjp.engine import Claimed, Claims, Outcome
+from djjp.engine import Claimed, Engine, Outcome
 from djjp.jobs import registry
 from djjp.models import State
 
@@ -197,7 +197,7 @@ def test_context_variables_of_one_job_do_not_reach_the_next(run: Callable[..., O
 
 
 def test_a_connection_that_broke_in_one_job_is_not_met_by_the_next(
-    queue: Claims, run: Callable[..., Outcome]
+    engine: Engine, run: Callable[..., Outcome]
 ) -> None:
     def on_a_thread() -> None:
         def broken() -> None:
@@ -225,18 +225,18 @@ def test_a_connection_that_broke_in_one_job_is_not_met_by_the_next(
 
 
 def test_a_job_leaves_no_queue_connection_behind(
-    queue: Claims, run: Callable[..., Outcome]
+    engine: Engine, run: Callable[..., Outcome]
 ) -> None:
     left: list[object] = []
 
     def on_a_thread() -> None:
         def peek() -> bool:
-            with queue.connection.cursor() as cursor:
+            with engine.db.connection.cursor() as cursor:
                 cursor.execute("SELECT 1")
             return True
 
         assert run(peek).result == "true"
-        left.append(queue.connection.connection)
+        left.append(engine.db.connection.connection)
 
     thread = threading.Thread(target=on_a_thread)
     thread.start()

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from djjp import run_many
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.exceptions import JobCancelled
 from djjp.models import Consumer, Job, RateStart
 from djjp.queues import pause, resume
@@ -82,7 +82,7 @@ def most_in_any(window: float, times: list[float]) -> int:
 
 
 def test_no_more_of_a_key_run_at_once_in_several_consumers_also_when_one_is_killed(
-    processes: Processes, queue: Claims
+    processes: Processes, engine: Engine
 ) -> None:
     consumers = [
         processes.consumer("--concurrency-limit", "6", "--concurrency", kind)
@@ -111,7 +111,7 @@ def test_no_more_of_a_key_run_at_once_in_several_consumers_also_when_one_is_kill
 
 @pytest.mark.parametrize("concurrency", ["threads", "asyncio"])
 def test_no_more_start_in_any_span_than_may_and_not_many_less(
-    processes: Processes, queue: Claims, concurrency: str
+    processes: Processes, engine: Engine, concurrency: str
 ) -> None:
     consumers = [processes.consumer("--concurrency", concurrency) for _ in range(2)]
     eventually(lambda: Consumer.objects.count() == 2)
@@ -135,7 +135,7 @@ def test_no_more_start_in_any_span_than_may_and_not_many_less(
 
 
 def test_a_shutdown_that_gives_running_jobs_back_leaves_no_place_taken(
-    processes: Processes, queue: Claims
+    processes: Processes, engine: Engine
 ) -> None:
     run_many(serve_tenant.bind("a", 60.0) for _ in range(4))
     consumer = processes.start("start_consumer", DJJP_TEST_SHUTDOWN_TIMEOUT="0.2")
@@ -146,7 +146,7 @@ def test_a_shutdown_that_gives_running_jobs_back_leaves_no_place_taken(
 
 
 def test_a_place_of_a_deleted_job_and_of_a_cancelled_one_is_given_on(
-    processes: Processes, queue: Claims
+    processes: Processes, engine: Engine
 ) -> None:
     handles = run_many(serve_tenant.bind("a", seconds) for seconds in (60.0, 60.0, 0.0, 0.0))
     processes.consumer()
@@ -159,7 +159,7 @@ def test_a_place_of_a_deleted_job_and_of_a_cancelled_one_is_given_on(
 
 
 def test_two_processes_that_enqueue_one_key_get_the_same_jobs(
-    processes: Processes, queue: Claims
+    processes: Processes, engine: Engine
 ) -> None:
     enqueuers = [processes.python(ENQUEUE) for _ in range(3)]
     ids = set()
@@ -172,7 +172,7 @@ def test_two_processes_that_enqueue_one_key_get_the_same_jobs(
 
 
 def test_the_key_of_a_killed_holder_goes_on_with_its_rescue(
-    processes: Processes, queue: Claims
+    processes: Processes, engine: Engine
 ) -> None:
     handle = import_from.run_later("a", 60.0, 1.0)
     victim = processes.consumer()
@@ -193,7 +193,7 @@ def test_the_key_of_a_killed_holder_goes_on_with_its_rescue(
 
 
 def test_what_does_not_start_in_time_is_cancelled_wherever_it_waits(
-    processes: Processes, queue: Claims
+    processes: Processes, engine: Engine
 ) -> None:
     pause("paused")
     handles = [

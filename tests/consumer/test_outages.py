@@ -20,7 +20,7 @@ from django.test import override_settings
 from djjp import job
 from djjp.consumer.consumer import Consumer
 from djjp.databases import queue_database
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.exceptions import QueueUnavailable
 from djjp.jobs import registry
 from djjp.models import Consumer as ConsumerRow
@@ -38,10 +38,10 @@ on_postgresql = pytest.mark.parametrize("queue", ["postgresql"], indirect=True)
 
 
 @contextmanager
-def locked(queue: Claims) -> Iterator[None]:
+def locked(engine: Engine) -> Iterator[None]:
     """Somebody else holds the lock that every write of jobs needs."""
-    settings = queue.connection.settings_dict
-    if queue.alias == "sqlite":
+    settings = engine.db.connection.settings_dict
+    if engine.db.alias == "sqlite":
         with closing(sqlite3.connect(settings["NAME"], isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             yield
@@ -97,13 +97,13 @@ def running() -> int:
 
 
 def test_outcomes_wait_behind_a_lock_and_each_is_written_once(
-    processes: Processes, queue: Claims
+    processes: Processes, engine: Engine
 ) -> None:
     handles = [nap.run_later(0.3) for _ in range(4)]
     consumer = processes.start("start_consumer", "--concurrency-limit", "2", **IMPATIENT)
     eventually(lambda: running() == 2)
 
-    with locked(queue):
+    with locked(engine):
         said = wait_for(consumer, "again in 0.2 s")
     for handle in handles:
         handle.join(60)
@@ -119,7 +119,7 @@ def test_outcomes_wait_behind_a_lock_and_each_is_written_once(
 
 @on_sqlite
 def test_an_enqueuer_is_refused_in_time_by_a_locked_file_and_nothing_is_written(
-    processes: Processes, queue: Claims
+    processes: Processes, engine: Engine
 ) -> None:
     code = """
 import django; django.setup()
@@ -132,7 +132,7 @@ for enqueue in (lambda: add.run_later(1), lambda: run_many([add.bind(2), add.bin
     except QueueUnavailable as error:
         print(error)
 """
-    with locked(queue):
+    with locked(engine):
         out, err = processes.python(code, **IMPATIENT).communicate(timeout=60)
 
     assert err == ""
@@ -145,10 +145,10 @@ for enqueue in (lambda: add.run_later(1), lambda: run_many([add.bind(2), add.bin
 
 @on_sqlite
 def test_a_consumer_that_starts_while_the_file_is_locked_waits_for_it(
-    processes: Processes, queue: Claims
+    processes: Processes, engine: Engine
 ) -> None:
     handle = add.run_later(1)
-    with locked(queue):
+    with locked(engine):
         consumer = processes.start("start_consumer", **IMPATIENT)
         wait_for(consumer, "again in 0.1 s")
 
@@ -158,14 +158,14 @@ def test_a_consumer_that_starts_while_the_file_is_locked_waits_for_it(
 
 @pytest.mark.parametrize("signals", [1, 2])
 def test_a_consumer_ends_while_the_database_is_away_and_others_rescue_its_jobs(
-    processes: Processes, queue: Claims, signals: int
+    processes: Processes, engine: Engine, signals: int
 ) -> None:
     handle = nap.run_later(3600)
     timeout = {"DJJP_TEST_SHUTDOWN_TIMEOUT": "0.5" if signals == 1 else "3600"}
     consumer = processes.start("start_consumer", **timeout)
     eventually(running)
 
-    with locked(queue):
+    with locked(engine):
         wait_for(consumer, "refused")
         for _ in range(signals - 1):
             consumer.send_signal(signal.SIGTERM)
@@ -200,7 +200,7 @@ def opening() -> Iterator[tuple[Any, threading.Event, threading.Event]]:
 
 
 def test_a_job_that_enqueues_while_the_database_is_away_is_refused_in_time(
-    queue: Claims, opening: tuple[Any, threading.Event, threading.Event]
+    engine: Engine, opening: tuple[Any, threading.Event, threading.Event]
 ) -> None:
     function, there, go = opening
     handle = function.run_later()
@@ -215,14 +215,15 @@ def test_a_job_that_enqueues_while_the_database_is_away_is_refused_in_time(
     thread = threading.Thread(target=run)
     thread.start()
     assert there.wait(60)
-    with locked(queue):
+    with locked(engine):
         go.set()
         eventually(lambda: consumer._outcomes, within=60)
     thread.join()
 
     assert ended == [True]
     assert (
-        handle.join(0) == f"the queue's database '{queue.alias}' did not take the call within 0.5 s"
+        handle.join(0)
+        == f"the queue's database '{engine.db.alias}' did not take the call within 0.5 s"
     )
     assert not Job.objects.filter(name=add.name).exists()
 
@@ -238,7 +239,7 @@ def terminate() -> None:
 
 
 @on_postgresql
-def test_a_lost_connection_is_replaced_and_the_enqueue_writes_one_row(queue: Claims) -> None:
+def test_a_lost_connection_is_replaced_and_the_enqueue_writes_one_row(engine: Engine) -> None:
     add.run_later(1)
     terminate()
     add.run_later(2)
@@ -248,7 +249,7 @@ def test_a_lost_connection_is_replaced_and_the_enqueue_writes_one_row(queue: Cla
 
 @on_postgresql
 def test_consumers_whose_sessions_are_terminated_come_back_and_nobody_takes_their_jobs(
-    processes: Processes, queue: Claims
+    processes: Processes, engine: Engine
 ) -> None:
     handles = [nap.run_later(8.0) for _ in range(2)]
     # Of two slots at most, so that one waits for a wake-up by the session that it loses.
@@ -315,7 +316,7 @@ def processes_on_server(server: Server) -> Iterator[Processes]:
 
 
 def test_a_thread_of_the_pool_closes_its_connections_to_every_database_when_it_ends(
-    queue: Claims, tmp_path: Path
+    engine: Engine, tmp_path: Path
 ) -> None:
     """They are kept from job to job, as these aliases ask for."""
     keep = {"ENGINE": "django.db.backends.sqlite3", "NAME": tmp_path / "more", "CONN_MAX_AGE": None}

@@ -9,7 +9,7 @@ import pytest
 
 from djjp import chain, get_job, group
 from djjp.consumer import consumer as coordinator
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.exceptions import JobCancelled
 from djjp.models import Consumer, Dependency, Job
 from djjp.pipelines import Pipeline
@@ -32,7 +32,7 @@ def executions() -> Counter[str]:
     return Counter(Execution.objects.values_list("key", flat=True))
 
 
-def test_a_drain_runs_what_its_jobs_release(queue: Claims, processes: Processes) -> None:
+def test_a_drain_runs_what_its_jobs_release(engine: Engine, processes: Processes) -> None:
     handle = chain(
         add.bind(1), group(add.bind(10), chain(add.bind(20), add.bind(300))), echo.bind("end")
     ).run_later()
@@ -46,7 +46,7 @@ def test_a_drain_runs_what_its_jobs_release(queue: Claims, processes: Processes)
 
 
 def test_a_step_with_a_time_of_its_own_runs_when_it_is_due_though_nobody_looks(
-    queue: Claims, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whose end lets it go knows that there is a time to be read."""
     monkeypatch.setattr(coordinator, "_LOOK_EVERY", 3600.0)
@@ -65,7 +65,7 @@ def test_a_step_with_a_time_of_its_own_runs_when_it_is_due_though_nobody_looks(
 
 @pytest.mark.parametrize("concurrency", ["threads", "asyncio"])
 def test_max_jobs_ends_between_two_steps_and_another_consumer_goes_on(
-    queue: Claims, processes: Processes, concurrency: str
+    engine: Engine, processes: Processes, concurrency: str
 ) -> None:
     handle = chain(*[add.bind(1)] * 5).run_later()
     options = ["--max-jobs", "2", "--concurrency", concurrency]
@@ -81,7 +81,7 @@ def fan(key: str) -> Pipeline:
 
 
 def test_four_consumers_that_end_siblings_at_the_same_instant_run_what_follows_once(
-    queue: Claims, processes: Processes
+    engine: Engine, processes: Processes
 ) -> None:
     keys = [f"pipeline {number}" for number in range(60)]
     consumers = [processes.consumer("--concurrency-limit", "4") for _ in range(4)]
@@ -101,7 +101,7 @@ def test_four_consumers_that_end_siblings_at_the_same_instant_run_what_follows_o
 
 
 def test_a_consumer_that_is_killed_in_the_middle_loses_no_step_and_doubles_none(
-    queue: Claims, processes: Processes
+    engine: Engine, processes: Processes
 ) -> None:
     """Each of the members that it ran is run again by another one; what follows them runs once."""
     keys = [f"pipeline {number}" for number in range(30)]
@@ -128,7 +128,7 @@ def test_a_consumer_that_is_killed_in_the_middle_loses_no_step_and_doubles_none(
 
 
 def test_trap_13_the_end_of_a_group_comes_when_a_member_dies_with_its_consumer(
-    queue: Claims, processes: Processes
+    engine: Engine, processes: Processes
 ) -> None:
     """A job that must not run twice has failed by it, and so what waits for it is over."""
     handle = chain(
@@ -147,7 +147,7 @@ def test_trap_13_the_end_of_a_group_comes_when_a_member_dies_with_its_consumer(
 
 
 def test_a_cancelled_pipeline_stops_what_runs_and_starts_nothing(
-    queue: Claims, processes: Processes
+    engine: Engine, processes: Processes
 ) -> None:
     handle = chain(linger.bind("slow", 60), record.bind("never")).run_later()
     consumer = processes.consumer()
@@ -162,7 +162,7 @@ def test_a_cancelled_pipeline_stops_what_runs_and_starts_nothing(
 
 
 def test_retries_inside_a_step_do_not_disturb_the_others(
-    queue: Claims, processes: Processes
+    engine: Engine, processes: Processes
 ) -> None:
     """The step fails once, while its siblings go on, and what follows waits for its second attempt."""
     handle = chain(add.bind(1), group(add.bind(1), fail_once.bind()), echo.bind()).run_later()
@@ -173,7 +173,7 @@ def test_retries_inside_a_step_do_not_disturb_the_others(
 
 
 def test_an_idle_consumer_begins_what_another_one_has_released(
-    queue: Claims, processes: Processes
+    engine: Engine, processes: Processes
 ) -> None:
     handle = chain(
         add.using(queue="a").bind(1), add.using(queue="b").bind(1), add.using(queue="a").bind(1)
@@ -188,18 +188,18 @@ def test_an_idle_consumer_begins_what_another_one_has_released(
 
 
 def test_a_step_whose_parents_are_gone_fails_and_says_so(
-    queue: Claims, processes: Processes
+    engine: Engine, processes: Processes
 ) -> None:
     handle = chain(add.bind(1), add.using(queue="other").bind(1)).run_later()
     processes.run("start_consumer", "--drain", "--queues", "default")
-    Job.objects.filter(pk=handle.steps[0].id)._raw_delete(queue.alias)
+    Job.objects.filter(pk=handle.steps[0].id)._raw_delete(engine.db.alias)
     processes.run("start_consumer", "--drain")
     handle.refresh()
     assert (handle.state, "has no result any more" in handle.errors[0].message) == ("failed", True)
 
 
 def test_a_failing_step_is_followed_by_what_runs_on_failure(
-    queue: Claims, processes: Processes
+    engine: Engine, processes: Processes
 ) -> None:
     chain(fail.bind("no paper"), echo.bind(), on_failure=record.bind_alone("told")).run_later()
     processes.run("start_consumer", "--drain")

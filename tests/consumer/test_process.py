@@ -8,11 +8,11 @@ import pytest
 
 from djjp.consumer.consumer import Consumer
 from djjp.consumer.process import consume
-from djjp.engine import Claims
+from djjp.engine import Engine
 
 
 def test_collections_pass_over_what_was_loaded_before_for_as_long_as_the_consumer_runs(
-    queue: Claims, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passed_over = []
     run = Consumer.run

@@ -12,7 +12,7 @@ from django.db import connections
 from django.test.utils import CaptureQueriesContext
 
 from djjp import run_many
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.models import Job
 from tests.project.shop.jobs import TALLY, add, fan_out, hog, nap, record
 from tests.support.processes import Processes, eventually
@@ -29,7 +29,7 @@ def states() -> Counter[str]:
     return Counter(Job.objects.values_list("state", flat=True))
 
 
-def test_one_process_enqueues_and_another_runs(processes: Processes, queue: Claims) -> None:
+def test_one_process_enqueues_and_another_runs(processes: Processes, engine: Engine) -> None:
     handle = add.run_later(1, b=2)
     ended = processes.run("start_consumer", "--drain")
 
@@ -39,7 +39,7 @@ def test_one_process_enqueues_and_another_runs(processes: Processes, queue: Clai
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_running_jobs_end_and_gives_back_the_rest(
-    processes: Processes, queue: Claims, number: int
+    processes: Processes, engine: Engine, number: int
 ) -> None:
     run_many(nap.bind(1.0) for _ in range(10))
     consumer = processes.consumer("--concurrency-limit", "2")
@@ -53,7 +53,7 @@ def test_a_signal_lets_running_jobs_end_and_gives_back_the_rest(
     assert set(Job.objects.filter(state="ready").values_list("attempts", "consumer")) == {(0, None)}
 
 
-def test_a_signal_finds_an_idle_consumer_too(processes: Processes, queue: Claims) -> None:
+def test_a_signal_finds_an_idle_consumer_too(processes: Processes, engine: Engine) -> None:
     handle = add.run_later(1)
     consumer = processes.consumer()
     handle.join(30)
@@ -62,7 +62,7 @@ def test_a_signal_finds_an_idle_consumer_too(processes: Processes, queue: Claims
 
 
 def test_a_second_signal_gives_running_jobs_back_without_an_attempt_spent(
-    processes: Processes, queue: Claims
+    processes: Processes, engine: Engine
 ) -> None:
     run_many(nap.bind(60.0) for _ in range(3))
     consumer = processes.consumer("--concurrency-limit", "2")
@@ -78,7 +78,7 @@ def test_a_second_signal_gives_running_jobs_back_without_an_attempt_spent(
 
 
 def test_after_the_shutdown_timeout_running_jobs_are_given_back(
-    processes: Processes, queue: Claims
+    processes: Processes, engine: Engine
 ) -> None:
     run_many(nap.bind(60.0) for _ in range(2))
     consumer = processes.start("start_consumer", DJJP_TEST_SHUTDOWN_TIMEOUT="0.3")
@@ -90,7 +90,7 @@ def test_after_the_shutdown_timeout_running_jobs_are_given_back(
 
 
 def test_three_consumers_and_four_enqueuers_run_each_job_exactly_once(
-    processes: Processes, queue: Claims
+    processes: Processes, engine: Engine
 ) -> None:
     jobs, share = 10_000, 2_500
     TALLY.unlink(missing_ok=True)
@@ -113,28 +113,28 @@ def test_three_consumers_and_four_enqueuers_run_each_job_exactly_once(
 
 
 def test_a_consumer_holds_one_queue_connection_whatever_its_jobs_do(
-    processes: Processes, queue: Claims
+    processes: Processes, engine: Engine
 ) -> None:
     run_many(fan_out.bind(20) for _ in range(40))
     run_many(nap.bind(2.0) for _ in range(20))
-    before = _sessions(queue)
+    before = _sessions(engine)
     consumer = processes.consumer("--concurrency-limit", "20")
     eventually(lambda: Job.objects.filter(state="running", name=nap.name).count() == 20)
 
-    if queue.alias == "postgresql":
-        assert len(_sessions(queue) - before) == 1
+    if engine.db.alias == "postgresql":
+        assert len(_sessions(engine) - before) == 1
     else:
-        assert _open_files(queue, consumer.pid) == 1
+        assert _open_files(engine, consumer.pid) == 1
 
     processes.end(consumer)
     assert Job.objects.filter(name=add.name).count() == 40 * 20
 
 
-def _sessions(queue: Claims) -> set[int]:
+def _sessions(engine: Engine) -> set[int]:
     """The sessions that the server has of anybody's, on PostgreSQL."""
-    if queue.alias != "postgresql":
+    if engine.db.alias != "postgresql":
         return set()
-    with queue.connection.cursor() as cursor:
+    with engine.db.connection.cursor() as cursor:
         cursor.execute(
             "SELECT pid FROM pg_stat_activity"
             " WHERE datname = current_database() AND backend_type = 'client backend'"
@@ -142,9 +142,9 @@ def _sessions(queue: Claims) -> set[int]:
         return {pid for (pid,) in cursor.fetchall()}
 
 
-def _open_files(queue: Claims, pid: int) -> int:
+def _open_files(engine: Engine, pid: int) -> int:
     """How often a process has the SQLite file open."""
-    name = str(queue.connection.settings_dict["NAME"])
+    name = str(engine.db.connection.settings_dict["NAME"])
     listing = subprocess.run(
         ["ls", "-l", f"/proc/{pid}/fd"], capture_output=True, text=True, check=True
     )
@@ -152,7 +152,7 @@ def _open_files(queue: Claims, pid: int) -> int:
 
 
 def test_the_two_databases_never_meet_the_others_statements(
-    processes: Processes, queue: Claims
+    processes: Processes, engine: Engine
 ) -> None:
     """The statements of an enqueue here, and of a whole consumer process that logs each of its own."""
     run_many(record.bind(str(i)) for i in range(20))
@@ -162,22 +162,22 @@ def test_the_two_databases_never_meet_the_others_statements(
     assert handle.join(0)
     lines = [line.split(" ", 2) for line in ended.stderr.splitlines() if line.startswith("SQL ")]
     by_alias = {
-        alias: [sql for _, a, sql in lines if a == alias] for alias in ("default", queue.alias)
+        alias: [sql for _, a, sql in lines if a == alias] for alias in ("default", engine.db.alias)
     }
     assert len(lines) == sum(map(len, by_alias.values()))
     assert any("shop_execution" in sql for sql in by_alias["default"])
     # The outbox is the application's own table.
     assert not any("djjp_" in sql.replace("djjp_outbox", "") for sql in by_alias["default"])
-    assert any("djjp_job" in sql for sql in by_alias[queue.alias])
-    assert not any("shop_" in sql for sql in by_alias[queue.alias])
+    assert any("djjp_job" in sql for sql in by_alias[engine.db.alias])
+    assert not any("shop_" in sql for sql in by_alias[engine.db.alias])
 
 
 def test_an_enqueue_runs_one_statement_on_the_queue_and_none_on_the_application(
-    queue: Claims,
+    engine: Engine,
 ) -> None:
     with (
         CaptureQueriesContext(connections["default"]) as application,
-        CaptureQueriesContext(connections[queue.alias]) as queued,
+        CaptureQueriesContext(connections[engine.db.alias]) as queued,
     ):
         add.run_later(1)
         run_many(add.bind(i) for i in range(3))
@@ -187,7 +187,7 @@ def test_an_enqueue_runs_one_statement_on_the_queue_and_none_on_the_application(
 
 
 def test_a_job_that_keeps_the_interpreter_busy_does_not_keep_the_consumer_from_its_turns(
-    processes: Processes, queue: Claims
+    processes: Processes, engine: Engine
 ) -> None:
     slow = hog.run_later(2.0)
     quick = [nap.run_later(0.01) for _ in range(5)]

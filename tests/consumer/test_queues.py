@@ -12,7 +12,7 @@ from django.db import connections
 
 from djjp import queues, run_many
 from djjp.consumer.consumer import Consumer
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.models import Job
 from djjp.testing import drain as drain_here
 from tests.project.shop.jobs import add, fail_once, nap, pause_queue
@@ -60,7 +60,7 @@ def elsewhere(*calls: Any) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 8])
-def test_the_first_queue_is_empty_before_the_second_begins(queue: Claims, limit: int) -> None:
+def test_the_first_queue_is_empty_before_the_second_begins(engine: Engine, limit: int) -> None:
     fill("bulk", each=60, priority=9)
     fill("mail", each=60)
     fill("urgent", each=60, priority=-9)
@@ -75,7 +75,7 @@ def test_the_first_queue_is_empty_before_the_second_begins(queue: Claims, limit:
 
 
 @pytest.mark.parametrize("limit", [1, 8])
-def test_jobs_run_in_the_shares_of_their_queues(queue: Claims, limit: int) -> None:
+def test_jobs_run_in_the_shares_of_their_queues(engine: Engine, limit: int) -> None:
     fill("mail", "default", each=400)
 
     drain(limit, queues=["mail:3", "default:1"])
@@ -85,12 +85,12 @@ def test_jobs_run_in_the_shares_of_their_queues(queue: Claims, limit: int) -> No
     assert abs(ran["mail"] - 300) <= 12
 
 
-def test_a_queue_alone_gets_what_is_another_queues_share(queue: Claims) -> None:
+def test_a_queue_alone_gets_what_is_another_queues_share(engine: Engine) -> None:
     fill("default", each=50)
     assert drain(queues=["mail:99", "default:1"]).executed == 50
 
 
-def test_patterns_say_what_is_served_and_what_is_not(queue: Claims) -> None:
+def test_patterns_say_what_is_served_and_what_is_not(engine: Engine) -> None:
     fill("report.daily", "report.slow.a", "report", "mail", "default")
 
     drain(queues=["report.*", "m*"], exclude_queues=["*.slow.*", "x"])
@@ -101,7 +101,7 @@ def test_patterns_say_what_is_served_and_what_is_not(queue: Claims) -> None:
     assert {name for name, by in states().items() if "ready" in by} == {"report.slow.a", "report"}
 
 
-def test_a_consumer_of_a_pattern_starts_what_comes_into_a_new_queue(queue: Claims) -> None:
+def test_a_consumer_of_a_pattern_starts_what_comes_into_a_new_queue(engine: Engine) -> None:
     with consuming(queues=["report.*"]):
         handle = add.using(queue="report.new").run_later(1)
         assert handle.join(30) == 1
@@ -114,7 +114,7 @@ def test_a_consumer_of_a_pattern_starts_what_comes_into_a_new_queue(queue: Claim
     "options",
     [{}, {"queues": ["mail", "default"]}, {"queues": ["*"]}, {"queues": ["m*:3", "default:1"]}],
 )
-def test_jobs_of_a_paused_queue_stay_ready(queue: Claims, options: dict[str, Any]) -> None:
+def test_jobs_of_a_paused_queue_stay_ready(engine: Engine, options: dict[str, Any]) -> None:
     queues.pause("mail")
     fill("mail", "default", each=3, priority=5)
 
@@ -126,7 +126,7 @@ def test_jobs_of_a_paused_queue_stay_ready(queue: Claims, options: dict[str, Any
     assert set(Job.objects.values_list("state", "attempts")) == {("succeeded", 1)}
 
 
-def test_the_drain_of_tests_leaves_a_paused_queue_alone(queue: Claims) -> None:
+def test_the_drain_of_tests_leaves_a_paused_queue_alone(engine: Engine) -> None:
     queues.pause("mail")
     fill("mail", "default", each=2)
 
@@ -138,7 +138,7 @@ def test_the_drain_of_tests_leaves_a_paused_queue_alone(queue: Claims) -> None:
     assert drain_here(queues="m*") == 2
 
 
-def test_with_a_time_a_queue_goes_on_by_itself(queue: Claims) -> None:
+def test_with_a_time_a_queue_goes_on_by_itself(engine: Engine) -> None:
     ends = queues.pause("mail", 0.7)
     assert ends is not None
     with consuming():
@@ -151,7 +151,7 @@ def test_with_a_time_a_queue_goes_on_by_itself(queue: Claims) -> None:
     assert begun >= ends
 
 
-def test_a_consumer_that_rests_goes_on_when_a_queue_is_resumed(queue: Claims) -> None:
+def test_a_consumer_that_rests_goes_on_when_a_queue_is_resumed(engine: Engine) -> None:
     queues.pause("mail")
     with consuming():
         handle = add.using(queue="mail").run_later(1)
@@ -162,7 +162,7 @@ def test_a_consumer_that_rests_goes_on_when_a_queue_is_resumed(queue: Claims) ->
         assert handle.join(30) == 1
 
 
-def test_what_runs_goes_on_and_what_is_to_run_again_waits(queue: Claims) -> None:
+def test_what_runs_goes_on_and_what_is_to_run_again_waits(engine: Engine) -> None:
     with consuming(3) as consumer:
         running = nap.using(queue="mail").run_later(0.5)
         again = fail_once.using(queue="mail").run_later()
@@ -193,7 +193,7 @@ class PausedMeanwhile(Consumer):
 
     def _served(self) -> Any:
         served = super()._served()
-        if self._claims.connection.in_atomic_block:
+        if self._engine.db.connection.in_atomic_block:
             self._now("before the claim")
         return served
 
@@ -210,7 +210,7 @@ class PausedMeanwhile(Consumer):
 )
 @pytest.mark.parametrize("queues", [None, ["mail", "default"], ["*:2", "mail:1"]])
 def test_who_pauses_a_queue_and_then_enqueues_finds_the_job_waiting(
-    queue: Claims, place: str, queues: list[str] | None
+    engine: Engine, place: str, queues: list[str] | None
 ) -> None:
     """However late the consumer hears of the pause."""
     fill("default", each=3)
@@ -248,7 +248,7 @@ class PausedInLine(Consumer):
 
 @pytest.mark.parametrize("concurrency", ["threads", "asyncio"])
 def test_what_stands_in_line_is_given_back_when_its_queue_is_paused(
-    queue: Claims, concurrency: str
+    engine: Engine, concurrency: str
 ) -> None:
     run_many(nap.using(queue="mail").bind(0.01) for _ in range(120))
     consumer = PausedInLine(2, drain=True, concurrency=concurrency)
@@ -261,7 +261,7 @@ def test_what_stands_in_line_is_given_back_when_its_queue_is_paused(
     assert states()["mail"] == {"ready": 120 - consumer.executed, "succeeded": consumer.executed}
 
 
-def test_a_job_can_pause_its_own_queue(queue: Claims) -> None:
+def test_a_job_can_pause_its_own_queue(engine: Engine) -> None:
     """Its consumer does not hear its own writes, but sees them before it claims again."""
     handle = pause_queue.run_later("default")
     fill("default", each=5)
@@ -277,7 +277,7 @@ def test_a_job_can_pause_its_own_queue(queue: Claims) -> None:
 
 @on_one_database
 def test_the_processes_of_a_supervisor_serve_what_it_was_told(
-    processes: Processes, queue: Claims
+    processes: Processes, engine: Engine
 ) -> None:
     queues.pause("mail.paused")
     fill("mail.a", "mail.b", "mail.bulk", "mail.paused", "default", each=2)
@@ -299,7 +299,7 @@ def test_the_processes_of_a_supervisor_serve_what_it_was_told(
 
 
 def test_consumers_hear_of_a_pause_that_a_command_makes(
-    processes: Processes, queue: Claims
+    processes: Processes, engine: Engine
 ) -> None:
     consumer = processes.consumer("--concurrency-limit", "2")
     assert nap.using(queue="mail").run_later(0).join(30)

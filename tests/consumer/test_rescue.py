@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from djjp import run_many
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.jobs.handles import JobHandle
 from djjp.models import Attempt, Consumer, Job
 from tests.project.shop.jobs import (
@@ -59,9 +59,9 @@ def shown(handle: JobHandle) -> dict[str, Any]:
 
 
 @pytest.fixture
-def files_of(queue: Claims) -> Callable[..., list[str]]:
+def files_of(engine: Engine) -> Callable[..., list[str]]:
     """The notes and locks of these processes; not those that earlier ones of the same numbers have left."""
-    folder = queue.notes()
+    folder = engine.db.runtime_dir()
     assert folder is not None
     before = set(folder.iterdir())
 
@@ -113,7 +113,7 @@ def test_a_consumer_that_ends_leaves_no_row_and_no_file(
 
 
 def test_trap_2_a_job_that_keeps_the_interpreter_for_three_heartbeat_limits_runs_once(
-    queue: Claims, processes: Processes
+    engine: Engine, processes: Processes
 ) -> None:
     """Not a single heartbeat comes in that time, and two idle consumers look on."""
     busy = start(processes, "--queues", "default", heartbeat_limit=1)
@@ -175,7 +175,7 @@ def test_trap_1_a_consumer_that_was_taken_for_dead_is_refused_and_goes_on_as_a_n
 
 
 def test_trap_3_a_consumer_whose_slots_are_full_rescues_the_jobs_of_others(
-    queue: Claims, processes: Processes
+    engine: Engine, processes: Processes
 ) -> None:
     """Rescue is not a job, that would wait behind those it should help."""
     dying = start(processes, "--queues", "default")
@@ -193,7 +193,7 @@ def test_trap_3_a_consumer_whose_slots_are_full_rescues_the_jobs_of_others(
 
 
 def test_trap_12_a_job_that_kills_its_consumers_is_held_by_none_of_them_for_ever(
-    queue: Claims, processes: Processes
+    engine: Engine, processes: Processes
 ) -> None:
     """Two consumers, one rescue allowed: the third one lives, and says what became of the job."""
     consumers = [start(processes, max_rescues=1) for _ in range(3)]
@@ -216,7 +216,7 @@ def test_trap_12_a_job_that_kills_its_consumers_is_held_by_none_of_them_for_ever
 
 
 def test_a_job_that_must_not_run_twice_fails_and_what_stood_in_line_behind_it_runs(
-    queue: Claims, processes: Processes
+    engine: Engine, processes: Processes
 ) -> None:
     """In line are jobs that were claimed ahead: they have not run, and are given back as they were."""
     TALLY.unlink(missing_ok=True)
@@ -250,7 +250,7 @@ def test_a_job_that_must_not_run_twice_fails_and_what_stood_in_line_behind_it_ru
     assert processes.end(second)[0] == 0
 
 
-def test_two_that_look_on_rescue_a_dead_ones_job_once(queue: Claims, processes: Processes) -> None:
+def test_two_that_look_on_rescue_a_dead_ones_job_once(engine: Engine, processes: Processes) -> None:
     handles = [linger.run_later(f"lost {i}", 600) for i in range(4)]
     dying = start(processes, "--concurrency-limit", "4")
     eventually(lambda: Execution.objects.count() == 4)

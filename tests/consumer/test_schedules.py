@@ -18,7 +18,7 @@ from djjp.consumer import scheduler
 from djjp.consumer.liveness import Presence, new_name
 from djjp.consumer.maintenance import Maintenance
 from djjp.consumer.scheduler import Timekeeper
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.models import Consumer, Job, Occurrence, Schedule, Source, State
 from tests.project.shop.jobs import TALLY, echo, mail, tally
 from tests.support.consumers import consuming, drain
@@ -34,8 +34,8 @@ def fired() -> list[float]:
     return sorted(Occurrence.objects.values_list("occurs_at", flat=True))
 
 
-def keeper(queue: Claims, began: float = START) -> Timekeeper:
-    made = Timekeeper(queue)
+def keeper(engine: Engine, began: float = START) -> Timekeeper:
+    made = Timekeeper(engine)
     made._began = began
     return made
 
@@ -44,37 +44,37 @@ def keeper(queue: Claims, began: float = START) -> Timekeeper:
 
 
 def test_an_interval_that_is_longer_than_any_consumer_lives_fires_all_the_same(
-    queue: Claims,
+    engine: Engine,
 ) -> None:
     with registered(every=timedelta(minutes=10)):
         for minute in range(61):
-            keeper(queue, START + 60 * minute + 1).work(START + 60 * minute + 1)
+            keeper(engine, START + 60 * minute + 1).work(START + 60 * minute + 1)
     assert fired() == [START + 600 * n for n in range(1, 7)]
     assert Job.objects.count() == 6
 
 
-def test_slots_do_not_depend_on_when_a_consumer_begins(queue: Claims) -> None:
+def test_slots_do_not_depend_on_when_a_consumer_begins(engine: Engine) -> None:
     with registered(cron="*/10 * * * *"):
-        first = keeper(queue)
+        first = keeper(engine)
         first.work(START + 123)
         for now in (599, 600.0, 601, 1199.9, 1200.5):
-            keeper(queue).work(START + now)
+            keeper(engine).work(START + now)
     assert fired() == [START + 600, START + 1200]
 
 
-def test_a_new_schedule_begins_with_its_next_slot(queue: Claims) -> None:
+def test_a_new_schedule_begins_with_its_next_slot(engine: Engine) -> None:
     with registered(every=MINUTE, catch_up="all"):
-        watch = keeper(queue)
+        watch = keeper(engine)
         assert not watch.work(START + 30)
         assert not watch.work(START + 59.9)
         assert watch.work(START + 60.0)
     assert fired() == [START + 60]
 
 
-def test_consumers_whose_clocks_differ_fire_each_slot_once(queue: Claims) -> None:
+def test_consumers_whose_clocks_differ_fire_each_slot_once(engine: Engine) -> None:
     with registered(every=1):
-        keeper(queue).work(START)
-        keepers = {skew: keeper(queue) for skew in (-0.35, -0.01, 0.0, 0.01)}
+        keeper(engine).work(START)
+        keepers = {skew: keeper(engine) for skew in (-0.35, -0.01, 0.0, 0.01)}
         for step in range(1, 41):
             now = START + step * 0.25
             works = [partial(k.work, now + skew) for skew, k in keepers.items()]
@@ -92,11 +92,11 @@ def test_consumers_whose_clocks_differ_fire_each_slot_once(queue: Claims) -> Non
     ],
 )
 def test_what_came_while_no_consumer_ran(
-    queue: Claims, catch_up: str, expected: list[float]
+    engine: Engine, catch_up: str, expected: list[float]
 ) -> None:
     with registered(every=MINUTE, catch_up=catch_up):
-        keeper(queue).work(START + 1)
-        back = keeper(queue, began=START + 630)
+        keeper(engine).work(START + 1)
+        back = keeper(engine, began=START + 630)
         back.work(START + 630)
         assert fired() == expected
         back.work(START + 645)
@@ -106,10 +106,10 @@ def test_what_came_while_no_consumer_ran(
     assert Job.objects.count() == len(expected) + 1
 
 
-def test_what_is_not_caught_up_with_may_be_a_little_late_and_no_more(queue: Claims) -> None:
+def test_what_is_not_caught_up_with_may_be_a_little_late_and_no_more(engine: Engine) -> None:
     """As when the database was away: this consumer was there when the slot came."""
     with registered(every=timedelta(hours=1), catch_up="none"):
-        watch = keeper(queue)
+        watch = keeper(engine)
         watch.work(START + 1)
         watch.work(START + 3600 + 30)
         watch.work(START + 7200 + 61)
@@ -117,11 +117,11 @@ def test_what_is_not_caught_up_with_may_be_a_little_late_and_no_more(queue: Clai
 
 
 def test_what_is_made_up_for_comes_in_batches_between_the_turns(
-    queue: Claims, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scheduler, "BATCH", 4)
     with registered(every=MINUTE, catch_up="all"):
-        watch = keeper(queue)
+        watch = keeper(engine)
         watch.work(START + 1)
         counts = []
         for _ in range(4):
@@ -136,11 +136,11 @@ def test_what_is_made_up_for_comes_in_batches_between_the_turns(
 # What is fired
 
 
-def test_a_scheduled_job_has_its_arguments_and_options(queue: Claims) -> None:
+def test_a_scheduled_job_has_its_arguments_and_options(engine: Engine) -> None:
     options = {"queue": "reports", "priority": 3, "expires_after": 60, "unique_key": "k"}
     given = {"schedule_args": [1, (2, 3)], "schedule_kwargs": {"day": "monday"}}
     with registered(every=MINUTE, **options, **given):
-        watch = keeper(queue)
+        watch = keeper(engine)
         for n in range(3):
             watch.work(START + 1 + 60 * n)
     made = Job.objects.get()  # the second has found its unique key held
@@ -162,13 +162,13 @@ def test_a_scheduled_job_has_its_arguments_and_options(queue: Claims) -> None:
     ],
 )
 def test_what_cannot_be_fired_here_is_left_to_others_and_harms_nothing(
-    queue: Claims, fields: dict[str, Any], caplog: pytest.LogCaptureFixture
+    engine: Engine, fields: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "djjp.consumer")
     by_hand(settled=START, **{"every": MINUTE, **fields})
     before = Schedule.objects.values().get()
     with registered(every=MINUTE):
-        watch = keeper(queue)
+        watch = keeper(engine)
         for n in range(3):
             watch.work(START + 1 + 60 * n)
             assert watch.due() > -1e9
@@ -181,34 +181,34 @@ def test_what_cannot_be_fired_here_is_left_to_others_and_harms_nothing(
 
 
 def test_a_key_that_cannot_be_made_holds_up_no_other_schedule(
-    queue: Claims, caplog: pytest.LogCaptureFixture
+    engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*args: object, **kwargs: object) -> str:
         raise RuntimeError("no key today")
 
     with registered("test.broken", every=MINUTE, unique_key=broken), registered(every=MINUTE):
-        watch = keeper(queue)
+        watch = keeper(engine)
         for n in range(3):
             watch.work(START + 1 + 60 * n)
     assert list(Job.objects.values_list("name", flat=True)) == ["test.scheduled"] * 2
     assert caplog.text.count("no key today") == 1
 
 
-def test_what_the_code_has_dropped_fires_no_more_and_comes_back_with_it(queue: Claims) -> None:
+def test_what_the_code_has_dropped_fires_no_more_and_comes_back_with_it(engine: Engine) -> None:
     with registered(every=MINUTE):
-        keeper(queue).work(START + 1)
-    keeper(queue).work(START + 301)
+        keeper(engine).work(START + 1)
+    keeper(engine).work(START + 301)
     assert fired() == []
     with registered(every=MINUTE):
-        keeper(queue).work(START + 601)
+        keeper(engine).work(START + 601)
     assert fired() == [START + 600]
 
 
-def test_one_that_people_have_disabled_stays_so_when_consumers_start(queue: Claims) -> None:
+def test_one_that_people_have_disabled_stays_so_when_consumers_start(engine: Engine) -> None:
     with registered(every=MINUTE):
-        keeper(queue).work(START + 1)
+        keeper(engine).work(START + 1)
         Schedule.objects.update(enabled=False)
-        watch = keeper(queue)
+        watch = keeper(engine)
         watch.work(START + 61)
         assert fired() == []
         assert not Schedule.objects.get().enabled
@@ -218,17 +218,17 @@ def test_one_that_people_have_disabled_stays_so_when_consumers_start(queue: Clai
 # What it costs
 
 
-def test_an_idle_consumer_without_schedules_reads_once_in_a_while(queue: Claims) -> None:
-    watch = Timekeeper(queue)
-    with CaptureQueriesContext(connections[queue.alias]) as captured:
+def test_an_idle_consumer_without_schedules_reads_once_in_a_while(engine: Engine) -> None:
+    watch = Timekeeper(engine)
+    with CaptureQueriesContext(connections[engine.db.alias]) as captured:
         watch.work(time.time())
     assert [query["sql"].split()[0] for query in captured] == ["SELECT"]
     assert scheduler.READ_EVERY - 1 < watch.due() <= scheduler.READ_EVERY
 
 
-def test_the_next_slot_is_kept_in_mind(queue: Claims) -> None:
+def test_the_next_slot_is_kept_in_mind(engine: Engine) -> None:
     with registered(every=timedelta(seconds=1.5)):
-        watch = Timekeeper(queue)
+        watch = Timekeeper(engine)
         watch.work(time.time())
         following = recurrence.first(
             recurrence.Every(1_500_000), Schedule.objects.get().fired_until
@@ -240,12 +240,14 @@ def test_the_next_slot_is_kept_in_mind(queue: Claims) -> None:
 # Consumers
 
 
-def test_a_consumer_that_is_about_to_end_fires_nothing_and_waits_for_no_slot(queue: Claims) -> None:
-    presence = Presence(queue, new_name(), None, 1)
+def test_a_consumer_that_is_about_to_end_fires_nothing_and_waits_for_no_slot(
+    engine: Engine,
+) -> None:
+    presence = Presence(engine, new_name(), None, 1)
     presence.begin()
-    chores = Maintenance(queue, presence, lost=lambda: None)
+    chores = Maintenance(engine, presence, lost=lambda: None)
     with registered(every=0.1):
-        keeper(queue).work(START)
+        keeper(engine).work(START)
         chores.beat()
         for _ in range(3):
             chores.work(ending=True)
@@ -253,7 +255,7 @@ def test_a_consumer_that_is_about_to_end_fires_nothing_and_waits_for_no_slot(que
     assert chores.due() > 0, "a slot that is due would keep it from resting"
 
 
-def test_a_consumer_fires_what_becomes_due_and_ends_as_usual(queue: Claims) -> None:
+def test_a_consumer_fires_what_becomes_due_and_ends_as_usual(engine: Engine) -> None:
     with registered(every=0.2), consuming():
         eventually(lambda: Job.objects.filter(state=State.SUCCEEDED).count() >= 3)
     assert len(fired()) == Job.objects.count()
@@ -261,7 +263,7 @@ def test_a_consumer_fires_what_becomes_due_and_ends_as_usual(queue: Claims) -> N
 
 
 def test_a_consumer_that_drains_the_queue_runs_what_is_due_and_waits_for_nothing(
-    queue: Claims,
+    engine: Engine,
 ) -> None:
     with registered(every=timedelta(days=1), catch_up="all"):
         assert drain().executed == 0
@@ -270,15 +272,15 @@ def test_a_consumer_that_drains_the_queue_runs_what_is_due_and_waits_for_nothing
         assert drain().executed == 0
 
 
-def test_the_drain_of_tests_fires_no_schedule(queue: Claims) -> None:
+def test_the_drain_of_tests_fires_no_schedule(engine: Engine) -> None:
     with registered(every=MINUTE):
-        keeper(queue).work(START)
+        keeper(engine).work(START)
         assert testing.drain() == 0
     assert fired() == []
 
 
 def test_real_consumers_share_a_schedule_whatever_queues_they_serve(
-    queue: Claims, processes: Processes
+    engine: Engine, processes: Processes
 ) -> None:
     """`--queues` says whose jobs a consumer runs: schedules belong to no queue."""
     TALLY.unlink(missing_ok=True)
@@ -295,7 +297,7 @@ def test_real_consumers_share_a_schedule_whatever_queues_they_serve(
     assert row.last_occurrence == fired()[-1]
 
 
-def test_a_consumer_of_other_queues_alone_fires_too(queue: Claims, processes: Processes) -> None:
+def test_a_consumer_of_other_queues_alone_fires_too(engine: Engine, processes: Processes) -> None:
     by_hand(mail.name, time.time(), every=timedelta(seconds=0.5), arguments=_key("a@b.c"))
     consumer = processes.consumer("--queues", "default")
     eventually(lambda: Job.objects.count() >= 2)

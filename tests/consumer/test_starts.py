@@ -9,7 +9,7 @@ import pytest
 from djjp import run_many
 from djjp.consumer.consumer import Consumer
 from djjp.consumer.rate_starts import LONGEST_SLACK, Starts
-from djjp.engine import SLACK, Claimed, Claims
+from djjp.engine import START_MARGIN, Claimed, Engine
 from djjp.ids import new_id
 from djjp.models import Flag, RateStart
 from tests.project.shop.jobs import SPANS, acall_api, add, anap, call_api, nap
@@ -23,7 +23,7 @@ def test_a_job_may_begin_within_half_of_the_slack() -> None:
     now = time.monotonic()
     starts.expect(now + 60, {JOB.id: 1.5})
     assert not starts.too_late(JOB)
-    starts.expect(now - SLACK / 2, {JOB.id: 1.5})
+    starts.expect(now - START_MARGIN / 2, {JOB.id: 1.5})
     assert starts.too_late(JOB)
     assert not starts.too_late(OTHER)
     starts.forget([JOB])
@@ -35,16 +35,16 @@ def test_the_slack_grows_where_jobs_come_too_late_and_shrinks_where_they_do_not(
     for _ in range(20):
         starts.expect(time.monotonic() - 60, {JOB.id: 1.5})
         assert starts.unused([JOB, OTHER]) == {JOB.id: 1.5}
-    assert SLACK < starts.slack <= LONGEST_SLACK
+    assert START_MARGIN < starts.slack <= LONGEST_SLACK
     for _ in range(100):
         starts.expect(time.monotonic() + 60, {JOB.id: 1.5})
         starts.unused([JOB])
-    assert starts.slack == SLACK
+    assert starts.slack == START_MARGIN
 
 
 @pytest.mark.parametrize("concurrency", ["threads", "asyncio"])
 def test_one_that_waited_in_line_for_too_long_is_given_back_and_counts_once(
-    queue: Claims, concurrency: str
+    engine: Engine, concurrency: str
 ) -> None:
     SPANS.unlink(missing_ok=True)
     quick, slow, job = (add, nap, call_api) if concurrency == "threads" else (add, anap, acall_api)

@@ -15,7 +15,7 @@ from textwrap import dedent
 import pytest
 
 from djjp import job, run_many
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.models import Job
 from tests.project.shop.jobs import add, mail, nap, record
 from tests.project.shop.models import Execution
@@ -110,7 +110,7 @@ def speak():
 
 @on_one_database
 def test_n_children_run_the_jobs_and_the_supervisor_runs_none(
-    processes: Processes, queue: Claims
+    processes: Processes, engine: Engine
 ) -> None:
     run_many(nap.bind(60.0) for _ in range(3))
     supervisor = processes.consumer("--processes", "2", "--concurrency-limit", "1")
@@ -125,7 +125,7 @@ def test_n_children_run_the_jobs_and_the_supervisor_runs_none(
 
 
 @on_one_database
-def test_a_child_that_is_killed_is_replaced(processes: Processes, queue: Claims) -> None:
+def test_a_child_that_is_killed_is_replaced(processes: Processes, engine: Engine) -> None:
     supervisor = processes.consumer("--processes", "2")
     eventually(lambda: len(children(supervisor)) == 2)
     victim, other = children(supervisor)
@@ -143,7 +143,7 @@ def test_a_child_that_is_killed_is_replaced(processes: Processes, queue: Claims)
 
 @on_one_database
 def test_a_child_has_no_word_of_its_supervisor_for_the_programs_it_starts(
-    processes: Processes, queue: Claims, tmp_path: Path
+    processes: Processes, engine: Engine, tmp_path: Path
 ) -> None:
     app = App(
         tmp_path,
@@ -169,7 +169,7 @@ def test_a_child_has_no_word_of_its_supervisor_for_the_programs_it_starts(
 
 @on_one_database
 def test_called_from_python_the_children_get_its_options(
-    processes: Processes, queue: Claims
+    processes: Processes, engine: Engine
 ) -> None:
     mail.run_later("a@b.c")
     add.run_later(1)
@@ -193,7 +193,7 @@ def test_called_from_python_the_children_get_its_options(
 
 @on_one_database
 def test_a_drain_ends_when_no_child_has_anything_left_though_each_does_its_share_only(
-    processes: Processes, queue: Claims
+    processes: Processes, engine: Engine
 ) -> None:
     run_many(record.bind(str(i)) for i in range(8))
     ended = processes.run("start_consumer", "--processes", "2", "--drain", "--max-jobs", "3")
@@ -207,7 +207,7 @@ def test_a_drain_ends_when_no_child_has_anything_left_though_each_does_its_share
 
 @on_one_database
 def test_a_child_that_crashes_during_a_drain_is_replaced(
-    processes: Processes, queue: Claims, tmp_path: Path
+    processes: Processes, engine: Engine, tmp_path: Path
 ) -> None:
     app = App(tmp_path, WAITING)
     first = speak.run_later()
@@ -227,7 +227,7 @@ def test_a_child_that_crashes_during_a_drain_is_replaced(
 
 @on_one_database
 def test_a_consumer_that_holds_too_much_memory_ends_after_its_running_job(
-    processes: Processes, queue: Claims, tmp_path: Path
+    processes: Processes, engine: Engine, tmp_path: Path
 ) -> None:
     app = App(tmp_path, WAITING)
     first = speak.run_later()
@@ -245,7 +245,7 @@ def test_a_consumer_that_holds_too_much_memory_ends_after_its_running_job(
 
 @on_one_database
 def test_a_child_that_holds_too_much_memory_is_replaced_however_long_its_job_runs(
-    processes: Processes, queue: Claims, tmp_path: Path
+    processes: Processes, engine: Engine, tmp_path: Path
 ) -> None:
     app = App(tmp_path, WAITING)
     first = speak.run_later()
@@ -264,7 +264,7 @@ def test_a_child_that_holds_too_much_memory_is_replaced_however_long_its_job_run
 
 @on_one_database
 def test_new_code_is_run_after_it_was_saved_and_broken_code_is_survived(
-    processes: Processes, queue: Claims, tmp_path: Path
+    processes: Processes, engine: Engine, tmp_path: Path
 ) -> None:
     text = "@job(name='scratch.speak')\ndef speak():\n    return '{}'\n"
     app = App(tmp_path, text.format("old"))
@@ -284,7 +284,7 @@ def test_new_code_is_run_after_it_was_saved_and_broken_code_is_survived(
 
 @on_one_database
 def test_children_that_keep_crashing_are_restarted_ever_more_slowly_and_a_signal_ends_it(
-    processes: Processes, queue: Claims, tmp_path: Path
+    processes: Processes, engine: Engine, tmp_path: Path
 ) -> None:
     app = App(
         tmp_path,
@@ -305,7 +305,7 @@ def test_children_that_keep_crashing_are_restarted_ever_more_slowly_and_a_signal
 
 @on_one_database
 def test_children_whose_supervisor_is_killed_let_their_jobs_end_and_follow(
-    processes: Processes, queue: Claims
+    processes: Processes, engine: Engine
 ) -> None:
     handle = nap.run_later(1.5)
     supervisor = processes.consumer("--processes", "1")
@@ -324,7 +324,7 @@ def test_children_whose_supervisor_is_killed_let_their_jobs_end_and_follow(
 @on_one_database
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_whole_group_counts_once(
-    processes: Processes, queue: Claims, number: int
+    processes: Processes, engine: Engine, number: int
 ) -> None:
     """The terminal sends Ctrl-C to the group, systemd sends SIGTERM; and the supervisor passes it on."""
     handle = nap.run_later(1.0)
@@ -340,7 +340,7 @@ def test_a_signal_to_the_whole_group_counts_once(
 
 
 @on_one_database
-def test_a_child_takes_any_number_of_signals_as_one(processes: Processes, queue: Claims) -> None:
+def test_a_child_takes_any_number_of_signals_as_one(processes: Processes, engine: Engine) -> None:
     handle = nap.run_later(1.5)
     supervisor = processes.consumer("--processes", "1")
     eventually(lambda: states()["running"])
@@ -368,7 +368,7 @@ if "DJJP_SUPERVISOR" in os.environ:
 
 @on_one_database
 def test_a_signal_while_a_child_is_starting_is_not_lost(
-    processes: Processes, queue: Claims, tmp_path: Path
+    processes: Processes, engine: Engine, tmp_path: Path
 ) -> None:
     app = App(tmp_path, SLOW)
     handle = add.run_later(1)
@@ -382,7 +382,7 @@ def test_a_signal_while_a_child_is_starting_is_not_lost(
 
 @on_one_database
 def test_the_interrupt_of_a_terminal_is_not_for_a_child_that_is_starting(
-    processes: Processes, queue: Claims, tmp_path: Path
+    processes: Processes, engine: Engine, tmp_path: Path
 ) -> None:
     app = App(tmp_path, SLOW)
     handle = add.run_later(1)
@@ -398,7 +398,7 @@ def test_the_interrupt_of_a_terminal_is_not_for_a_child_that_is_starting(
 
 
 def test_a_second_signal_gives_running_jobs_back_without_an_attempt_spent(
-    processes: Processes, queue: Claims
+    processes: Processes, engine: Engine
 ) -> None:
     run_many(nap.bind(60.0) for _ in range(3))
     options = ["--processes", "2", "--concurrency-limit", "1"]
@@ -419,7 +419,7 @@ def test_a_second_signal_gives_running_jobs_back_without_an_attempt_spent(
 @on_one_database
 @pytest.mark.parametrize("options", [[], ["--processes", "1"]])
 def test_sigquit_gives_running_jobs_back_at_once(
-    processes: Processes, queue: Claims, options: list[str]
+    processes: Processes, engine: Engine, options: list[str]
 ) -> None:
     nap.run_later(60.0)
     consumer = processes.start("start_consumer", *options, DJJP_TEST_SHUTDOWN_TIMEOUT="600")
@@ -431,7 +431,7 @@ def test_sigquit_gives_running_jobs_back_at_once(
 
 @on_one_database
 def test_a_child_that_does_not_react_is_killed_and_its_jobs_released(
-    processes: Processes, queue: Claims
+    processes: Processes, engine: Engine
 ) -> None:
     nap.run_later(60.0)
     supervisor = processes.consumer("--processes", "1")

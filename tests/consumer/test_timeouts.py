@@ -19,7 +19,7 @@ from djjp.consumer import execution as running
 from djjp.consumer.call_queue import Desk
 from djjp.consumer.pool import threads
 from djjp.consumer.wakeup import Bell
-from djjp.engine import Claimed, Claims, Outcome
+from djjp.engine import Claimed, Engine, Outcome
 from djjp.exceptions import JobFailed, JobInterrupted
 from djjp.models import Job
 from tests.project.shop.jobs import add, record
@@ -179,7 +179,9 @@ TIMED_OUT = ("failed", ["djjp.exceptions.JobTimedOut"])
 
 
 @pytest.mark.parametrize("slow", [loop, coroutine], ids=["function", "coroutine"])
-def test_a_job_that_runs_for_too_long_is_stopped_and_may_clean_up(queue: Claims, slow: Any) -> None:
+def test_a_job_that_runs_for_too_long_is_stopped_and_may_clean_up(
+    engine: Engine, slow: Any
+) -> None:
     handle, other = slow.run_later(), add.run_later(1)
 
     drain(1)
@@ -191,7 +193,7 @@ def test_a_job_that_runs_for_too_long_is_stopped_and_may_clean_up(queue: Claims,
     assert other.join(0) == 1
 
 
-def test_the_traceback_shows_where_the_job_was(queue: Claims) -> None:
+def test_the_traceback_shows_where_the_job_was(engine: Engine) -> None:
     handle = loop.run_later()
 
     drain()
@@ -199,7 +201,7 @@ def test_the_traceback_shows_where_the_job_was(queue: Claims) -> None:
     assert "in spin" in handle.errors[0].traceback
 
 
-def test_except_exception_does_not_hold_a_timeout_up(queue: Claims) -> None:
+def test_except_exception_does_not_hold_a_timeout_up(engine: Engine) -> None:
     handle = stubborn.run_later()
 
     drain()
@@ -208,7 +210,7 @@ def test_except_exception_does_not_hold_a_timeout_up(queue: Claims) -> None:
     assert SEEN == []
 
 
-def test_a_job_that_is_done_in_time_is_left_alone(queue: Claims) -> None:
+def test_a_job_that_is_done_in_time_is_left_alone(engine: Engine) -> None:
     handles = run_many(fast.bind(n) for n in range(200))
 
     drain()
@@ -216,7 +218,7 @@ def test_a_job_that_is_done_in_time_is_left_alone(queue: Claims) -> None:
     assert [handle.join(0) for handle in handles] == list(range(200))
 
 
-def test_a_timed_out_job_is_retried_whatever_retry_on_says(queue: Claims) -> None:
+def test_a_timed_out_job_is_retried_whatever_retry_on_says(engine: Engine) -> None:
     handle = slow_once.run_later()
 
     drain()
@@ -225,7 +227,7 @@ def test_a_timed_out_job_is_retried_whatever_retry_on_says(queue: Claims) -> Non
     assert [error.exception_class for error in handle.errors] == ["djjp.exceptions.JobTimedOut"]
 
 
-def test_a_timed_out_job_is_retried_as_often_as_max_attempts(queue: Claims) -> None:
+def test_a_timed_out_job_is_retried_as_often_as_max_attempts(engine: Engine) -> None:
     handle = always_slow.run_later()
 
     assert drain().executed == 3
@@ -233,7 +235,7 @@ def test_a_timed_out_job_is_retried_as_often_as_max_attempts(queue: Claims) -> N
     assert outcome(handle) == ("failed", ["djjp.exceptions.JobTimedOut"] * 3)
 
 
-def test_the_encoding_of_a_coroutines_result_is_not_cut_off(queue: Claims) -> None:
+def test_the_encoding_of_a_coroutines_result_is_not_cut_off(engine: Engine) -> None:
     """When the time is up there is no coroutine left to cancel, and the consumer does not mind."""
     handles = run_many(large_result.bind() for _ in range(3))
 
@@ -247,7 +249,7 @@ def test_the_encoding_of_a_coroutines_result_is_not_cut_off(queue: Claims) -> No
 
 
 def test_a_thread_that_blocks_is_given_up_and_replaced(
-    queue: Claims, caplog: pytest.LogCaptureFixture
+    engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     handle = blocked.run_later()
     with caplog.at_level(logging.WARNING, "djjp"), consuming(2) as consumer:
@@ -275,7 +277,7 @@ def test_a_thread_that_blocks_is_given_up_and_replaced(
     assert "no longer ours" not in caplog.text
 
 
-def test_a_job_that_cannot_be_stopped_is_retried_beside_itself(queue: Claims) -> None:
+def test_a_job_that_cannot_be_stopped_is_retried_beside_itself(engine: Engine) -> None:
     """The next attempt does not wait for the end of the one before, which may never come."""
     handle = asleep_once.run_later()
     with consuming(2):
@@ -294,7 +296,7 @@ def asleep_once() -> int:
 
 
 def test_a_consumer_that_has_lost_as_many_threads_as_it_has_slots_ends(
-    queue: Claims, caplog: pytest.LogCaptureFixture
+    engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     handles = run_many(blocked.bind() for _ in range(2))
     run_many(innocent.using(priority=-1).bind(n) for n in range(5000))
@@ -328,7 +330,7 @@ sys.exit(consume(concurrency_limit=1))
 @on_one_database
 @pytest.mark.parametrize("function", ["def blocked():", "async def blocked():"])
 def test_the_process_ends_too_though_the_threads_do_not(
-    processes: Processes, queue: Claims, function: str
+    processes: Processes, engine: Engine, function: str
 ) -> None:
     handle = blocked.run_later()
     process = processes.python(BLOCKED.format(function=function))
@@ -344,7 +346,7 @@ def test_the_process_ends_too_though_the_threads_do_not(
 # Nobody else is hurt
 
 
-def test_a_timeout_strikes_the_job_whose_it_is_and_no_other(queue: Claims) -> None:
+def test_a_timeout_strikes_the_job_whose_it_is_and_no_other(engine: Engine) -> None:
     """Hundreds of jobs end about when their time is up, beside others that have all the time."""
     calls = [
         call
@@ -404,7 +406,7 @@ def test_an_interruption_that_comes_as_its_job_ends_does_not_strike_the_next(
 
 
 def test_an_interrupted_thread_gets_new_connections_and_its_transaction_is_undone(
-    queue: Claims,
+    engine: Engine,
 ) -> None:
     run_many([in_a_transaction.bind("lost"), connection.bind(), record.bind("kept")])
 
@@ -415,7 +417,7 @@ def test_an_interrupted_thread_gets_new_connections_and_its_transaction_is_undon
     assert list(Execution.objects.values_list("key", flat=True)) == ["kept"]
 
 
-def test_a_thread_that_was_interrupted_amid_a_transaction_can_begin_another(queue: Claims) -> None:
+def test_a_thread_that_was_interrupted_amid_a_transaction_can_begin_another(engine: Engine) -> None:
     """The exception may have struck in Django's own code for transactions, and left it in a muddle."""
     interrupted, then = run_many([amid_a_transaction.bind(), record.bind("next")])
 

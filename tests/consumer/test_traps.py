@@ -18,7 +18,7 @@ from django.test import override_settings
 
 from djjp import job, run_many
 from djjp.consumer.consumer import Consumer
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.exceptions import QueueUnavailable
 from djjp.models import Consumer as ConsumerRow
 from djjp.models import Job
@@ -39,21 +39,21 @@ def memory() -> int:
 
 
 @pytest.fixture
-def impatient(queue: Claims) -> Iterator[None]:
+def impatient(engine: Engine) -> Iterator[None]:
     """New connections to the SQLite queue wait for a lock no longer than a moment."""
-    options = connections.settings[queue.alias]["OPTIONS"]
+    options = connections.settings[engine.db.alias]["OPTIONS"]
     before = options["timeout"]
     options["timeout"] = 0.1
-    connections[queue.alias].close()
+    connections[engine.db.alias].close()
     yield
     options["timeout"] = before
-    connections[queue.alias].close()
+    connections[engine.db.alias].close()
 
 
 @contextmanager
-def locked(queue: Claims) -> Iterator[None]:
+def locked(engine: Engine) -> Iterator[None]:
     """Another program holds the write lock."""
-    other = sqlite3.connect(queue.connection.settings_dict["NAME"], isolation_level=None)
+    other = sqlite3.connect(engine.db.connection.settings_dict["NAME"], isolation_level=None)
     try:
         other.execute("BEGIN IMMEDIATE")
         yield
@@ -63,7 +63,7 @@ def locked(queue: Claims) -> Iterator[None]:
 
 @on_sqlite
 def test_trap_4_a_locked_database_does_not_surface_to_the_enqueuer_who_has_patience(
-    queue: Claims,
+    engine: Engine,
 ) -> None:
     handles = []
 
@@ -73,7 +73,7 @@ def test_trap_4_a_locked_database_does_not_surface_to_the_enqueuer_who_has_patie
         connections.close_all()
 
     enqueuer = threading.Thread(target=enqueue)
-    with locked(queue):
+    with locked(engine):
         enqueuer.start()
         time.sleep(1)
         assert handles == []
@@ -83,8 +83,8 @@ def test_trap_4_a_locked_database_does_not_surface_to_the_enqueuer_who_has_patie
 
 @on_sqlite
 @pytest.mark.usefixtures("impatient")
-def test_trap_4_beyond_its_patience_the_enqueuer_gets_one_clear_error(queue: Claims) -> None:
-    with locked(queue), pytest.raises(QueueUnavailable, match="locked"):
+def test_trap_4_beyond_its_patience_the_enqueuer_gets_one_clear_error(engine: Engine) -> None:
+    with locked(engine), pytest.raises(QueueUnavailable, match="locked"):
         add.run_later(1)
     assert add.run_later(1).state == "ready"
 
@@ -93,7 +93,7 @@ def test_trap_4_beyond_its_patience_the_enqueuer_gets_one_clear_error(queue: Cla
 @pytest.mark.usefixtures("impatient")
 @override_settings(DJJP={"db_name": "sqlite", "heartbeat_limit": 0.5})
 def test_trap_4_a_locked_database_does_not_kill_the_heartbeat(
-    queue: Claims, caplog: pytest.LogCaptureFixture
+    engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The consumer goes on as who it was, and what ended meanwhile is written when it can be."""
     consumer = Consumer(2)
@@ -103,7 +103,7 @@ def test_trap_4_a_locked_database_does_not_kill_the_heartbeat(
         thread.start()
         eventually(lambda: Job.objects.filter(state="running").exists())
         before = ConsumerRow.objects.get()
-        with locked(queue):
+        with locked(engine):
             eventually(lambda: "locked" in caplog.text)
             time.sleep(0.7)
         handle.join(30)
@@ -127,21 +127,21 @@ def _run(consumer: Consumer) -> None:
 
 
 def test_trap_15_a_consumer_inside_a_transaction_leaves_it_open_and_its_connection_alone(
-    queue: Claims,
+    engine: Engine,
 ) -> None:
-    with transaction.atomic(using=queue.alias), ExitStack() as stack:
+    with transaction.atomic(using=engine.db.alias), ExitStack() as stack:
         handle = add.run_later(1, b=2)
         stack.enter_context(transaction.atomic(using="default"))
-        before = [connections[alias].connection for alias in ("default", queue.alias)]
+        before = [connections[alias].connection for alias in ("default", engine.db.alias)]
 
         call_command("start_consumer", "--drain")
 
         assert handle.join(0) == 3
-        after = [connections[alias].connection for alias in ("default", queue.alias)]
+        after = [connections[alias].connection for alias in ("default", engine.db.alias)]
         assert None not in after
         assert all(one is other for one, other in zip(before, after, strict=True))
-        assert connections[queue.alias].in_atomic_block
-        transaction.set_rollback(True, using=queue.alias)
+        assert connections[engine.db.alias].in_atomic_block
+        transaction.set_rollback(True, using=engine.db.alias)
     assert not Job.objects.exists(), "what happened in the transaction went with it"
     assert not ConsumerRow.objects.exists()
 
@@ -151,7 +151,7 @@ def test_trap_15_a_consumer_inside_a_transaction_leaves_it_open_and_its_connecti
 
 @pytest.mark.parametrize("debug", [False, True])
 def test_trap_18_memory_does_not_grow_with_the_number_of_jobs_run(
-    queue: Claims, debug: bool
+    engine: Engine, debug: bool
 ) -> None:
     """Also with `DEBUG`, where Django keeps the statements that each connection has run."""
     # By then the line of claimed jobs has been as long as it gets.
@@ -175,7 +175,7 @@ def test_trap_18_memory_does_not_grow_with_the_number_of_jobs_run(
 
 
 def test_trap_9_finished_jobs_are_pruned_while_the_queue_is_busy(
-    queue: Claims, processes: Processes
+    engine: Engine, processes: Processes
 ) -> None:
     """Each job enqueues the next: a consumer that prunes when it is idle never would."""
     old = run_many(add.bind(i) for i in range(3))

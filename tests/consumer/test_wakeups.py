@@ -12,7 +12,7 @@ import pytest
 
 from djjp.consumer import consumer as coordinator
 from djjp.consumer.wakeup import Bell, wait
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.models import Consumer
 from tests.project.shop.jobs import add
 from tests.support.consumers import consuming
@@ -68,16 +68,16 @@ def test_a_bell_that_nobody_awaits_fills_no_buffer(bell: Bell) -> None:
     assert wait(bell, None, 0.01, 0.0) is False
 
 
-def test_a_ring_ends_a_wait_that_also_hears_the_database(bell: Bell, queue: Claims) -> None:
+def test_a_ring_ends_a_wait_that_also_hears_the_database(bell: Bell, engine: Engine) -> None:
     ring_later(bell)
 
-    assert wait(bell, queue.listener(), FOR_EVER, 0.0) is False
+    assert wait(bell, engine.db.listener(), FOR_EVER, 0.0) is False
 
 
 def test_a_write_of_another_process_ends_the_wait(
-    bell: Bell, queue: Claims, processes: Processes
+    bell: Bell, engine: Engine, processes: Processes
 ) -> None:
-    listener = queue.listener()
+    listener = engine.db.listener()
     listener.woken()
     code = (
         "import django; django.setup(); from tests.project.shop.jobs import add; add.run_later(1)"
@@ -87,8 +87,8 @@ def test_a_write_of_another_process_ends_the_wait(
     assert wait(bell, listener, FOR_EVER, 0.0) is True
 
 
-def test_a_quiet_database_lets_the_time_run_out(bell: Bell, queue: Claims) -> None:
-    listener = queue.listener()
+def test_a_quiet_database_lets_the_time_run_out(bell: Bell, engine: Engine) -> None:
+    listener = engine.db.listener()
     listener.woken()
     began = time.monotonic()
 
@@ -96,8 +96,10 @@ def test_a_quiet_database_lets_the_time_run_out(bell: Bell, queue: Claims) -> No
     assert time.monotonic() - began >= 0.1
 
 
-def test_own_writes_wake_nobody_on_sqlite_and_oneself_harmlessly_on_postgres(queue: Claims) -> None:
-    listener = queue.listener()
+def test_own_writes_wake_nobody_on_sqlite_and_oneself_harmlessly_on_postgres(
+    engine: Engine,
+) -> None:
+    listener = engine.db.listener()
     listener.woken()
     add.run_later(1)
 
@@ -114,7 +116,7 @@ def test_a_job_that_ends_as_its_consumer_does_rings_in_vain() -> None:
 
 
 def test_jobs_that_come_one_soon_after_the_other_are_all_picked_up_though_nobody_looks(
-    queue: Claims, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An enqueuer does not tell of each one, and the consumer may be in the middle of the one before."""
     monkeypatch.setattr(coordinator, "_LOOK_EVERY", 3600.0)

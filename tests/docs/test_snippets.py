@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.management.commands.start_consumer import command as start_consumer
 from tests.docs.markdown import PAGES, Block, blocks
 from tests.docs.project import SETTINGS, Project, settings_of_the_readme
@@ -69,9 +69,9 @@ def migrated(fresh: Project, tmp_path_factory: pytest.TempPathFactory) -> Projec
 
 
 @pytest.fixture
-def url(queue: Claims) -> str | None:
+def url(engine: Engine) -> str | None:
     """Where the page's project finds its queue: a server, or its own SQLite file."""
-    return os.environ["DJJP_TEST_SERVER_URL"] if queue.alias == "postgresql" else None
+    return os.environ["DJJP_TEST_SERVER_URL"] if engine.db.alias == "postgresql" else None
 
 
 @pytest.mark.parametrize("page", PAGES_WITH_CODE)

@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 from django.test.utils import CaptureQueriesContext
 
-from djjp.engine import Claimed, Claims, Edge, NewGraph, Outcome, Peer
+from djjp.engine import Claimed, Edge, Engine, NewGraph, Outcome, Peer
 from djjp.ids import new_id
 from djjp.models import Flag, Job, State
 from tests.support.engine_calls import NOW, at_once, done, enqueue, row, take
@@ -20,14 +20,14 @@ from tests.support.factories import new_job
 REASON = "it did not start in time: its expires_after has passed"
 
 
-def expiring(queue: Claims, within: float = -1, /, count: int = 1, **given: Any) -> list[UUID]:
+def expiring(engine: Engine, within: float = -1, /, count: int = 1, **given: Any) -> list[UUID]:
     """Enqueue jobs that expire in so many seconds."""
     flags = Flag.EXPIRES | given.pop("flags", 0)
-    return enqueue(queue, count, flags=flags, expires_at=time.time() + within, **given)
+    return enqueue(engine, count, flags=flags, expires_at=time.time() + within, **given)
 
 
-def expire(queue: Claims, limit: int = 100) -> int:
-    return queue.expire(time.time(), limit)
+def expire(engine: Engine, limit: int = 100) -> int:
+    return engine.expiry.expire(time.time(), limit)
 
 
 def states(*ids: UUID) -> list[str]:
@@ -46,24 +46,24 @@ def states(*ids: UUID) -> list[str]:
     ids=["ready", "unserved", "scheduled", "over a limit", "waiting for another"],
 )
 def test_what_waits_for_too_long_is_cancelled_with_that_reason(
-    queue: Claims, given: dict[str, Any]
+    engine: Engine, given: dict[str, Any]
 ) -> None:
     [late], [not_yet], [plain] = (
-        expiring(queue, **given),
-        expiring(queue, 60, **given),
-        enqueue(queue),
+        expiring(engine, **given),
+        expiring(engine, 60, **given),
+        enqueue(engine),
     )
-    assert expire(queue) == 1
+    assert expire(engine) == 1
     ended = row(late)
     assert (ended["state"], ended["reason"], ended["attempts"]) == ("cancelled", REASON, 0)
     assert ended["finished_at"] is not None
     assert states(not_yet, plain) == [given["state"], "ready"]
-    assert expire(queue) == 0
+    assert expire(engine) == 0
 
 
-def test_one_that_is_claimed_too_late_does_not_run(queue: Claims) -> None:
-    [late], [in_time] = expiring(queue), expiring(queue, 60)
-    assert [job.id for job in take(queue)] == [in_time]
+def test_one_that_is_claimed_too_late_does_not_run(engine: Engine) -> None:
+    [late], [in_time] = expiring(engine), expiring(engine, 60)
+    assert [job.id for job in take(engine)] == [in_time]
     ended = row(late)
     assert [ended[f] for f in ("state", "reason", "attempts", "consumer", "started_at")] == [
         *("cancelled", REASON, 0, None, None)
@@ -71,48 +71,48 @@ def test_one_that_is_claimed_too_late_does_not_run(queue: Claims) -> None:
 
 
 @pytest.mark.parametrize("how", ["running", "tried again", "tried again later", "rescued"])
-def test_one_that_has_started_once_does_not_expire(queue: Claims, how: str) -> None:
-    [id] = expiring(queue, 60)
-    [job] = take(queue)
+def test_one_that_has_started_once_does_not_expire(engine: Engine, how: str) -> None:
+    [id] = expiring(engine, 60)
+    [job] = take(engine)
     if how == "rescued":
-        queue.rescue(Peer("one", None, True), NOW, max_rescues=3, begun=None)
+        engine.rescue.rescue_jobs(Peer("one", None, True), NOW, max_rescues=3, begun=None)
     elif how != "running":
         state = State.READY if how == "tried again" else State.SCHEDULED
         later = Outcome(job, state, NOW, NOW, run_after=time.time())
-        take(queue, "one", later, limit=0)
+        take(engine, "one", later, limit=0)
     Job.objects.filter(pk=id).update(expires_at="2026-01-01T00:00Z")
-    assert expire(queue) == 0
-    queue.promote(time.time() + 1)
+    assert expire(engine) == 0
+    engine.jobs.promote(time.time() + 1)
     if how != "running":
-        assert [job.id for job in take(queue, "two")] == [id]
+        assert [job.id for job in take(engine, "two")] == [id]
 
 
-def test_one_that_was_given_back_unstarted_expires(queue: Claims) -> None:
-    [id] = expiring(queue, 60)
-    jobs = take(queue)
-    with queue.turn():
-        queue.release("one", jobs)
+def test_one_that_was_given_back_unstarted_expires(engine: Engine) -> None:
+    [id] = expiring(engine, 60)
+    jobs = take(engine)
+    with engine.db.transaction():
+        engine.jobs.release("one", jobs)
     Job.objects.filter(pk=id).update(expires_at="2026-01-01T00:00Z")
-    assert expire(queue) == 1
+    assert expire(engine) == 1
 
 
-def test_one_that_has_expired_can_be_run_again_and_then_does_not_expire(queue: Claims) -> None:
-    [id] = expiring(queue)
-    expire(queue)
-    assert queue.retry([id]) == 1
-    assert expire(queue) == 0
-    assert [job.id for job in take(queue)] == [id]
+def test_one_that_has_expired_can_be_run_again_and_then_does_not_expire(engine: Engine) -> None:
+    [id] = expiring(engine)
+    expire(engine)
+    assert engine.control.retry([id]) == 1
+    assert expire(engine) == 0
+    assert [job.id for job in take(engine)] == [id]
     assert row(id)["reason"] is None
 
 
-def test_its_unique_key_is_free(queue: Claims) -> None:
-    expiring(queue, unique_key="k", flags=Flag.UNIQUE)
-    expire(queue)
-    assert queue.enqueue(new_job(unique_key="k", flags=Flag.UNIQUE)) == {}
+def test_its_unique_key_is_free(engine: Engine) -> None:
+    expiring(engine, unique_key="k", flags=Flag.UNIQUE)
+    expire(engine)
+    assert engine.jobs.enqueue(new_job(unique_key="k", flags=Flag.UNIQUE)) == {}
 
 
 @pytest.mark.parametrize("when", ["while it waits", "when it is claimed"])
-def test_a_group_whose_member_expires_goes_on_without_it(queue: Claims, when: str) -> None:
+def test_a_group_whose_member_expires_goes_on_without_it(engine: Engine, when: str) -> None:
     """Its end is cancelled, and what is to run on failure runs, with the reason."""
     one, two, end, failure = (new_id() for _ in range(4))
     terms = {"flags": Flag.HAS_DEPENDENTS | Flag.EXPIRES, "expires_at": time.time() - 1}
@@ -124,19 +124,19 @@ def test_a_group_whose_member_expires_goes_on_without_it(queue: Claims, when: st
         new_job(id=failure, waits_for=2, flags=Flag.ON_FAILURE | Flag.TAKES_INPUT, **last),
     ]
     edges = [(one, end, "0"), (two, end, "1"), (one, failure, "!"), (two, failure, "!")]
-    queue.enqueue_graph(NewGraph(end, jobs, [Edge(*edge) for edge in edges]))
+    engine.pipelines.enqueue(NewGraph(end, jobs, [Edge(*edge) for edge in edges]))
     if when == "while it waits":
-        assert expire(queue) == 1
-        assert len(take(queue)) == 2
+        assert expire(engine) == 1
+        assert len(take(engine)) == 2
     else:
-        assert [job.id for job in take(queue)] == [one]
-        assert [job.id for job in take(queue)] == [failure]
+        assert [job.id for job in take(engine)] == [one]
+        assert [job.id for job in take(engine)] == [failure]
     assert states(one, two, end, failure) == ["running", "cancelled", "cancelled", "running"]
     assert REASON in row(end)["reason"]
     assert REASON in row(failure)["input"]
 
 
-def test_a_step_that_waits_for_others_expires_with_those_behind_it(queue: Claims) -> None:
+def test_a_step_that_waits_for_others_expires_with_those_behind_it(engine: Engine) -> None:
     first, second, third = (new_id() for _ in range(3))
     waiting = {"state": State.BLOCKED, "waits_for": 1, "pipeline": third}
     terms = {"flags": Flag.HAS_DEPENDENTS | Flag.EXPIRES, "expires_at": time.time() - 1}
@@ -145,76 +145,78 @@ def test_a_step_that_waits_for_others_expires_with_those_behind_it(queue: Claims
         new_job(id=second, **waiting, **terms),
         new_job(id=third, **waiting),
     ]
-    queue.enqueue_graph(NewGraph(third, jobs, [Edge(first, second, ""), Edge(second, third, "")]))
-    [job] = take(queue)
-    assert expire(queue) == 1
-    take(queue, "one", done(job), limit=0)
+    engine.pipelines.enqueue(
+        NewGraph(third, jobs, [Edge(first, second, ""), Edge(second, third, "")])
+    )
+    [job] = take(engine)
+    assert expire(engine) == 1
+    take(engine, "one", done(job), limit=0)
     assert states(first, second, third) == ["succeeded", "cancelled", "cancelled"]
 
 
-def test_it_goes_on_in_steps_the_latest_first(queue: Claims) -> None:
-    late, later = expiring(queue, -60, 3), expiring(queue, -120, 2)
-    assert [expire(queue, 2) for _ in range(4)] == [2, 2, 1, 0]
+def test_it_goes_on_in_steps_the_latest_first(engine: Engine) -> None:
+    late, later = expiring(engine, -60, 3), expiring(engine, -120, 2)
+    assert [expire(engine, 2) for _ in range(4)] == [2, 2, 1, 0]
     assert set(states(*late, *later)) == {"cancelled"}
 
 
-def test_those_that_have_started_are_not_in_the_way_of_others(queue: Claims) -> None:
-    started = expiring(queue, 60, 3)
-    jobs = take(queue)
+def test_those_that_have_started_are_not_in_the_way_of_others(engine: Engine) -> None:
+    started = expiring(engine, 60, 3)
+    jobs = take(engine)
     again = [Outcome(job, State.READY, NOW, NOW) for job in jobs]
-    take(queue, "one", *again, limit=0)
+    take(engine, "one", *again, limit=0)
     Job.objects.filter(pk__in=started).update(expires_at="2026-01-01T00:00Z")
-    expiring(queue, -1)
-    assert expire(queue, 1) == 1
+    expiring(engine, -1)
+    assert expire(engine, 1) == 1
 
 
-def test_one_that_starts_while_it_is_looked_at_does_not_expire(queue: Claims) -> None:
-    [id] = expiring(queue, 60)
+def test_one_that_starts_while_it_is_looked_at_does_not_expire(engine: Engine) -> None:
+    [id] = expiring(engine, 60)
     claimed = threading.Event()
 
-    def start(queue: Claims) -> None:
-        with queue.turn():
-            [job] = queue.claim("one", 1, NOW)
+    def start(engine: Engine) -> None:
+        with engine.db.transaction():
+            [job] = engine.jobs.claim("one", 1, NOW)
             claimed.set()
             time.sleep(0.3)  # the other one finds it waiting meanwhile, and then waits for its lock
-            queue.finish("one", [Outcome(job, State.READY, NOW, NOW)])
+            engine.jobs.finish("one", [Outcome(job, State.READY, NOW, NOW)])
 
-    def look(queue: Claims) -> int:
+    def look(engine: Engine) -> int:
         claimed.wait()
-        return queue.expire(time.time() + 120, 1)
+        return engine.expiry.expire(time.time() + 120, 1)
 
     assert at_once(start, look) == [None, 0]
     assert [row(id)[field] for field in ("state", "attempts")] == ["ready", 1]
 
 
-def test_a_look_in_vain_writes_and_locks_nothing(queue: Claims) -> None:
-    expiring(queue, 60)
-    with CaptureQueriesContext(queue.connection) as captured:
-        expire(queue)
-        queue.let_in_left("")
-        queue.forget_starts(10)
+def test_a_look_in_vain_writes_and_locks_nothing(engine: Engine) -> None:
+    expiring(engine, 60)
+    with CaptureQueriesContext(engine.db.connection) as captured:
+        expire(engine)
+        engine.limits.unblock_stranded("")
+        engine.rates.prune(10)
     for query in captured.captured_queries:
         assert query["sql"].lstrip().startswith(("SELECT", "WITH RECURSIVE")), query
 
 
-def test_what_is_claimed_at_that_very_moment_either_runs_or_expires(queue: Claims) -> None:
+def test_what_is_claimed_at_that_very_moment_either_runs_or_expires(engine: Engine) -> None:
     count = 200
     started: list[Claimed] = []
     left = threading.Event()
 
-    def consume(queue: Claims, name: str) -> None:
-        while jobs := take(queue, name, limit=5):
+    def consume(engine: Engine, name: str) -> None:
+        while jobs := take(engine, name, limit=5):
             started.extend(jobs)
         left.set()
 
-    def tidy(queue: Claims) -> int:
+    def tidy(engine: Engine) -> int:
         total = 0
         while not left.is_set():
-            total += queue.expire(deadline, 7)
-        return total + queue.expire(deadline, count)
+            total += engine.expiry.expire(deadline, 7)
+        return total + engine.expiry.expire(deadline, count)
 
     deadline = time.time() + 60
-    enqueue(queue, count, flags=Flag.EXPIRES, expires_at=deadline)
+    enqueue(engine, count, flags=Flag.EXPIRES, expires_at=deadline)
     *_, expired = at_once(*(partial(consume, name=name) for name in ("one", "two")), tidy)
     assert len(started) + expired == count
     running = set(Job.objects.filter(state="running", attempts=1).values_list("id", flat=True))

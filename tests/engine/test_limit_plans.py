@@ -14,7 +14,7 @@ from uuid import UUID
 
 import pytest
 
-from djjp.engine import Claims, Outcome
+from djjp.engine import Engine, Outcome
 from djjp.models import Flag, Job, State
 from tests.engine.test_plans import (
     ANALYSE,
@@ -61,50 +61,52 @@ LIMIT, LINE, EXPIRES = "djjp_job_limit", "djjp_job_throttled", "djjp_job_expires
 UNIQUE = "djjp_job_unique_key"
 
 
-def limited(queue: Claims, key: str, count: int = 1) -> list[Any]:
+def limited(engine: Engine, key: str, count: int = 1) -> list[Any]:
     terms = {"flags": Flag.LIMITED, "limit_key": key, "limit_max": 1, "queue": "mine"}
-    queue.enqueue_many([new_job(**terms) for _ in range(count)])
-    return queue.claim("me", count, NOW, queues=["mine"])
+    engine.jobs.enqueue_many([new_job(**terms) for _ in range(count)])
+    return engine.jobs.claim("me", count, NOW, queues=["mine"])
 
 
-def rated(queue: Claims, key: str, count: int) -> list[Any]:
+def rated(engine: Engine, key: str, count: int) -> list[Any]:
     terms = {"flags": Flag.RATE_LIMITED, "limit_key": key, "limit_max": 1, "limit_per": 60.0}
-    queue.enqueue_many([new_job(**terms, queue="mine") for _ in range(count)])
-    return queue.claim("me", 2, NOW, queues=["mine"])
+    engine.jobs.enqueue_many([new_job(**terms, queue="mine") for _ in range(count)])
+    return engine.jobs.claim("me", 2, NOW, queues=["mine"])
 
 
-def turn(queue: Claims, key: str) -> object:
+def turn(engine: Engine, key: str) -> object:
     """A job of a key runs and ends, and the next one is let in."""
-    jobs = limited(queue, key, 3)
-    [job] = queue.screen(jobs).jobs
-    queue.finish("me", [Outcome(job, State.SUCCEEDED, NOW, NOW)])
-    queue.let_in([job.id])
-    return queue.screen(queue.claim("me", 2, NOW, queues=["mine"]))
+    jobs = limited(engine, key, 3)
+    [job] = engine.admission.admit(jobs).jobs
+    engine.jobs.finish("me", [Outcome(job, State.SUCCEEDED, NOW, NOW)])
+    engine.limits.unblock([job.id])
+    return engine.admission.admit(engine.jobs.claim("me", 2, NOW, queues=["mine"]))
 
 
-def unique(queue: Claims) -> object:
-    return queue.enqueue_many([new_job(unique_key=k, flags=Flag.UNIQUE) for k in ("a", "a", "b")])
+def unique(engine: Engine) -> object:
+    return engine.jobs.enqueue_many(
+        [new_job(unique_key=k, flags=Flag.UNIQUE) for k in ("a", "a", "b")]
+    )
 
 
-def looks(queue: Claims, call: Callable[[Claims], object]) -> list[tuple[str, Any]]:
+def looks(engine: Engine, call: Callable[[Engine], object]) -> list[tuple[str, Any]]:
     """What it sends to the table of jobs, but for the inserts."""
-    sent = statements(queue, call)
+    sent = statements(engine, call)
     return [(sql, params) for sql, params in sent if not sql.startswith("INSERT")]
 
 
-def cost(queue: Claims, call: Callable[[Claims], object]) -> int:
-    if queue.connection.vendor == "sqlite":
-        return touched(queue, call)
-    return sum(met(queue, *each) for each in looks(queue, call))
+def cost(engine: Engine, call: Callable[[Engine], object]) -> int:
+    if engine.db.connection.vendor == "sqlite":
+        return touched(engine, call)
+    return sum(met(engine, *each) for each in looks(engine, call))
 
 
-CASES: dict[str, tuple[Callable[[Claims], object], set[str]]] = {
+CASES: dict[str, tuple[Callable[[Engine], object], set[str]]] = {
     "a turn, the crowd's key": (lambda q: turn(q, "crowd"), {LIMIT}),
     "a turn, another key": (lambda q: turn(q, "other"), {LIMIT}),
-    "let in what is left": (lambda q: q.let_in_left(""), {LIMIT}),
-    "the line": (lambda q: q.screen(rated(q, "line", 5)), {LIMIT, LINE}),
-    "no line": (lambda q: q.screen(rated(q, "none", 5)), {LIMIT, LINE}),
-    "expire": (lambda q: q.expire(time.time(), 500), {EXPIRES}),
+    "let in what is left": (lambda q: q.limits.unblock_stranded(""), {LIMIT}),
+    "the line": (lambda q: q.admission.admit(rated(q, "line", 5)), {LIMIT, LINE}),
+    "no line": (lambda q: q.admission.admit(rated(q, "none", 5)), {LIMIT, LINE}),
+    "expire": (lambda q: q.expiry.expire(time.time(), 500), {EXPIRES}),
     "unique": (unique, {UNIQUE}),
 }
 # Whose statements these are, `test_plans` knows.
@@ -114,7 +116,7 @@ CLAIMS = {"djjp_job_ready_queue", "djjp_job_ready", "djjp_job_running"}
 @pytest.fixture(scope="module", params=QUEUES)
 def crowded(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Claims, dict[tuple[str, str], list[Plan]]]]:
+) -> Iterator[tuple[Engine, dict[tuple[str, str], list[Plan]]]]:
     vendor, plans = request.param, {}
     with new_queue(request, tmp_path_factory.mktemp("crowd"), vendor) as queue:
         run(queue, FILL[vendor])
@@ -130,7 +132,7 @@ def crowded(
 @pytest.mark.parametrize("statistics", ["never analysed", "analysed"])
 @pytest.mark.parametrize("name", CASES)
 def test_what_looks_for_terms_goes_by_its_index(
-    crowded: tuple[Claims, dict[tuple[str, str], list[Plan]]], statistics: str, name: str
+    crowded: tuple[Engine, dict[tuple[str, str], list[Plan]]], statistics: str, name: str
 ) -> None:
     _, plans = crowded
     _, indexes = CASES[name]
@@ -142,7 +144,7 @@ def test_what_looks_for_terms_goes_by_its_index(
 
 
 @pytest.fixture(scope="module")
-def costs(crowded: tuple[Claims, Any]) -> dict[str, tuple[int, int]]:
+def costs(crowded: tuple[Engine, Any]) -> dict[str, tuple[int, int]]:
     """What each costs beside the crowd, and beside a few of it."""
     queue, _ = crowded
     beside = {name: cost(queue, call) for name, (call, _) in CASES.items()}

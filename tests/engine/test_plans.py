@@ -20,9 +20,9 @@ from django.core.management import call_command
 from django.db import transaction
 from django.test import override_settings
 
-from djjp import engine
+import djjp.engine
 from djjp.databases import queue_database
-from djjp.engine import Claimed, Claims, Outcome
+from djjp.engine import Claimed, Engine, Outcome
 from djjp.engine.postgresql.watermark import DEAD_ENTRIES, FIRST, marks_of
 from djjp.models import Dependency, Job, State
 from tests.support.factories import new_job
@@ -63,18 +63,18 @@ SERVED = [f"served-{number}" for number in range(100)]
 class Case(NamedTuple):
     """A verb to call, and the index, or one of the indexes, by which it is to find its jobs."""
 
-    call: Callable[[Claims], object]
+    call: Callable[[Engine], object]
     indexes: set[str]
     #: Whether it counts its batch by groups, for which SQLite makes one tree, of the batch.
     groups: bool = False
 
 
-def _finish(queue: Claims) -> object:
-    jobs = _claimed(queue)
-    return queue.finish("me", [Outcome(job, State.SUCCEEDED, NOW, NOW) for job in jobs])
+def _finish(engine: Engine) -> object:
+    jobs = _claimed(engine)
+    return engine.jobs.finish("me", [Outcome(job, State.SUCCEEDED, NOW, NOW) for job in jobs])
 
 
-def _claimed(queue: Claims) -> list[Claimed]:
+def _claimed(engine: Engine) -> list[Claimed]:
     """Jobs of ours that are running."""
     ready = Job.objects.filter(queue="served-7", state="ready")
     ids = list(ready.values_list("id", flat=True))
@@ -82,13 +82,15 @@ def _claimed(queue: Claims) -> list[Claimed]:
     return [Claimed(id, "test.job", "[]", 1, 0) for id in ids]
 
 
-def _retry(queue: Claims) -> object:
-    return queue.retry(Job.objects.filter(state="succeeded").values_list("id", flat=True)[:10])
+def _retry(engine: Engine) -> object:
+    return engine.control.retry(
+        Job.objects.filter(state="succeeded").values_list("id", flat=True)[:10]
+    )
 
 
-def _let_go(queue: Claims) -> object:
+def _let_go(engine: Engine) -> object:
     """Steps of pipelines that have succeeded, each with two that wait for it."""
-    parents = [job.id for job in _claimed(queue)]
+    parents = [job.id for job in _claimed(engine)]
     below = Job.objects.filter(queue="served-0")
     children = list(below.values_list("id", flat=True)[: 2 * len(parents)])
     below.filter(pk__in=children).update(state="blocked", waits_for=1)
@@ -96,18 +98,18 @@ def _let_go(queue: Claims) -> object:
     Dependency.objects.bulk_create(
         [Dependency(parent=p, child=c, result_path="") for p, c in edges], ignore_conflicts=True
     )
-    return queue.follow([], parents)
+    return engine.pipelines.resolve_dependents([], parents)
 
 
-def _behind_marks(queue: Claims, queues: list[str] | None = None) -> object:
+def _behind_marks(engine: Engine, queues: list[str] | None = None) -> object:
     """A claim as of a session that has met a pile of dead entries, at the crowd's priority."""
-    if queue.connection.vendor == "postgresql":
-        queue.connection.ensure_connection()
-        marks = marks_of(queue.connection.connection, queues, ["x"])
+    if engine.db.connection.vendor == "postgresql":
+        engine.db.connection.ensure_connection()
+        marks = marks_of(engine.db.connection.connection, queues, ["x"])
         marks.observe(DEAD_ENTRIES + 1, 0.0)
         places = [None] if queues is None else queues
         marks.advance([(place, 9, FIRST) for place in places], may_go_back=True)
-    return queue.claim("me", 50, NOW, queues=queues, without=["x"])
+    return engine.jobs.claim("me", 50, NOW, queues=queues, exclude_names=["x"])
 
 
 KEY = "the primary key"
@@ -116,30 +118,32 @@ ANY, BY_QUEUE, DUE = {"djjp_job_ready"}, {"djjp_job_ready_queue"}, {"djjp_job_sc
 BATCH = {KEY, "djjp_job_running"}
 
 CASES = {
-    "claim, every queue": Case(lambda q: q.claim("me", 50, NOW), ANY),
-    "claim, but not some names": Case(lambda q: q.claim("me", 50, NOW, without=["x", "y"]), ANY),
-    "claim, one queue": Case(lambda q: q.claim("me", 50, NOW, queues=["served-7"]), BY_QUEUE),
+    "claim, every queue": Case(lambda q: q.jobs.claim("me", 50, NOW), ANY),
+    "claim, but not some names": Case(
+        lambda q: q.jobs.claim("me", 50, NOW, exclude_names=["x", "y"]), ANY
+    ),
+    "claim, one queue": Case(lambda q: q.jobs.claim("me", 50, NOW, queues=["served-7"]), BY_QUEUE),
     # Where nearly all ready jobs are of this queue, the order of all is as good as its own.
     "claim, the crowded queue": Case(
-        lambda q: q.claim("me", 50, NOW, queues=["paused"]), BY_QUEUE | ANY
+        lambda q: q.jobs.claim("me", 50, NOW, queues=["paused"]), BY_QUEUE | ANY
     ),
-    "claim, an empty queue": Case(lambda q: q.claim("me", 50, NOW, queues=["nobody"]), BY_QUEUE),
-    "claim, three queues": Case(lambda q: q.claim("me", 50, NOW, queues=SERVED[:3]), BY_QUEUE),
-    "claim, a hundred queues": Case(lambda q: q.claim("me", 50, NOW, queues=SERVED), BY_QUEUE),
+    "claim, an empty queue": Case(lambda q: q.jobs.claim("me", 50, NOW, queues=["nobody"]), BY_QUEUE),
+    "claim, three queues": Case(lambda q: q.jobs.claim("me", 50, NOW, queues=SERVED[:3]), BY_QUEUE),
+    "claim, a hundred queues": Case(lambda q: q.jobs.claim("me", 50, NOW, queues=SERVED), BY_QUEUE),
     "claim, three queues, but not some names": Case(
-        lambda q: q.claim("me", 50, NOW, queues=SERVED[:3], without=["x", "y"]), BY_QUEUE
+        lambda q: q.jobs.claim("me", 50, NOW, queues=SERVED[:3], exclude_names=["x", "y"]), BY_QUEUE
     ),
     "claim, behind marks": Case(_behind_marks, ANY),
     "claim, one queue, behind marks": Case(lambda q: _behind_marks(q, ["paused"]), BY_QUEUE | ANY),
     "claim, three queues, behind marks": Case(lambda q: _behind_marks(q, SERVED[:3]), BY_QUEUE),
-    "look, every queue": Case(lambda q: q.has_ready(None, []), ANY),
-    "look, one queue": Case(lambda q: q.has_ready(["served-7"], []), BY_QUEUE),
-    "look, a hundred queues": Case(lambda q: q.has_ready(SERVED, ["x"]), BY_QUEUE),
-    "which queues have something ready": Case(lambda q: q.queues_with_ready(), BY_QUEUE),
-    "promote": Case(lambda q: q.promote(NOW), DUE),
-    "next due": Case(lambda q: q.next_due(), DUE),
+    "look, every queue": Case(lambda q: q.jobs.has_ready(None, []), ANY),
+    "look, one queue": Case(lambda q: q.jobs.has_ready(["served-7"], []), BY_QUEUE),
+    "look, a hundred queues": Case(lambda q: q.jobs.has_ready(SERVED, ["x"]), BY_QUEUE),
+    "which queues have something ready": Case(lambda q: q.queues.with_ready(), BY_QUEUE),
+    "promote": Case(lambda q: q.jobs.promote(NOW), DUE),
+    "next due": Case(lambda q: q.jobs.next_due(), DUE),
     "finish": Case(_finish, BATCH),
-    "release": Case(lambda q: q.release("me", _claimed(q)), BATCH),
+    "release": Case(lambda q: q.jobs.release("me", _claimed(q)), BATCH),
     "let go": Case(_let_go, {KEY, "djjp_dependency_pkey"}, groups=True),
     # Steps of pipelines are looked for too; where there are hardly any, their index is as good a way.
     "retry": Case(_retry, {KEY, "djjp_job_pipeline"}),
@@ -150,15 +154,15 @@ STATISTICS = ["never analysed", "analysed while tiny", "analysed while small", "
 
 
 @contextmanager
-def rolled_back(queue: Claims) -> Iterator[None]:
+def rolled_back(engine: Engine) -> Iterator[None]:
     """A transaction that leaves nothing behind."""
-    with transaction.atomic(using=queue.alias):
+    with transaction.atomic(using=engine.db.alias):
         yield
-        transaction.set_rollback(True, using=queue.alias)
+        transaction.set_rollback(True, using=engine.db.alias)
 
 
 def statements(
-    queue: Claims, call: Callable[[Claims], object], *, commit: bool = False
+    engine: Engine, call: Callable[[Engine], object], *, commit: bool = False
 ) -> list[tuple[str, Any]]:
     """What a verb sends to the table of jobs."""
     sent: list[tuple[str, Any]] = []
@@ -169,9 +173,9 @@ def statements(
             sent.append((sql, params))
         return execute(sql, params, many, context)
 
-    around = queue.turn() if commit else rolled_back(queue)
-    with around, queue.connection.execute_wrapper(keep):
-        call(queue)
+    around = engine.db.transaction() if commit else rolled_back(engine)
+    with around, engine.db.connection.execute_wrapper(keep):
+        call(engine)
     assert sent
     return sent
 
@@ -185,8 +189,8 @@ class Plan(NamedTuple):
     text: str
 
 
-def sqlite_plan(queue: Claims, sql: str, params: Any) -> Plan:
-    with queue.connection.cursor() as cursor:
+def sqlite_plan(engine: Engine, sql: str, params: Any) -> Plan:
+    with engine.db.connection.cursor() as cursor:
         cursor.execute(f"EXPLAIN QUERY PLAN {sql}", params)
         text = "\n".join(step for *_, step in cursor.fetchall())
     used = re.findall(r"(?:djjp_job|job) USING (?:COVERING )?INDEX (\S+)", text)
@@ -200,13 +204,13 @@ def sqlite_plan(queue: Claims, sql: str, params: Any) -> Plan:
     )
 
 
-def postgresql_plan(queue: Claims, sql: str, params: Any) -> Plan:
-    with queue.connection.cursor() as cursor:
+def postgresql_plan(engine: Engine, sql: str, params: Any) -> Plan:
+    with engine.db.connection.cursor() as cursor:
         cursor.execute(f"EXPLAIN (FORMAT JSON) {sql}", params)
         return _read(cursor.fetchone()[0])
 
 
-def postgresql_plan_in_use(queue: Claims, sql: str, params: Any) -> Plan:
+def postgresql_plan_in_use(engine: Engine, sql: str, params: Any) -> Plan:
     """The plan of the statement that this session has prepared, which the server may have kept.
 
     Not to be asked after a rollback: the driver then lets go of what it has prepared.
@@ -214,7 +218,7 @@ def postgresql_plan_in_use(queue: Claims, sql: str, params: Any) -> Plan:
     numbers = iter(range(1, 1000))
     prepared = re.sub("%s", lambda _: f"${next(numbers)}", sql)
     values = ", ".join(_literal(value) for value in params or [])
-    with queue.connection.cursor() as cursor:
+    with engine.db.connection.cursor() as cursor:
         cursor.execute("SELECT name FROM pg_prepared_statements WHERE statement = %s", [prepared])
         (name,) = cursor.fetchone()
         cursor.execute(f"EXPLAIN (FORMAT JSON) EXECUTE {name}" + (f" ({values})" if values else ""))
@@ -263,41 +267,42 @@ UNTOUCHED = {
 ANALYSE = {"sqlite": "ANALYZE", "postgresql": "VACUUM ANALYZE djjp_job"}
 
 
-def run(queue: Claims, *sql: str) -> None:
-    with queue.connection.cursor() as cursor:
+def run(engine: Engine, *sql: str) -> None:
+    with engine.db.connection.cursor() as cursor:
         for statement in sql:
             cursor.execute(statement)
 
 
-def plans_now(queue: Claims, vendor: str) -> dict[str, list[Plan]]:
+def plans_now(engine: Engine, vendor: str) -> dict[str, list[Plan]]:
     """The plan that each verb gets now."""
-    queue.listener()  # makes the session a consumer's
+    engine.db.listener()  # makes the session a consumer's
     made = {}
     for name, case in CASES.items():
-        sent = statements(queue, case.call)
-        with rolled_back(queue):
-            made[name] = [PLAN[vendor](queue, *statement) for statement in sent]
+        sent = statements(engine, case.call)
+        with rolled_back(engine):
+            made[name] = [PLAN[vendor](engine, *statement) for statement in sent]
     return made
 
 
-def plans_of_before(queue: Claims, vendor: str, size: int) -> dict[str, list[Plan]]:
+def plans_of_before(engine: Engine, vendor: str, size: int) -> dict[str, list[Plan]]:
     """The plan that each verb goes by among many jobs after it was used, often, among few."""
-    queue.listener()  # makes the session a consumer's
-    queue.enqueue_many([new_job(state=State.SUCCEEDED) for _ in range(size)])
-    run(queue, ANALYSE[vendor])
+    engine.db.listener()  # makes the session a consumer's
+    engine.jobs.enqueue_many([new_job(state=State.SUCCEEDED) for _ in range(size)])
+    run(engine, ANALYSE[vendor])
     sent: dict[str, list[tuple[str, Any]]] = {}
     for name, case in CASES.items():
         for _ in range(10):  # the server decides after the fifth time whether to keep a plan
-            queue.enqueue_many([new_job(queue="served-7"), new_job(queue="served-0")])
-            sent[name] = statements(queue, case.call, commit=True)
-    run(queue, "DELETE FROM djjp_job", FILL[vendor])
+            engine.jobs.enqueue_many([new_job(queue="served-7"), new_job(queue="served-0")])
+            sent[name] = statements(engine, case.call, commit=True)
+    run(engine, "DELETE FROM djjp_job", FILL[vendor])
     return {
-        name: [PLAN_IN_USE[vendor](queue, *statement) for statement in sent[name]] for name in CASES
+        name: [PLAN_IN_USE[vendor](engine, *statement) for statement in sent[name]]
+        for name in CASES
     }
 
 
 @contextmanager
-def new_queue(request: pytest.FixtureRequest, folder: Path, vendor: str) -> Iterator[Claims]:
+def new_queue(request: pytest.FixtureRequest, folder: Path, vendor: str) -> Iterator[Engine]:
     """A queue in a database of its own, which nobody has analysed."""
     with ExitStack() as stack:
         if vendor == "sqlite":
@@ -308,16 +313,16 @@ def new_queue(request: pytest.FixtureRequest, folder: Path, vendor: str) -> Iter
         alias = stack.enter_context(alias_for(config))
         with override_settings(DJJP={"db_name": alias}):
             call_command("migrate", database=alias, verbosity=0)
-            queue = engine.queue()
-            run(queue, *UNTOUCHED[vendor])
-            queue.listener()  # as a consumer does: it also sets up the consumer's session
-            yield queue
+            engine = djjp.engine.current()
+            run(engine, *UNTOUCHED[vendor])
+            engine.db.listener()  # as a consumer does: it also sets up the consumer's session
+            yield engine
 
 
 @pytest.fixture(scope="module", params=QUEUES)
 def crowded(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Claims, Plans]]:
+) -> Iterator[tuple[Engine, Plans]]:
     """A queue with the crowd in it, and the plans that its database made."""
     vendor, folder = request.param, tmp_path_factory.mktemp("crowd")
     found = []
@@ -338,7 +343,7 @@ def crowded(
         yield queue, plans
 
 
-def test_the_crowd_is_there(crowded: tuple[Claims, Any]) -> None:
+def test_the_crowd_is_there(crowded: tuple[Engine, Any]) -> None:
     jobs = Job.objects.all()
     assert jobs.filter(state="succeeded").count() >= 200_000
     assert jobs.filter(state="ready", queue="paused").count() == 200_000
@@ -349,7 +354,7 @@ def test_the_crowd_is_there(crowded: tuple[Claims, Any]) -> None:
 @pytest.mark.parametrize("statistics", STATISTICS)
 @pytest.mark.parametrize("name", CASES)
 def test_a_verb_goes_by_its_index(
-    crowded: tuple[Claims, Plans], statistics: str, name: str
+    crowded: tuple[Engine, Plans], statistics: str, name: str
 ) -> None:
     _, plans = crowded
     _, indexes, groups = CASES[name]
@@ -367,30 +372,30 @@ def test_a_verb_goes_by_its_index(
 # How much is touched
 
 
-def touched(queue: Claims, call: Callable[[Claims], object]) -> int:
+def touched(engine: Engine, call: Callable[[Engine], object]) -> int:
     """How much the database does for a verb: steps of SQLite's machine, or rows that Postgres meets."""
-    if queue.connection.vendor == "sqlite":
+    if engine.db.connection.vendor == "sqlite":
         steps = 0
 
         def count() -> None:
             nonlocal steps
             steps += 1
 
-        queue.connection.ensure_connection()
-        driver = queue.connection.connection
-        with rolled_back(queue):
+        engine.db.connection.ensure_connection()
+        driver = engine.db.connection.connection
+        with rolled_back(engine):
             driver.set_progress_handler(count, 10)
             try:
-                call(queue)
+                call(engine)
             finally:
                 driver.set_progress_handler(None, 0)
         return steps * 10
-    return sum(met(queue, *statement) for statement in statements(queue, call))
+    return sum(met(engine, *statement) for statement in statements(engine, call))
 
 
-def met(queue: Claims, sql: str, params: Any) -> int:
+def met(engine: Engine, sql: str, params: Any) -> int:
     """How many jobs Postgres meets for a statement."""
-    with rolled_back(queue), queue.connection.cursor() as cursor:
+    with rolled_back(engine), engine.db.connection.cursor() as cursor:
         cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", params)
         document = cursor.fetchone()[0]
     return _met((json.loads(document) if isinstance(document, str) else document)[0]["Plan"])
@@ -416,7 +421,7 @@ NOT_CROWDED = [
 
 
 @pytest.fixture(scope="module")
-def costs(crowded: tuple[Claims, Any]) -> dict[str, tuple[int, int]]:
+def costs(crowded: tuple[Engine, Any]) -> dict[str, tuple[int, int]]:
     """What each verb costs beside the crowd, and once the crowd is gone."""
     queue, _ = crowded
     beside = {name: touched(queue, CASES[name].call) for name in NOT_CROWDED}
@@ -433,23 +438,23 @@ def test_a_crowd_in_a_queue_that_is_not_served_is_not_passed_through(
     assert beside <= alone * 1.2 + 20
 
 
-def test_a_claim_from_all_meets_no_more_jobs_than_it_takes(crowded: tuple[Claims, Any]) -> None:
+def test_a_claim_from_all_meets_no_more_jobs_than_it_takes(crowded: tuple[Engine, Any]) -> None:
     """From 200,000 ready jobs it costs what it costs from as many as it takes."""
     queue, _ = crowded
     call = CASES["claim, every queue"].call
     among_many = touched(queue, call)
     with rolled_back(queue):
         Job.objects.filter(state="ready").update(state="cancelled")
-        queue.enqueue_many([new_job() for _ in range(50)])
+        queue.jobs.enqueue_many([new_job() for _ in range(50)])
         alone = touched(queue, call)
     assert among_many <= alone * 1.2 + 20
 
 
-def test_what_has_finished_costs_a_new_job_nothing(crowded: tuple[Claims, Any]) -> None:
+def test_what_has_finished_costs_a_new_job_nothing(crowded: tuple[Engine, Any]) -> None:
     """Every index but the primary key covers live states only, or steps of pipelines."""
     queue, _ = crowded
-    with queue.connection.cursor() as cursor:
-        constraints = queue.connection.introspection.get_constraints(cursor, "djjp_job")
+    with queue.db.connection.cursor() as cursor:
+        constraints = queue.db.connection.introspection.get_constraints(cursor, "djjp_job")
         names = {name for name, found in constraints.items() if found["index"]}
         assert names == ANY | BY_QUEUE | DUE | {
             "djjp_job_running",
@@ -460,7 +465,7 @@ def test_what_has_finished_costs_a_new_job_nothing(crowded: tuple[Claims, Any]) 
             "djjp_job_expires",
             "djjp_job_unique_key",
         }
-        if queue.connection.vendor == "sqlite":
+        if queue.db.connection.vendor == "sqlite":
             cursor.execute("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql <> ''")
         else:
             cursor.execute(

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.models import Job
 from tests.support.engine_calls import NOW, at_once, claim, enqueue
 from tests.support.factories import new_job
@@ -19,7 +19,7 @@ NAMES = [f"q{number}" for number in range(20)]
 @pytest.mark.parametrize("names", [NAMES, NAMES[:3], [*NAMES[:2], "empty", NAMES[0]]])
 @pytest.mark.parametrize("limit", [1, 7, 50])
 def test_claims_from_several_queues_are_in_one_order(
-    queue: Claims, names: list[str], limit: int
+    engine: Engine, names: list[str], limit: int
 ) -> None:
     """Also where one queue has far more jobs than the others."""
     chance = random.Random(limit)
@@ -29,34 +29,34 @@ def test_claims_from_several_queues_are_in_one_order(
         )
         for _ in range(400)
     ]
-    queue.enqueue_many(chance.sample(jobs, len(jobs)))
+    engine.jobs.enqueue_many(chance.sample(jobs, len(jobs)))
     wanted = sorted((-job.priority, job.id) for job in jobs if job.queue in names)
     taken = []
-    while batch := claim(queue, limit=limit, queues=names):
+    while batch := claim(engine, limit=limit, queues=names):
         taken += [job.id for job in batch]
     assert taken == [id for _, id in wanted]
 
 
 @pytest.mark.parametrize("each", [1, 3, 20])
-def test_jobs_that_are_not_claimed_stay_unlocked(queue: Claims, each: int) -> None:
+def test_jobs_that_are_not_claimed_stay_unlocked(engine: Engine, each: int) -> None:
     """The claim takes one job of each queue in turn, some of each, or all of some."""
     for number in range(60):
-        enqueue(queue, queue=NAMES[number // each % 20])
+        enqueue(engine, queue=NAMES[number // each % 20])
 
-    def unlocked(elsewhere: Claims) -> int:
+    def unlocked(elsewhere: Engine) -> int:
         ready = Job.objects.filter(state="ready").select_for_update(skip_locked=True)
         with elsewhere.turn():
             return len(ready)
 
-    with queue.turn():
-        mine = queue.claim("one", 10, NOW, queues=NAMES)
+    with engine.db.transaction():
+        mine = engine.jobs.claim("one", 10, NOW, queues=NAMES)
         assert (len(mine), *at_once(unlocked)) == (10, 50)
 
 
-def test_where_others_have_locked_the_first_jobs_the_next_are_claimed(queue: Claims) -> None:
+def test_where_others_have_locked_the_first_jobs_the_next_are_claimed(engine: Engine) -> None:
     for name in NAMES:
-        enqueue(queue, 2, queue=name)
-    with queue.turn():
-        assert len(queue.claim("one", 10, NOW, queues=NAMES)) == 10
+        enqueue(engine, 2, queue=name)
+    with engine.db.transaction():
+        assert len(engine.jobs.claim("one", 10, NOW, queues=NAMES)) == 10
         [theirs] = at_once(lambda elsewhere: claim(elsewhere, "two", 30, queues=NAMES))
         assert len(theirs) == 30

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from djjp import queues
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.models import Job, Queue, State
 from tests.support.engine_calls import NOW, at_once, claim, enqueue
 from tests.support.factories import new_job
@@ -18,27 +18,27 @@ from tests.support.processes import eventually
 # Which have something ready
 
 
-def test_the_queues_with_ready_jobs_are_found_each_once_in_order(queue: Claims) -> None:
-    assert queue.queues_with_ready() == []
+def test_the_queues_with_ready_jobs_are_found_each_once_in_order(engine: Engine) -> None:
+    assert engine.queues.with_ready() == []
     for name in ["mail", "a b", "ünïcode", "Mail", "mail.x", "", "10"]:
-        enqueue(queue, 3, queue=name)
-    enqueue(queue, queue="later", state=State.SCHEDULED, run_after=NOW + 60)
-    enqueue(queue, queue="waiting", state=State.BLOCKED)
-    enqueue(queue, queue="gone", state=State.CANCELLED)
+        enqueue(engine, 3, queue=name)
+    enqueue(engine, queue="later", state=State.SCHEDULED, run_after=NOW + 60)
+    enqueue(engine, queue="waiting", state=State.BLOCKED)
+    enqueue(engine, queue="gone", state=State.CANCELLED)
 
-    found = queue.queues_with_ready()
+    found = engine.queues.with_ready()
 
     assert sorted(found) == sorted(["mail", "a b", "ünïcode", "Mail", "mail.x", "", "10"])
 
 
 def test_a_claim_from_more_queues_than_a_statement_takes_claims_as_many_as_it_is_told(
-    queue: Claims,
+    engine: Engine,
 ) -> None:
     names = [f"tenant-{number:04}" for number in range(450)]
     jobs = [new_job(queue=name, priority=-place) for name in names for place in (0, 1)]
-    queue.enqueue_many(jobs)
+    engine.jobs.enqueue_many(jobs)
 
-    taken = claim(queue, limit=900, queues=queue.queues_with_ready())
+    taken = claim(engine, limit=900, queues=engine.queues.with_ready())
 
     assert len(taken) == 900
     order = sorted(jobs, key=lambda job: (-job.priority, job.id))
@@ -48,36 +48,36 @@ def test_a_claim_from_more_queues_than_a_statement_takes_claims_as_many_as_it_is
 # Pausing
 
 
-def test_a_queue_is_paused_until_it_is_resumed(queue: Claims) -> None:
+def test_a_queue_is_paused_until_it_is_resumed(engine: Engine) -> None:
     assert queues.pause("mail") is None
     assert queues.paused() == {"mail": None}
-    assert queue.paused(time.time() + 1e8) == {"mail"}
+    assert engine.queues.paused(time.time() + 1e8) == {"mail"}
 
     assert queues.resume("mail")
-    assert (queues.paused(), queue.paused(NOW)) == ({}, frozenset())
+    assert (queues.paused(), engine.queues.paused(NOW)) == ({}, frozenset())
     assert not queues.resume("mail")
     assert not queues.resume("never seen")
 
 
-def test_a_pause_with_a_time_ends_by_itself(queue: Claims) -> None:
+def test_a_pause_with_a_time_ends_by_itself(engine: Engine) -> None:
     before = time.time()
     ends = queues.pause("mail", timedelta(minutes=5))
     assert ends is not None
     assert 300 <= ends.timestamp() - before < 330
     assert queues.paused() == {"mail": ends}
 
-    assert queue.paused(ends.timestamp() - 0.001) == {"mail"}
-    assert queue.paused(ends.timestamp()) == frozenset()
+    assert engine.queues.paused(ends.timestamp() - 0.001) == {"mail"}
+    assert engine.queues.paused(ends.timestamp()) == frozenset()
 
 
-def test_a_pause_that_has_ended_is_not_there_to_be_resumed(queue: Claims) -> None:
-    queue.pause("mail", NOW, NOW + 1)
+def test_a_pause_that_has_ended_is_not_there_to_be_resumed(engine: Engine) -> None:
+    engine.queues.pause("mail", NOW, NOW + 1)
     assert queues.paused() == {}
     assert not queues.resume("mail")
     assert not Queue.objects.exists()
 
 
-def test_the_last_pause_counts(queue: Claims) -> None:
+def test_the_last_pause_counts(engine: Engine) -> None:
     queues.pause("mail", 60)
     queues.pause("mail")
     assert queues.paused() == {"mail": None}
@@ -86,44 +86,44 @@ def test_the_last_pause_counts(queue: Claims) -> None:
     assert Queue.objects.count() == 1
 
 
-def test_some_who_pause_and_resume_one_queue_at_once_do_no_harm(queue: Claims) -> None:
+def test_some_who_pause_and_resume_one_queue_at_once_do_no_harm(engine: Engine) -> None:
     at_once(
-        *[lambda q: q.pause("mail", NOW, None)] * 4,
-        *[lambda q: q.resume("mail", NOW)] * 2,
+        *[lambda q: q.queues.pause("mail", NOW, None)] * 4,
+        *[lambda q: q.queues.resume("mail", NOW)] * 2,
     )
     assert Queue.objects.count() <= 1
 
 
 @pytest.mark.parametrize("name", ["", "x" * 101, None, 5, "report.*"])
-def test_what_is_no_name_of_a_queue_is_not_paused(queue: Claims, name: Any) -> None:
+def test_what_is_no_name_of_a_queue_is_not_paused(engine: Engine, name: Any) -> None:
     with pytest.raises(ValueError, match=r"^the queue is "):
         queues.pause(name)
     assert not Queue.objects.exists()
 
 
 @pytest.mark.parametrize("duration", [0, -1, float("nan"), float("inf"), 1e300, timedelta.max])
-def test_a_pause_takes_a_time_that_comes(queue: Claims, duration: Any) -> None:
+def test_a_pause_takes_a_time_that_comes(engine: Engine, duration: Any) -> None:
     with pytest.raises(ValueError, match=r"^duration is .*; it must be above 0"):
         queues.pause("mail", duration)
     assert not Queue.objects.exists()
 
 
-def test_to_pause_changes_no_job(queue: Claims) -> None:
-    enqueue(queue, 2, queue="mail")
+def test_to_pause_changes_no_job(engine: Engine) -> None:
+    enqueue(engine, 2, queue="mail")
     before = list(Job.objects.order_by("pk").values())
     queues.pause("mail")
     assert list(Job.objects.order_by("pk").values()) == before
 
 
 @pytest.mark.parametrize("what", ["pause", "resume"])
-def test_consumers_that_rest_are_woken(queue: Claims, what: str) -> None:
-    queue.pause("mail", NOW, None)
-    listener = queue.listener()
+def test_consumers_that_rest_are_woken(engine: Engine, what: str) -> None:
+    engine.queues.pause("mail", NOW, None)
+    listener = engine.db.listener()
     while listener.woken():
         pass
     verbs = {
-        "pause": lambda q: q.pause("bulk", NOW, None),
-        "resume": lambda q: q.resume("mail", NOW),
+        "pause": lambda q: q.queues.pause("bulk", NOW, None),
+        "resume": lambda q: q.queues.resume("mail", NOW),
     }
     at_once(verbs[what])
     eventually(listener.woken)

@@ -9,7 +9,7 @@ from django.core.management import call_command
 from django.db import connections
 from django.test import override_settings
 
-from djjp import engine
+import djjp.engine
 from djjp.databases import queue_database
 from djjp.models import Job
 from tests.conftest import QUEUES
@@ -48,7 +48,7 @@ def test_sqlite_has_nothing_to_set(tmp_path: Path) -> None:
     config = queue_database(tmp_path / "queue.sqlite3")
     with alias_for(config) as alias, override_settings(DJJP={"db_name": alias}):
         call_command("migrate", database=alias, verbosity=0)
-        assert engine.on(alias).storage() == []
+        assert djjp.engine.for_alias(alias).requirements.storage_parameters() == []
         call_command("migrate", "djjp", "zero", database=alias, verbosity=0)
         call_command("migrate", database=alias, verbosity=0)
         assert Job.objects.using(alias).count() == 0, "the table is there"

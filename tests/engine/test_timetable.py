@@ -9,8 +9,8 @@ from uuid import UUID
 import pytest
 from django.db import transaction
 
-from djjp.engine import Claims
-from djjp.engine.schedules import KEEP_SLOTS
+from djjp.engine import Engine
+from djjp.engine.schedules import KEEP_OCCURRENCES
 from djjp.models import Flag, Job, Occurrence, Schedule, Source
 from tests.support.engine_calls import NOW, at_once
 from tests.support.factories import new_job
@@ -30,8 +30,8 @@ def schedule(name: str = "one", **given: Any) -> Schedule:
     return Schedule(**{**fields, **given})
 
 
-def declared(queue: Claims, *names: str, now: float = NOW) -> list[Schedule]:
-    queue.declare([schedule(name) for name in names], now)
+def declared(engine: Engine, *names: str, now: float = NOW) -> list[Schedule]:
+    engine.schedules.sync([schedule(name) for name in names], now)
     return [Schedule.objects.get(name=name) for name in names]
 
 
@@ -46,10 +46,10 @@ def slots() -> list[tuple[int, float]]:
 # Firing
 
 
-def test_a_slot_gets_its_job_and_a_note_of_it(queue: Claims) -> None:
-    (row,) = declared(queue, "one")
+def test_a_slot_gets_its_job_and_a_note_of_it(engine: Engine) -> None:
+    (row,) = declared(engine, "one")
     job = new_job()
-    assert queue.fire(row, [(NOW + MINUTE, job)]) == 1
+    assert engine.schedules.fire(row, [(NOW + MINUTE, job)]) == 1
     row.refresh_from_db()
     assert (row.fired_until, row.last_occurrence, row.last_job) == (
         NOW + MINUTE,
@@ -60,8 +60,8 @@ def test_a_slot_gets_its_job_and_a_note_of_it(queue: Claims) -> None:
     assert slots() == [(row.pk, NOW + MINUTE)]
 
 
-def test_of_many_consumers_at_once_one_fires_a_slot(queue: Claims) -> None:
-    (row,) = declared(queue, "one")
+def test_of_many_consumers_at_once_one_fires_a_slot(engine: Engine) -> None:
+    (row,) = declared(engine, "one")
     for n in range(1, 21):
         seen = Schedule.objects.get(pk=row.pk)
         due = NOW + n * MINUTE
@@ -70,67 +70,70 @@ def test_of_many_consumers_at_once_one_fires_a_slot(queue: Claims) -> None:
     assert len(jobs()) == len(slots()) == 20
 
 
-def test_who_has_seen_the_schedule_before_others_settled_it_does_nothing(queue: Claims) -> None:
-    (seen,) = declared(queue, "one")
-    assert queue.fire(seen, [(NOW + 2 * MINUTE, new_job())]) == 1
+def test_who_has_seen_the_schedule_before_others_settled_it_does_nothing(engine: Engine) -> None:
+    (seen,) = declared(engine, "one")
+    assert engine.schedules.fire(seen, [(NOW + 2 * MINUTE, new_job())]) == 1
     before = jobs()
     # By its own clock an earlier slot, or a later one, is due.
     for slot in (NOW + MINUTE, NOW + 3 * MINUTE):
-        assert queue.fire(seen, [(slot, new_job())]) == 0
+        assert engine.schedules.fire(seen, [(slot, new_job())]) == 0
     assert jobs() == before
     assert Schedule.objects.get().fired_until == NOW + 2 * MINUTE
 
 
-def test_a_slot_that_had_its_job_gets_no_other_though_the_mark_was_set_back(queue: Claims) -> None:
+def test_a_slot_that_had_its_job_gets_no_other_though_the_mark_was_set_back(engine: Engine) -> None:
     """As it is when somebody whose clock is slow enables the schedule anew, or edits it."""
-    (row,) = declared(queue, "one")
-    queue.fire(row, [(NOW + MINUTE, new_job())])
+    (row,) = declared(engine, "one")
+    engine.schedules.fire(row, [(NOW + MINUTE, new_job())])
     before, last_job = jobs(), Schedule.objects.get().last_job
     Schedule.objects.update(fired_until=NOW)
 
-    assert queue.fire(row, [(NOW + MINUTE, new_job())]) == 0
+    assert engine.schedules.fire(row, [(NOW + MINUTE, new_job())]) == 0
 
     assert jobs() == before
     after = Schedule.objects.get()
     assert (after.fired_until, after.last_job) == (NOW + MINUTE, last_job)
-    assert queue.fire(after, [(NOW + MINUTE, new_job()), (NOW + 2 * MINUTE, new_job())]) == 1
+    assert (
+        engine.schedules.fire(after, [(NOW + MINUTE, new_job()), (NOW + 2 * MINUTE, new_job())])
+        == 1
+    )
 
 
-def test_a_slot_and_its_job_come_together_or_not_at_all(queue: Claims) -> None:
-    (row,) = declared(queue, "one")
+def test_a_slot_and_its_job_come_together_or_not_at_all(engine: Engine) -> None:
+    (row,) = declared(engine, "one")
     good, bad = new_job(), new_job(queue=None)
-    with pytest.raises(Exception, match=r"(?i)null"), transaction.atomic(using=queue.alias):
-        queue.fire(row, [(NOW + MINUTE, good), (NOW + 2 * MINUTE, bad)])
+    with pytest.raises(Exception, match=r"(?i)null"), transaction.atomic(using=engine.db.alias):
+        engine.schedules.fire(row, [(NOW + MINUTE, good), (NOW + 2 * MINUTE, bad)])
     assert (jobs(), slots()) == (set(), [])
     assert Schedule.objects.get().fired_until == NOW
 
 
-def test_what_was_disabled_or_deleted_since_it_was_seen_is_not_fired(queue: Claims) -> None:
-    off, gone = declared(queue, "off", "gone")
-    queue.enable_schedules([off.pk], False, NOW)
-    queue.delete_schedules([gone.pk])
+def test_what_was_disabled_or_deleted_since_it_was_seen_is_not_fired(engine: Engine) -> None:
+    off, gone = declared(engine, "off", "gone")
+    engine.schedules.enable([off.pk], False, NOW)
+    engine.schedules.delete([gone.pk])
     for row in (off, gone):
-        assert queue.fire(row, [(NOW + MINUTE, new_job())]) == 0
+        assert engine.schedules.fire(row, [(NOW + MINUTE, new_job())]) == 0
     assert (jobs(), slots()) == (set(), [])
 
 
-def test_a_job_whose_unique_key_is_held_uses_up_its_slot(queue: Claims) -> None:
-    (row,) = declared(queue, "one")
+def test_a_job_whose_unique_key_is_held_uses_up_its_slot(engine: Engine) -> None:
+    (row,) = declared(engine, "one")
     first, second = (new_job(unique_key="k", flags=Flag.UNIQUE) for _ in range(2))
-    queue.fire(row, [(NOW + MINUTE, first)])
-    queue.fire(Schedule.objects.get(), [(NOW + 2 * MINUTE, second)])
+    engine.schedules.fire(row, [(NOW + MINUTE, first)])
+    engine.schedules.fire(Schedule.objects.get(), [(NOW + 2 * MINUTE, second)])
     row.refresh_from_db()
     assert jobs() == {first.id}
     assert (row.last_occurrence, row.last_job) == (NOW + 2 * MINUTE, first.id)
 
 
-def test_notes_of_slots_are_kept_for_a_day_and_no_longer(queue: Claims) -> None:
-    one, other = declared(queue, "one", "other")
-    queue.fire(other, [(NOW, new_job())])
-    for n in (0, 1, KEEP_SLOTS / 2, KEEP_SLOTS, KEEP_SLOTS + 1.5):
-        queue.fire(Schedule.objects.get(pk=one.pk), [(NOW + 1 + n, new_job())])
+def test_notes_of_slots_are_kept_for_a_day_and_no_longer(engine: Engine) -> None:
+    one, other = declared(engine, "one", "other")
+    engine.schedules.fire(other, [(NOW, new_job())])
+    for n in (0, 1, KEEP_OCCURRENCES / 2, KEEP_OCCURRENCES, KEEP_OCCURRENCES + 1.5):
+        engine.schedules.fire(Schedule.objects.get(pk=one.pk), [(NOW + 1 + n, new_job())])
     assert slots() == [
-        *((one.pk, NOW + 1 + n) for n in (KEEP_SLOTS / 2, KEEP_SLOTS, KEEP_SLOTS + 1.5)),
+        *((one.pk, NOW + 1 + n) for n in (KEEP_OCCURRENCES / 2, KEEP_OCCURRENCES, KEEP_OCCURRENCES + 1.5)),
         (other.pk, NOW),
     ]
 
@@ -138,41 +141,43 @@ def test_notes_of_slots_are_kept_for_a_day_and_no_longer(queue: Claims) -> None:
 # What the code declares
 
 
-def test_a_new_schedule_begins_with_its_next_slot(queue: Claims) -> None:
-    (row,) = declared(queue, "one")
+def test_a_new_schedule_begins_with_its_next_slot(engine: Engine) -> None:
+    (row,) = declared(engine, "one")
     assert (row.fired_until, row.enabled, row.last_occurrence) == (NOW, True, None)
 
 
-def test_to_declare_the_same_again_changes_nothing_and_takes_no_lock(queue: Claims) -> None:
-    declared(queue, "one", "two")
+def test_to_declare_the_same_again_changes_nothing_and_takes_no_lock(engine: Engine) -> None:
+    declared(engine, "one", "two")
     before = list(Schedule.objects.order_by("pk").values())
-    with transaction.atomic(using=queue.alias):
-        queue.enqueue(new_job())
-        at_once(lambda q: q.declare([schedule("one"), schedule("two")], NOW + 500))
+    with transaction.atomic(using=engine.db.alias):
+        engine.jobs.enqueue(new_job())
+        at_once(lambda q: q.schedules.sync([schedule("one"), schedule("two")], NOW + 500))
     assert list(Schedule.objects.order_by("pk").values()) == before
 
 
-def test_a_change_of_one_schedule_leaves_the_others_and_its_own_switch_alone(queue: Claims) -> None:
-    one, _ = declared(queue, "one", "two")
+def test_a_change_of_one_schedule_leaves_the_others_and_its_own_switch_alone(
+    engine: Engine,
+) -> None:
+    one, _ = declared(engine, "one", "two")
     by_hand = schedule("one", source=Source.ADMIN, fired_until=NOW)
     by_hand.save()
     for row in Schedule.objects.all():
-        queue.fire(row, [(NOW + MINUTE, new_job())])
-    queue.enable_schedules([one.pk], False, NOW)
+        engine.schedules.fire(row, [(NOW + MINUTE, new_job())])
+    engine.schedules.enable([one.pk], False, NOW)
     others = Schedule.objects.exclude(pk=one.pk).order_by("pk")
     before, own = list(others.values()), Schedule.objects.values().get(pk=one.pk)
 
     hourly = schedule("one", every=None, cron="0 * * * *", tz="UTC")
-    queue.declare([hourly, schedule("two")], NOW + 100)
+    engine.schedules.sync([hourly, schedule("two")], NOW + 100)
 
     assert list(others.values()) == before
     changed = {"every": None, "cron": "0 * * * *", "tz": "UTC", "fired_until": NOW + 100}
     assert Schedule.objects.values().get(pk=one.pk) == own | changed
 
 
-def test_other_arguments_keep_what_is_due(queue: Claims) -> None:
-    declared(queue, "one")
-    queue.declare(
+def test_other_arguments_keep_what_is_due(engine: Engine) -> None:
+    declared(engine, "one")
+    engine.schedules.sync(
         [schedule("one", arguments='{"args":[1],"kwargs":{}}', catch_up="all")], NOW + 500
     )
     row = Schedule.objects.get()
@@ -183,34 +188,34 @@ def test_other_arguments_keep_what_is_due(queue: Claims) -> None:
     )
 
 
-def test_what_is_declared_no_more_stays_as_it_is(queue: Claims) -> None:
-    declared(queue, "one", "two")
+def test_what_is_declared_no_more_stays_as_it_is(engine: Engine) -> None:
+    declared(engine, "one", "two")
     before = list(Schedule.objects.order_by("pk").values())
-    queue.declare([], NOW + 1)
-    queue.declare([schedule("two")], NOW + 1)
+    engine.schedules.sync([], NOW + 1)
+    engine.schedules.sync([schedule("two")], NOW + 1)
     assert list(Schedule.objects.order_by("pk").values()) == before
 
 
-def test_consumers_that_declare_at_once_write_one_row(queue: Claims) -> None:
-    at_once(*[lambda q: q.declare([schedule("one"), schedule("two")], NOW)] * 4)
-    assert [row.name for row in queue.schedules()] == ["one", "two"]
+def test_consumers_that_declare_at_once_write_one_row(engine: Engine) -> None:
+    at_once(*[lambda q: q.schedules.sync([schedule("one"), schedule("two")], NOW)] * 4)
+    assert [row.name for row in engine.schedules.all()] == ["one", "two"]
 
 
 # What people do
 
 
-def test_what_came_while_a_schedule_was_disabled_is_not_made_up_for(queue: Claims) -> None:
-    one, two = declared(queue, "one", "two")
-    assert queue.enable_schedules([one.pk], False, NOW + 1) == 1
-    assert queue.enable_schedules([one.pk, two.pk], True, NOW + 500) == 1
+def test_what_came_while_a_schedule_was_disabled_is_not_made_up_for(engine: Engine) -> None:
+    one, two = declared(engine, "one", "two")
+    assert engine.schedules.enable([one.pk], False, NOW + 1) == 1
+    assert engine.schedules.enable([one.pk, two.pk], True, NOW + 500) == 1
     settled = dict(Schedule.objects.values_list("name", "fired_until"))
     assert settled == {"one": NOW + 500, "two": NOW}
 
 
-def test_a_deleted_schedule_leaves_no_slots(queue: Claims) -> None:
-    one, two = declared(queue, "one", "two")
+def test_a_deleted_schedule_leaves_no_slots(engine: Engine) -> None:
+    one, two = declared(engine, "one", "two")
     for row in (one, two):
-        queue.fire(row, [(NOW + MINUTE, new_job())])
-    queue.delete_schedules([one.pk])
-    assert [row.name for row in queue.schedules()] == ["two"]
+        engine.schedules.fire(row, [(NOW + MINUTE, new_job())])
+    engine.schedules.delete([one.pk])
+    assert [row.name for row in engine.schedules.all()] == ["two"]
     assert slots() == [(two.pk, NOW + MINUTE)]

@@ -14,7 +14,7 @@ import pytest
 from django.db import IntegrityError
 from django.test.utils import CaptureQueriesContext
 
-from djjp.engine import Claims, NewJob, Outcome, Peer
+from djjp.engine import Engine, NewJob, Outcome, Peer
 from djjp.ids import new_id
 from djjp.models import LIVE, Flag, Job, Relayed, State
 from tests.support.engine_calls import NOW, at_once, done, enqueue, failed, row, take
@@ -27,15 +27,15 @@ def unique(key: str = "k", **given: Any) -> NewJob:
     return new_job(unique_key=key, flags=flags, **given)
 
 
-def ended(queue: Claims, how: State = State.SUCCEEDED, **given: Any) -> UUID:
+def ended(engine: Engine, how: State = State.SUCCEEDED, **given: Any) -> UUID:
     """A job with a unique key that has ended."""
     job = unique(**given)
-    queue.enqueue(job)
+    engine.jobs.enqueue(job)
     if how == State.CANCELLED:
-        queue.cancel([job.id], NOW)
+        engine.control.cancel([job.id], NOW)
     else:
-        [claimed] = take(queue)
-        take(queue, "one", (done if how == State.SUCCEEDED else failed)(claimed), limit=0)
+        [claimed] = take(engine)
+        take(engine, "one", (done if how == State.SUCCEEDED else failed)(claimed), limit=0)
     return job.id
 
 
@@ -48,60 +48,60 @@ def live(key: str = "k") -> set[UUID]:
 
 @pytest.mark.parametrize("state", LIVE)
 def test_a_live_job_holds_its_key_and_a_second_one_is_told_who_does(
-    queue: Claims, state: State
+    engine: Engine, state: State
 ) -> None:
     first, second = unique(state=state, run_after=NOW, waits_for=int(state == "blocked")), unique()
-    assert queue.enqueue(first) == {}
-    held = queue.enqueue(second)
+    assert engine.jobs.enqueue(first) == {}
+    held = engine.jobs.enqueue(second)
     assert held == {second.id: (first.id, state)}
-    assert queue.enqueue_many([second, new_job()]) == held
+    assert engine.jobs.enqueue_many([second, new_job()]) == held
     assert live() == {first.id}
     assert Job.objects.count() == 2
 
 
 @pytest.mark.parametrize("how", [State.SUCCEEDED, State.FAILED, State.CANCELLED])
-def test_a_key_is_free_once_its_job_has_ended(queue: Claims, how: State) -> None:
-    ended(queue, how)
+def test_a_key_is_free_once_its_job_has_ended(engine: Engine, how: State) -> None:
+    ended(engine, how)
     job = unique()
-    assert queue.enqueue(job) == {}
+    assert engine.jobs.enqueue(job) == {}
     assert live() == {job.id}
 
 
-def test_of_many_those_are_written_whose_key_is_free_the_first_of_equals(queue: Claims) -> None:
+def test_of_many_those_are_written_whose_key_is_free_the_first_of_equals(engine: Engine) -> None:
     [held_by_another, a, a_again, b] = [unique("z"), unique("a"), unique("a"), unique("b")]
     plain, holder = new_job(), unique("z", state=State.SCHEDULED, run_after=NOW)
-    queue.enqueue(holder)
-    held = queue.enqueue_many([held_by_another, plain, a, a_again, b])
+    engine.jobs.enqueue(holder)
+    held = engine.jobs.enqueue_many([held_by_another, plain, a, a_again, b])
     assert held == {held_by_another.id: (holder.id, "scheduled"), a_again.id: (a.id, "ready")}
     written = set(Job.objects.values_list("id", flat=True))
     assert written == {holder.id, plain.id, a.id, b.id}
 
 
-def test_a_call_that_is_repeated_meets_itself(queue: Claims) -> None:
+def test_a_call_that_is_repeated_meets_itself(engine: Engine) -> None:
     """As when nobody knows whether a commit took place."""
     job = unique()
-    assert queue.enqueue(job) == queue.enqueue(job) == {}
-    take(queue, "one", done(take(queue)[0]))
-    assert queue.enqueue(job) == {}
+    assert engine.jobs.enqueue(job) == engine.jobs.enqueue(job) == {}
+    take(engine, "one", done(take(engine)[0]))
+    assert engine.jobs.enqueue(job) == {}
     assert row(job.id)["state"] == "succeeded"
 
 
-def test_it_is_the_database_that_says_so(queue: Claims) -> None:
-    queue.enqueue(unique())
+def test_it_is_the_database_that_says_so(engine: Engine) -> None:
+    engine.jobs.enqueue(unique())
     with pytest.raises(IntegrityError):
         Job.objects.create(
             name="x", created_at=row(next(iter(live())))["created_at"], unique_key="k"
         )
 
 
-def test_whoever_enqueues_at_the_same_moment_one_is_first(queue: Claims) -> None:
+def test_whoever_enqueues_at_the_same_moment_one_is_first(engine: Engine) -> None:
     """Each in an order of its own, in which they would wait for one another."""
     keys = [f"key {number}" for number in range(400)]
 
-    def write(queue: Claims, seed: int) -> None:
+    def write(engine: Engine, seed: int) -> None:
         jobs = [unique(key) for key in keys]
         random.Random(seed).shuffle(jobs)
-        held = queue.enqueue_many(jobs)
+        held = engine.jobs.enqueue_many(jobs)
         for job in jobs[:20]:
             assert live(job.unique_key or "") == {held[job.id].id if job.id in held else job.id}
 
@@ -109,30 +109,30 @@ def test_whoever_enqueues_at_the_same_moment_one_is_first(queue: Claims) -> None
     assert Counter(Job.objects.values_list("unique_key", flat=True)) == dict.fromkeys(keys, 1)
 
 
-def test_a_key_that_changes_hands_is_always_somebodys(queue: Claims) -> None:
+def test_a_key_that_changes_hands_is_always_somebodys(engine: Engine) -> None:
     """One enqueues while another runs and ends what there is."""
     enqueued: list[UUID] = []
 
-    def write(queue: Claims) -> None:
+    def write(engine: Engine) -> None:
         for _ in range(60):
             job = unique()
-            held = queue.enqueue(job)
+            held = engine.jobs.enqueue(job)
             enqueued.append(held[job.id].id if job.id in held else job.id)
 
-    def consume(queue: Claims) -> None:
-        jobs = take(queue)
+    def consume(engine: Engine) -> None:
+        jobs = take(engine)
         until = time.monotonic() + 30
         while time.monotonic() < until and (len(enqueued) < 120 or jobs):
-            jobs = take(queue, "one", *map(done, jobs))
+            jobs = take(engine, "one", *map(done, jobs))
 
     at_once(write, write, consume)
     assert set(enqueued) == set(Job.objects.values_list("id", flat=True))
 
 
-def test_a_job_without_a_key_costs_no_statement_more(queue: Claims) -> None:
+def test_a_job_without_a_key_costs_no_statement_more(engine: Engine) -> None:
     job = new_job(flags=Flag.LIMITED, limit_key="k", limit_max=1)
-    with CaptureQueriesContext(queue.connection) as captured:
-        queue.enqueue(job)
+    with CaptureQueriesContext(engine.db.connection) as captured:
+        engine.jobs.enqueue(job)
     writes = [q["sql"] for q in captured.captured_queries if "djjp_job" in q["sql"]]
     assert len(writes) == 1, writes
 
@@ -142,99 +142,101 @@ def test_a_job_without_a_key_costs_no_statement_more(queue: Claims) -> None:
 
 @pytest.mark.parametrize("how", [State.SUCCEEDED, State.FAILED, State.CANCELLED])
 def test_a_retry_that_meets_its_successor_goes_on_without_the_key(
-    queue: Claims, how: State
+    engine: Engine, how: State
 ) -> None:
-    first, second = ended(queue, how), unique()
-    queue.enqueue(second)
-    assert queue.retry([first]) == 1
+    first, second = ended(engine, how), unique()
+    engine.jobs.enqueue(second)
+    assert engine.control.retry([first]) == 1
     assert [row(first)[f] for f in ("state", "unique_key")] == ["ready", None]
     assert live() == {second.id}
-    assert len(take(queue)) == 2
+    assert len(take(engine)) == 2
 
 
-def test_a_retry_takes_a_free_key_again(queue: Claims) -> None:
-    first = ended(queue)
-    queue.retry([first])
+def test_a_retry_takes_a_free_key_again(engine: Engine) -> None:
+    first = ended(engine)
+    engine.control.retry([first])
     assert live() == {first}
     later = unique()
-    assert queue.enqueue(later)[later.id].id == first
+    assert engine.jobs.enqueue(later)[later.id].id == first
 
 
-def test_of_several_that_are_retried_one_takes_the_key(queue: Claims) -> None:
-    some = [ended(queue) for _ in range(3)]
-    assert queue.retry(some) == 3
+def test_of_several_that_are_retried_one_takes_the_key(engine: Engine) -> None:
+    some = [ended(engine) for _ in range(3)]
+    assert engine.control.retry(some) == 3
     assert live() == {some[0]}
 
 
-def test_retries_and_enqueues_at_the_same_moment_leave_one_with_the_key(queue: Claims) -> None:
-    some = [ended(queue) for _ in range(4)]
+def test_retries_and_enqueues_at_the_same_moment_leave_one_with_the_key(engine: Engine) -> None:
+    some = [ended(engine) for _ in range(4)]
 
-    def again(id: UUID) -> Callable[[Claims], int]:
-        return lambda queue: queue.retry([id])
+    def again(id: UUID) -> Callable[[Engine], int]:
+        return lambda engine: engine.control.retry([id])
 
     for _ in range(5):
-        at_once(*map(again, some), lambda queue: queue.enqueue(unique()))
+        at_once(*map(again, some), lambda engine: engine.jobs.enqueue(unique()))
         assert len(live()) == 1
-        queue.cancel(list(Job.objects.values_list("id", flat=True)), NOW)
+        engine.control.cancel(list(Job.objects.values_list("id", flat=True)), NOW)
 
 
-def test_a_job_that_is_tried_again_keeps_its_key_meanwhile(queue: Claims) -> None:
+def test_a_job_that_is_tried_again_keeps_its_key_meanwhile(engine: Engine) -> None:
     first = unique()
-    queue.enqueue(first)
-    [job] = take(queue)
-    take(queue, "one", Outcome(job, State.SCHEDULED, NOW, NOW, run_after=time.time() + 60), limit=0)
+    engine.jobs.enqueue(first)
+    [job] = take(engine)
+    take(
+        engine, "one", Outcome(job, State.SCHEDULED, NOW, NOW, run_after=time.time() + 60), limit=0
+    )
     later = unique()
-    assert queue.enqueue(later) == {later.id: (first.id, "scheduled")}
+    assert engine.jobs.enqueue(later) == {later.id: (first.id, "scheduled")}
 
 
 def test_a_killed_holder_keeps_its_key_with_its_rescue_and_frees_it_with_its_end(
-    queue: Claims,
+    engine: Engine,
 ) -> None:
     first, later = unique(), unique()
-    queue.enqueue(first)
-    take(queue, "dead")
-    queue.rescue(Peer("dead", None, True), NOW, max_rescues=1, begun=None)
-    assert queue.enqueue(later) == {later.id: (first.id, "ready")}
-    take(queue, "dead")
-    queue.rescue(Peer("dead", None, True), NOW, max_rescues=1, begun=None)
+    engine.jobs.enqueue(first)
+    take(engine, "dead")
+    engine.rescue.rescue_jobs(Peer("dead", None, True), NOW, max_rescues=1, begun=None)
+    assert engine.jobs.enqueue(later) == {later.id: (first.id, "ready")}
+    take(engine, "dead")
+    engine.rescue.rescue_jobs(Peer("dead", None, True), NOW, max_rescues=1, begun=None)
     assert row(first.id)["state"] == "failed"
-    assert queue.enqueue(later) == {}
+    assert engine.jobs.enqueue(later) == {}
 
 
 # Until the start
 
 
-def test_a_key_until_the_start_is_free_once_the_job_runs(queue: Claims) -> None:
+def test_a_key_until_the_start_is_free_once_the_job_runs(engine: Engine) -> None:
     first, second = (unique(flags=Flag.UNTIL_START) for _ in range(2))
-    queue.enqueue(first)
-    [job] = take(queue)
-    assert queue.enqueue(second) == {}
+    engine.jobs.enqueue(first)
+    [job] = take(engine)
+    assert engine.jobs.enqueue(second) == {}
     assert live() == {second.id}
     # The first fails and is tried again beside it.
-    take(queue, "one", Outcome(job, State.READY, NOW, NOW), limit=0)
-    assert {job.id for job in take(queue)} == {first.id, second.id}
+    take(engine, "one", Outcome(job, State.READY, NOW, NOW), limit=0)
+    assert {job.id for job in take(engine)} == {first.id, second.id}
 
 
 @pytest.mark.parametrize("terms", ["limit", "rate"])
-def test_one_that_is_claimed_and_may_not_run_yet_keeps_its_key(queue: Claims, terms: str) -> None:
+def test_one_that_is_claimed_and_may_not_run_yet_keeps_its_key(engine: Engine, terms: str) -> None:
     flags = Flag.UNTIL_START | (Flag.LIMITED if terms == "limit" else Flag.RATE_LIMITED)
     per = None if terms == "limit" else 60.0
     given = {"limit_key": "l", "limit_max": 1, "limit_per": per}
-    enqueue(queue, flags=flags & ~Flag.UNTIL_START, **given)
+    enqueue(engine, flags=flags & ~Flag.UNTIL_START, **given)
     first, later = unique(flags=flags, **given), unique()
-    queue.enqueue(first)
-    assert len(take(queue)) == 1
-    [holder] = queue.enqueue(later).values()
+    engine.jobs.enqueue(first)
+    assert len(take(engine)) == 1
+    [holder] = engine.jobs.enqueue(later).values()
     assert holder.id == first.id
 
 
 # Those that come later than their handle
 
 
-def test_one_that_comes_late_is_cancelled_and_says_who_has_the_key(queue: Claims) -> None:
+def test_one_that_comes_late_is_cancelled_and_says_who_has_the_key(engine: Engine) -> None:
     holder, late, plain, other = unique(), unique(), new_job(), unique("other")
-    queue.enqueue(holder)
-    queue.enqueue_late([late, plain, other])
+    engine.jobs.enqueue(holder)
+    engine.jobs.enqueue_late([late, plain, other])
     came = row(late.id)
     assert (came["state"], came["reason"]) == (
         "cancelled",
@@ -242,25 +244,25 @@ def test_one_that_comes_late_is_cancelled_and_says_who_has_the_key(queue: Claims
     )
     assert came["finished_at"] is not None
     assert row(plain.id)["state"] == row(other.id)["state"] == "ready"
-    queue.enqueue_late([late])  # repeated
+    engine.jobs.enqueue_late([late])  # repeated
     assert row(late.id) == came
 
 
-def test_a_relay_is_not_stopped_by_a_key_that_is_held(queue: Claims) -> None:
+def test_a_relay_is_not_stopped_by_a_key_that_is_held(engine: Engine) -> None:
     holder = unique()
-    queue.enqueue(holder)
+    engine.jobs.enqueue(holder)
     late, again, plain = unique(id=new_id()), unique(id=new_id()), new_job()
-    queue.relay([late, again, plain], lambda: None)
+    engine.jobs.relay([late, again, plain], lambda: None)
     assert Relayed.objects.count() == 3
     assert [row(job.id)["state"] for job in (late, again, plain)] == [
         *("cancelled", "cancelled", "ready")
     ]
-    queue.retry([late.id])
+    engine.control.retry([late.id])
     assert row(late.id)["unique_key"] is None
 
 
-def test_one_that_was_cancelled_in_its_outbox_takes_no_key(queue: Claims) -> None:
+def test_one_that_was_cancelled_in_its_outbox_takes_no_key(engine: Engine) -> None:
     cancelled, next_one = unique(state=State.CANCELLED), unique()
-    queue.relay([cancelled, next_one], lambda: None)
+    engine.jobs.relay([cancelled, next_one], lambda: None)
     assert live() == {next_one.id}
     assert row(cancelled.id)["reason"] == "cancelled on request"

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.engine.postgresql import watermark
 from djjp.engine.postgresql.ready import INDEXES
 from djjp.ids import new_id
@@ -26,7 +26,7 @@ FINISHED_JOBS = 400
 
 
 @pytest.fixture
-def snapshot(queue: Claims) -> Iterator[Any]:
+def snapshot(engine: Engine) -> Iterator[Any]:
     """A transaction that is open in the queue's database; a call ends it."""
     import psycopg
 
@@ -37,24 +37,24 @@ def snapshot(queue: Claims) -> Iterator[Any]:
 
 
 @pytest.fixture
-def with_dead_entries(queue: Claims, snapshot: object, monkeypatch: pytest.MonkeyPatch) -> Claims:
+def with_dead_entries(engine: Engine, snapshot: object, monkeypatch: pytest.MonkeyPatch) -> Engine:
     """A queue in which jobs have run under an old snapshot: fewer than marks take in production."""
     monkeypatch.setattr(watermark, "DEAD_ENTRIES", FINISHED_JOBS - 100)
-    enqueue(queue, FINISHED_JOBS)
-    finish(queue, "one", *(done(job) for job in claim(queue, "one", FINISHED_JOBS)))
-    with queue.connection.cursor() as cursor:
+    enqueue(engine, FINISHED_JOBS)
+    finish(engine, "one", *(done(job) for job in claim(engine, "one", FINISHED_JOBS)))
+    with engine.db.connection.cursor() as cursor:
         # The tests of plans cover a table without statistics; autovacuum could run at any time.
         cursor.execute("ANALYZE djjp_job")
-    queue.connection.close()
-    queue.listener()  # from here on this is the session of another consumer
-    return queue
+    engine.db.connection.close()
+    engine.db.listener()  # from here on this is the session of another consumer
+    return engine
 
 
-def clean(queue: Claims) -> None:
+def clean(engine: Engine) -> None:
     """Remove the dead entries, and start a new session, without marks."""
-    with queue.connection.cursor() as cursor:
+    with engine.db.connection.cursor() as cursor:
         cursor.execute("VACUUM djjp_job")
-    queue.connection.close()
+    engine.db.connection.close()
 
 
 @pytest.fixture
@@ -64,31 +64,31 @@ def lasting_marks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watermark, "LONGEST_PAUSE", 3600.0)
 
 
-def entries_read(queue: Claims, call: Callable[[], Any]) -> int:
+def entries_read(engine: Engine, call: Callable[[], Any]) -> int:
     """Return the number of entries that a call reads in the indexes by which it could find ready jobs."""
 
     def count() -> int:
-        with queue.connection.cursor() as cursor:
+        with engine.db.connection.cursor() as cursor:
             cursor.execute(
                 "SELECT sum(pg_stat_get_xact_tuples_returned(name::regclass)) FROM unnest(%s::text[]) AS name",
                 [[*INDEXES, "djjp_job_pkey"]],
             )
             return int(cursor.fetchone()[0])
 
-    with queue.turn():
+    with engine.db.transaction():
         before = count()
         call()
         return count() - before
 
 
-def claimed(queue: Claims, limit: int, queues: Sequence[str] | None = None) -> list[UUID]:
-    return [job.id for job in claim(queue, "two", limit, queues=queues)]
+def claimed(engine: Engine, limit: int, queues: Sequence[str] | None = None) -> list[UUID]:
+    return [job.id for job in claim(engine, "two", limit, queues=queues)]
 
 
 @on_postgresql
 @served
 def test_the_second_claim_reads_no_entries_of_jobs_claimed_before(
-    with_dead_entries: Claims, lasting_marks: None, queues: list[str] | None
+    with_dead_entries: Engine, lasting_marks: None, queues: list[str] | None
 ) -> None:
     ids = enqueue(with_dead_entries, 60)
     taken: list[UUID] = []
@@ -109,7 +109,7 @@ def test_the_second_claim_reads_no_entries_of_jobs_claimed_before(
 @on_postgresql
 @served
 def test_after_a_mark_a_claim_reads_no_jobs_of_other_states(
-    with_dead_entries: Claims, lasting_marks: None, queues: list[str] | None
+    with_dead_entries: Engine, lasting_marks: None, queues: list[str] | None
 ) -> None:
     """The primary key has the same order, and tempts the planner where most jobs are alike."""
     enqueue(with_dead_entries, 20)
@@ -132,32 +132,32 @@ def test_after_a_mark_a_claim_reads_no_jobs_of_other_states(
 # How a job becomes ready after jobs with greater ids were claimed
 
 
-def retried(queue: Claims) -> tuple[UUID, Callable[[], object]]:
-    [id] = enqueue(queue)
-    [job] = claim(queue, "other", 1)
-    finish(queue, "other", failed(job))
+def retried(engine: Engine) -> tuple[UUID, Callable[[], object]]:
+    [id] = enqueue(engine)
+    [job] = claim(engine, "other", 1)
+    finish(engine, "other", failed(job))
     return id, lambda: at_once(lambda elsewhere: elsewhere.retry([id]))
 
 
-def tried_again(queue: Claims) -> tuple[UUID, Callable[[], object]]:
-    [id] = enqueue(queue)
-    [job] = claim(queue, "two", 1)
+def tried_again(engine: Engine) -> tuple[UUID, Callable[[], object]]:
+    [id] = enqueue(engine)
+    [job] = claim(engine, "two", 1)
     again = failed(job)._replace(state=State.READY)
-    return id, lambda: finish(queue, "two", again)
+    return id, lambda: finish(engine, "two", again)
 
 
-def released(queue: Claims) -> tuple[UUID, Callable[[], object]]:
-    [id] = enqueue(queue)
-    [job] = claim(queue, "other", 1)
+def released(engine: Engine) -> tuple[UUID, Callable[[], object]]:
+    [id] = enqueue(engine)
+    [job] = claim(engine, "other", 1)
     return id, lambda: at_once(lambda elsewhere: release(elsewhere, "other", job))
 
 
-def promoted(queue: Claims) -> tuple[UUID, Callable[[], object]]:
-    [id] = enqueue(queue, state=State.SCHEDULED, run_after=NOW - 1)
-    return id, lambda: queue.promote(NOW)
+def promoted(engine: Engine) -> tuple[UUID, Callable[[], object]]:
+    [id] = enqueue(engine, state=State.SCHEDULED, run_after=NOW - 1)
+    return id, lambda: engine.jobs.promote(NOW)
 
 
-def late(queue: Claims) -> tuple[UUID, Callable[[], object]]:
+def late(engine: Engine) -> tuple[UUID, Callable[[], object]]:
     """The transaction of its enqueue commits after later jobs were claimed."""
     import psycopg
 
@@ -180,10 +180,10 @@ WAYS = [retried, tried_again, released, promoted, late]
 @served
 @pytest.mark.parametrize("way", WAYS)
 def test_a_claim_that_finds_too_few_jobs_finds_a_job_before_the_mark(
-    with_dead_entries: Claims,
+    with_dead_entries: Engine,
     lasting_marks: None,
     queues: list[str] | None,
-    way: Callable[[Claims], tuple[UUID, Callable[[], object]]],
+    way: Callable[[Engine], tuple[UUID, Callable[[], object]]],
 ) -> None:
     older, make_ready = way(with_dead_entries)
     ids = enqueue(with_dead_entries, 30)
@@ -197,7 +197,7 @@ def test_a_claim_that_finds_too_few_jobs_finds_a_job_before_the_mark(
 @on_postgresql
 @served
 def test_has_ready_finds_a_job_before_the_mark(
-    with_dead_entries: Claims, lasting_marks: None, queues: list[str] | None
+    with_dead_entries: Engine, lasting_marks: None, queues: list[str] | None
 ) -> None:
     older, make_ready = released(with_dead_entries)
     enqueue(with_dead_entries, 20)
@@ -213,7 +213,7 @@ def test_has_ready_finds_a_job_before_the_mark(
 @on_postgresql
 @served
 def test_under_constant_load_jobs_before_the_mark_are_claimed_after_a_second(
-    with_dead_entries: Claims, queues: list[str] | None
+    with_dead_entries: Engine, queues: list[str] | None
 ) -> None:
     """And then all of them, in order, before any younger job."""
     older = enqueue(with_dead_entries, 3)
@@ -237,7 +237,7 @@ def test_under_constant_load_jobs_before_the_mark_are_claimed_after_a_second(
 @on_postgresql
 @served
 def test_after_the_marks_higher_priorities_come_first(
-    with_dead_entries: Claims, lasting_marks: None, queues: list[str] | None
+    with_dead_entries: Engine, lasting_marks: None, queues: list[str] | None
 ) -> None:
     plain = enqueue(with_dead_entries, 40)
     assert (
@@ -253,7 +253,7 @@ def test_after_the_marks_higher_priorities_come_first(
 
 @on_postgresql
 def test_after_the_marks_the_queues_are_merged(
-    with_dead_entries: Claims, lasting_marks: None
+    with_dead_entries: Engine, lasting_marks: None
 ) -> None:
     names = ["default", "mail"]
     ids = [enqueue(with_dead_entries, queue=names[number % 2])[0] for number in range(12)]
@@ -265,18 +265,18 @@ def test_after_the_marks_the_queues_are_merged(
 
 @on_postgresql
 def test_excluded_names_are_excluded_after_marks(
-    with_dead_entries: Claims, lasting_marks: None
+    with_dead_entries: Engine, lasting_marks: None
 ) -> None:
     ids = [enqueue(with_dead_entries, name=f"name.{number % 2}")[0] for number in range(12)]
     for at in range(0, 12, 4):
-        [one, two] = claim(with_dead_entries, "two", 2, without=["name.1"])
+        [one, two] = claim(with_dead_entries, "two", 2, exclude_names=["name.1"])
         assert [one.id, two.id] == [ids[at], ids[at + 2]]
 
 
 @on_postgresql
 @pytest.mark.parametrize("queues", [None, ["default"]])
 def test_after_the_marks_only_claimed_jobs_are_locked(
-    with_dead_entries: Claims, lasting_marks: None, queues: list[str] | None
+    with_dead_entries: Engine, lasting_marks: None, queues: list[str] | None
 ) -> None:
     enqueue(with_dead_entries, 20)
     enqueue(with_dead_entries, 15, priority=-1)
@@ -289,20 +289,20 @@ def test_after_the_marks_only_claimed_jobs_are_locked(
 
 @on_postgresql
 def test_without_dead_entries_a_released_job_is_the_first_again(
-    queue: Claims, lasting_marks: None
+    engine: Engine, lasting_marks: None
 ) -> None:
-    clean(queue)
-    first, second, third = enqueue(queue, 3)
-    held = claim(queue, "other", 1)
-    assert claimed(queue, 1) == [second]
+    clean(engine)
+    first, second, third = enqueue(engine, 3)
+    held = claim(engine, "other", 1)
+    assert claimed(engine, 1) == [second]
     at_once(lambda elsewhere: release(elsewhere, "other", *held))
-    assert claimed(queue, 1) == [first]
-    assert claimed(queue, 1) == [third]
+    assert claimed(engine, 1) == [first]
+    assert claimed(engine, 1) == [third]
 
 
 @on_postgresql
 def test_once_the_old_snapshot_is_gone_claims_start_at_the_beginning_again(
-    with_dead_entries: Claims, snapshot: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    with_dead_entries: Engine, snapshot: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, *others = enqueue(with_dead_entries, 5)
     held = claim(with_dead_entries, "other", 1)

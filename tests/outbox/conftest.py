@@ -15,7 +15,7 @@ from django.db import connections, transaction
 from django.test import override_settings
 
 from djjp.databases import queue_database
-from djjp.engine import Claims, Outcome
+from djjp.engine import Engine, Outcome
 from djjp.jobs import enqueue
 from djjp.models import Job, State
 from djjp.outbox.models import OutboxJob
@@ -42,10 +42,10 @@ def rested() -> None:
 
 
 @contextmanager
-def _application(entry: dict[str, Any], queue: Claims, *beside: str) -> Iterator[Application]:
+def _application(entry: dict[str, Any], engine: Engine, *beside: str) -> Iterator[Application]:
     with (
         alias_for(entry) as alias,
-        override_settings(DJJP={"db_name": queue.alias, "outbox": [*beside, alias]}),
+        override_settings(DJJP={"db_name": engine.db.alias, "outbox": [*beside, alias]}),
     ):
         for app in ("djjp_outbox", "shop"):
             call_command("migrate", app, database=alias, verbosity=0)
@@ -53,18 +53,18 @@ def _application(entry: dict[str, Any], queue: Claims, *beside: str) -> Iterator
 
 
 @pytest.fixture
-def on_sqlite(queue: Claims, tmp_path: Path) -> Iterator[Application]:
+def on_sqlite(engine: Engine, tmp_path: Path) -> Iterator[Application]:
     """The application on SQLite as Django sets it up, without WAL."""
     entry = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / "app.sqlite3")}
-    with _application(entry, queue) as application:
+    with _application(entry, engine) as application:
         yield application
 
 
 @pytest.fixture
-def on_postgres(queue: Claims, postgres_url: str) -> Iterator[Application]:
+def on_postgres(engine: Engine, postgres_url: str) -> Iterator[Application]:
     with (
         postgres_database(beside=postgres_url) as url,
-        _application(queue_database(url), queue) as application,
+        _application(queue_database(url), engine) as application,
     ):
         yield application
 
@@ -76,10 +76,10 @@ def application(request: pytest.FixtureRequest) -> Application:
 
 
 @pytest.fixture
-def second(queue: Claims, tmp_path: Path) -> Iterator[Application]:
+def second(engine: Engine, tmp_path: Path) -> Iterator[Application]:
     """A second database with an outbox; the first is `default`."""
     entry = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / "second.sqlite3")}
-    with _application(entry, queue, "default") as application:
+    with _application(entry, engine, "default") as application:
         yield application
 
 
@@ -114,13 +114,15 @@ def execute(alias: str = "default") -> Execution:
     return Execution.objects.using(alias).create(key="k", process=0, at=0.0)
 
 
-def run_and_prune(queue: Claims) -> list[UUID]:
+def run_and_prune(engine: Engine) -> list[UUID]:
     """Run every ready job as a consumer would, and prune it; returns their ids."""
-    with queue.turn():
-        claimed = queue.claim("tester", 1000, time.time())
+    with engine.db.transaction():
+        claimed = engine.jobs.claim("tester", 1000, time.time())
         now = time.time()
-        queue.finish("tester", [Outcome(job, State.SUCCEEDED, now, now, "1") for job in claimed])
-    queue.prune([State.SUCCEEDED], time.time() + 60, None, 10_000)
+        engine.jobs.finish(
+            "tester", [Outcome(job, State.SUCCEEDED, now, now, "1") for job in claimed]
+        )
+    engine.pruning.prune([State.SUCCEEDED], time.time() + 60, None, 10_000)
     assert not Job.objects.filter(pk__in=[job.id for job in claimed]).exists()
     return [job.id for job in claimed]
 

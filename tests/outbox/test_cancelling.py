@@ -6,7 +6,7 @@ import pytest
 from django.db import transaction
 
 from djjp import chain, get_job
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.exceptions import JobCancelled
 from djjp.jobs import enqueue
 from djjp.models import Job
@@ -16,7 +16,7 @@ from tests.project.shop.jobs import add, echo
 
 
 def test_a_job_that_is_cancelled_in_its_own_transaction_never_runs(
-    queue: Claims, application: Application
+    engine: Engine, application: Application
 ) -> None:
     with transaction.atomic(application.alias):
         execute(application.alias)
@@ -34,7 +34,7 @@ def test_a_job_that_is_cancelled_in_its_own_transaction_never_runs(
 
 
 def test_a_cancellation_vanishes_with_the_savepoint_that_it_was_made_in(
-    queue: Claims, application: Application
+    engine: Engine, application: Application
 ) -> None:
     with transaction.atomic(application.alias):
         execute(application.alias)
@@ -46,7 +46,7 @@ def test_a_cancellation_vanishes_with_the_savepoint_that_it_was_made_in(
 
 
 def test_a_job_that_was_left_in_the_outbox_is_cancelled_from_elsewhere(
-    queue: Claims, application: Application
+    engine: Engine, application: Application
 ) -> None:
     enqueue._rest_until = float("inf")  # this process leaves relaying to others
     with transaction.atomic(application.alias):
@@ -62,7 +62,7 @@ def test_a_job_that_was_left_in_the_outbox_is_cancelled_from_elsewhere(
 
 
 def test_a_pipeline_in_the_outbox_is_cancelled_whole(
-    queue: Claims, application: Application
+    engine: Engine, application: Application
 ) -> None:
     with transaction.atomic(application.alias):
         execute(application.alias)

@@ -6,7 +6,7 @@ import pytest
 from django.db import connections, transaction
 
 from djjp import run_many
-from djjp.engine import Claims
+from djjp.engine import Engine
 from tests.outbox.conftest import Application, queued, undone, waiting
 from tests.project.shop.jobs import add
 
@@ -16,7 +16,7 @@ def holders(second: Application) -> tuple[int, int]:
 
 
 def test_the_innermost_transaction_takes_the_job_whichever_way_they_are_nested(
-    queue: Claims, second: Application
+    engine: Engine, second: Application
 ) -> None:
     for outer, inner, held in (
         ("default", second.alias, (0, 1)),
@@ -28,7 +28,7 @@ def test_the_innermost_transaction_takes_the_job_whichever_way_they_are_nested(
     assert len(queued()) == 2
 
 
-def test_a_savepoint_is_a_block_like_any_other(queue: Claims, second: Application) -> None:
+def test_a_savepoint_is_a_block_like_any_other(engine: Engine, second: Application) -> None:
     with transaction.atomic(), transaction.atomic(second.alias):
         with transaction.atomic():
             add.run_later(1)
@@ -37,7 +37,7 @@ def test_a_savepoint_is_a_block_like_any_other(queue: Claims, second: Applicatio
         assert holders(second) == (1, 1)
 
 
-def test_blocks_that_ended_are_forgotten(queue: Claims, second: Application) -> None:
+def test_blocks_that_ended_are_forgotten(engine: Engine, second: Application) -> None:
     with transaction.atomic():
         with transaction.atomic(second.alias):
             add.run_later(1)
@@ -51,7 +51,7 @@ def test_blocks_that_ended_are_forgotten(queue: Claims, second: Application) -> 
 
 
 def test_a_connection_that_was_made_anew_is_numbered_anew(
-    queue: Claims, second: Application
+    engine: Engine, second: Application
 ) -> None:
     for alias in ("default", second.alias):
         connections[alias].close()
@@ -60,14 +60,16 @@ def test_a_connection_that_was_made_anew_is_numbered_anew(
         assert holders(second) == (1, 0)
 
 
-def test_the_job_goes_with_the_transaction_that_took_it(queue: Claims, second: Application) -> None:
+def test_the_job_goes_with_the_transaction_that_took_it(
+    engine: Engine, second: Application
+) -> None:
     with transaction.atomic(), undone(second.alias):
         add.run_later(1)
         add.using(database="default").run_later(2)
     assert len(queued()) == 1
 
 
-def test_using_names_the_transaction(queue: Claims, second: Application) -> None:
+def test_using_names_the_transaction(engine: Engine, second: Application) -> None:
     with transaction.atomic(), transaction.atomic(second.alias):
         outer = add.using(database="default")
         outer.run_later(1)
@@ -78,7 +80,7 @@ def test_using_names_the_transaction(queue: Claims, second: Application) -> None
 
 
 def test_a_named_database_without_a_transaction_holds_nothing_up(
-    queue: Claims, second: Application
+    engine: Engine, second: Application
 ) -> None:
     with transaction.atomic():
         add.using(database=second.alias).run_later(1)
@@ -86,15 +88,15 @@ def test_a_named_database_without_a_transaction_holds_nothing_up(
         assert holders(second) == (0, 0)
 
 
-def test_only_a_database_with_an_outbox_can_be_named(queue: Claims) -> None:
+def test_only_a_database_with_an_outbox_can_be_named(engine: Engine) -> None:
     with pytest.raises(ValueError, match=r"database is 'elsewhere'.*'default'"):
         add.using(database="elsewhere")
 
 
 def test_a_transaction_of_the_queue_itself_is_none_of_the_applications(
-    queue: Claims,
+    engine: Engine,
 ) -> None:
-    with transaction.atomic(), transaction.atomic(queue.alias):
+    with transaction.atomic(), transaction.atomic(engine.db.alias):
         add.run_later(1)
         assert (len(waiting()), len(queued())) == (1, 0)
     assert len(queued()) == 1

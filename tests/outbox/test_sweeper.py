@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from django.db import OperationalError, connections, transaction
 
-from djjp import engine
-from djjp.engine import Claims
+import djjp.engine
+from djjp.engine import Engine
 from djjp.models import Job, Relayed
 from djjp.outbox import receipts, sweeper, table
 from djjp.outbox.sweeper import Sweeper
@@ -25,7 +25,7 @@ from tests.support.projects import alias_for
 
 
 @contextmanager
-def sweeping(aliases: list[str], call: Callable[..., Any] = engine.call) -> Iterator[Sweeper]:
+def sweeping(aliases: list[str], call: Callable[..., Any] = djjp.engine.run) -> Iterator[Sweeper]:
     thread = Sweeper(call, aliases)
     thread.start()
     try:
@@ -35,7 +35,7 @@ def sweeping(aliases: list[str], call: Callable[..., Any] = engine.call) -> Iter
         assert not any(each.is_alive() for each in thread._threads)
 
 
-def test_what_was_left_behind_is_relayed(queue: Claims, application: Application) -> None:
+def test_what_was_left_behind_is_relayed(engine: Engine, application: Application) -> None:
     before = leave(3, application.alias)
     with sweeping([application.alias]):
         eventually(lambda: queued() == before)
@@ -44,21 +44,21 @@ def test_what_was_left_behind_is_relayed(queue: Claims, application: Application
     assert application.waiting() == 0
 
 
-def test_each_outbox_is_swept(queue: Claims, second: Application) -> None:
+def test_each_outbox_is_swept(engine: Engine, second: Application) -> None:
     ids = leave() + leave(1, second.alias)
     with sweeping(table.outboxes()):
         eventually(lambda: queued() == ids)
 
 
-def test_the_queue_is_reached_by_what_was_given_and_by_nothing_else(queue: Claims) -> None:
+def test_the_queue_is_reached_by_what_was_given_and_by_nothing_else(engine: Engine) -> None:
     """A consumer keeps to its one connection: what is given here asks a thread that stands for it."""
     ids = leave(2)
     opened: set[str] = set()
 
-    def call(verb: Callable[[Claims], Any]) -> Any:
+    def call(verb: Callable[[Engine], Any]) -> Any:
         assert threading.current_thread().name == "djjp-sweeper"
         opened.update(c.alias for c in connections.all(initialized_only=True) if c.connection)
-        return consumer.submit(lambda: verb(engine.queue())).result(30)
+        return consumer.submit(lambda: verb(djjp.engine.current())).result(30)
 
     with ThreadPoolExecutor(1) as consumer:
         with sweeping(["default"], call):
@@ -68,7 +68,7 @@ def test_the_queue_is_reached_by_what_was_given_and_by_nothing_else(queue: Claim
 
 
 def test_a_lock_in_one_database_holds_up_no_others_outbox(
-    queue: Claims, second: Application
+    engine: Engine, second: Application
 ) -> None:
     ids = leave(1, second.alias)
     with sweeping(table.outboxes()):
@@ -80,10 +80,10 @@ def test_a_lock_in_one_database_holds_up_no_others_outbox(
 
 
 def test_a_sweep_that_is_stuck_does_not_keep_its_consumer(
-    queue: Claims, second: Application
+    engine: Engine, second: Application
 ) -> None:
     leave(1, second.alias)
-    sweeper = Sweeper(engine.call, [second.alias])
+    sweeper = Sweeper(djjp.engine.run, [second.alias])
     with transaction.atomic(second.alias):
         execute(second.alias)
         sweeper.start()
@@ -93,18 +93,18 @@ def test_a_sweep_that_is_stuck_does_not_keep_its_consumer(
 
 
 def test_an_outage_is_told_once_and_swept_away_when_it_is_over(
-    queue: Claims, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweeper, "_EVERY", 0.02)
     ids = leave(2)
     away, calls = threading.Event(), []
     away.set()
 
-    def call(verb: Callable[[Claims], Any]) -> Any:
+    def call(verb: Callable[[Engine], Any]) -> Any:
         calls.append(verb)
         if away.is_set():
             raise OperationalError("no route to host")
-        return engine.call(verb)
+        return djjp.engine.run(verb)
 
     with caplog.at_level(logging.INFO, "djjp.outbox"), sweeping(["default"], call):
         eventually(lambda: len(calls) > 4)
@@ -119,7 +119,7 @@ def test_an_outage_is_told_once_and_swept_away_when_it_is_over(
 
 
 def test_an_application_database_that_is_away_is_told_once(
-    queue: Claims, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each thread has its connection from the settings, where this one leads nowhere."""
     monkeypatch.setattr(sweeper, "_EVERY", 0.02)
@@ -133,7 +133,7 @@ def test_an_application_database_that_is_away_is_told_once(
 
 
 def test_a_missing_table_says_what_to_do(
-    queue: Claims, tmp_path: Any, caplog: pytest.LogCaptureFixture
+    engine: Engine, tmp_path: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     bare = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / "bare.sqlite3")}
     with alias_for(bare) as alias:
@@ -144,7 +144,7 @@ def test_a_missing_table_says_what_to_do(
 
 
 def test_relayed_rows_are_forgotten_by_the_way(
-    queue: Claims, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(receipts, "KEEP", 0.05)
     monkeypatch.setattr(sweeper, "_EVERY", 0.02)
@@ -156,7 +156,7 @@ def test_relayed_rows_are_forgotten_by_the_way(
     assert Job.objects.count() == 1
 
 
-def test_without_an_outbox_there_is_nothing_to_do(queue: Claims) -> None:
+def test_without_an_outbox_there_is_nothing_to_do(engine: Engine) -> None:
     with sweeping([]) as thread:
         assert thread.looked.is_set()
         assert thread._threads == []

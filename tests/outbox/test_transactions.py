@@ -18,8 +18,9 @@ from django.http import HttpRequest, HttpResponse
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
-from djjp import arun_many, engine, get_job, run_many
-from djjp.engine import Claims
+import djjp.engine
+from djjp import arun_many, get_job, run_many
+from djjp.engine import Engine
 from djjp.exceptions import JobDoesNotExist
 from djjp.models import Job, Relayed
 from djjp.outbox import relay
@@ -30,7 +31,7 @@ T = TypeVar("T")
 
 
 def test_a_job_comes_into_the_queue_with_the_commit(
-    queue: Claims, application: Application
+    engine: Engine, application: Application
 ) -> None:
     with transaction.atomic(application.alias):
         execute(application.alias)
@@ -45,7 +46,7 @@ def test_a_job_comes_into_the_queue_with_the_commit(
     assert row.arguments == add.bind(1, b=2).arguments
 
 
-def test_a_job_vanishes_with_the_data(queue: Claims, application: Application) -> None:
+def test_a_job_vanishes_with_the_data(engine: Engine, application: Application) -> None:
     with undone(application.alias):
         execute(application.alias)
         handle = add.run_later(1)
@@ -55,7 +56,7 @@ def test_a_job_vanishes_with_the_data(queue: Claims, application: Application) -
         handle.refresh()
 
 
-def test_outside_of_a_transaction_nothing_goes_by_the_outbox(queue: Claims) -> None:
+def test_outside_of_a_transaction_nothing_goes_by_the_outbox(engine: Engine) -> None:
     with CaptureQueriesContext(connection) as captured:
         handle = add.run_later(1)
 
@@ -64,7 +65,7 @@ def test_outside_of_a_transaction_nothing_goes_by_the_outbox(queue: Claims) -> N
     assert not Relayed.objects.exists()
 
 
-def test_all_that_a_row_holds_arrives(queue: Claims) -> None:
+def test_all_that_a_row_holds_arrives(engine: Engine) -> None:
     later = mail.using(queue="bulk", priority=-3, run_after=timedelta(hours=1))
     with transaction.atomic():
         relayed = later.run_later("a\x00\N{SNOWMAN}")
@@ -81,7 +82,7 @@ def test_all_that_a_row_holds_arrives(queue: Claims) -> None:
 
 
 def test_a_job_of_a_savepoint_that_is_rolled_back_goes_with_it(
-    queue: Claims, application: Application
+    engine: Engine, application: Application
 ) -> None:
     with transaction.atomic(application.alias):
         first = add.run_later(1)
@@ -97,7 +98,7 @@ def test_a_job_of_a_savepoint_that_is_rolled_back_goes_with_it(
 
 
 def test_a_job_behind_a_rolled_back_savepoint_is_relayed_though_it_was_the_first_to_be_lost(
-    queue: Claims,
+    engine: Engine,
 ) -> None:
     with transaction.atomic():
         with undone():
@@ -108,7 +109,7 @@ def test_a_job_behind_a_rolled_back_savepoint_is_relayed_though_it_was_the_first
     assert waiting() == []
 
 
-def test_a_savepoint_rolled_back_by_hand_takes_its_jobs_along(queue: Claims) -> None:
+def test_a_savepoint_rolled_back_by_hand_takes_its_jobs_along(engine: Engine) -> None:
     with transaction.atomic():
         first = add.run_later(1)
         savepoint = connection.savepoint()
@@ -120,7 +121,7 @@ def test_a_savepoint_rolled_back_by_hand_takes_its_jobs_along(queue: Claims) -> 
     assert waiting() == []
 
 
-def test_one_transaction_after_another_relays_its_own(queue: Claims) -> None:
+def test_one_transaction_after_another_relays_its_own(engine: Engine) -> None:
     with undone():
         add.run_later(1)
     with transaction.atomic():
@@ -131,7 +132,7 @@ def test_one_transaction_after_another_relays_its_own(queue: Claims) -> None:
     assert queued() == [second.id, third.id]
 
 
-def test_what_was_rolled_back_is_not_looked_for_by_later_transactions(queue: Claims) -> None:
+def test_what_was_rolled_back_is_not_looked_for_by_later_transactions(engine: Engine) -> None:
     with undone():
         lost = add.run_later(1)
     with CaptureQueriesContext(connection) as captured, transaction.atomic():
@@ -139,14 +140,14 @@ def test_what_was_rolled_back_is_not_looked_for_by_later_transactions(queue: Cla
     assert not [q for q in captured.captured_queries if lost.id.hex in q["sql"]]
 
 
-def test_a_durable_block_is_one_too(queue: Claims) -> None:
+def test_a_durable_block_is_one_too(engine: Engine) -> None:
     with transaction.atomic(durable=True):
         handle = add.run_later(1)
     assert queued() == [handle.id]
 
 
-def test_many_jobs_of_a_block_are_relayed_as_one_batch(queue: Claims) -> None:
-    with CaptureQueriesContext(connections[queue.alias]) as captured, transaction.atomic():
+def test_many_jobs_of_a_block_are_relayed_as_one_batch(engine: Engine) -> None:
+    with CaptureQueriesContext(connections[engine.db.alias]) as captured, transaction.atomic():
         handles = [add.run_later(i) for i in range(20)]
         handles += run_many(echo.bind(i) for i in range(20))
     assert queued() == [handle.id for handle in handles]
@@ -155,7 +156,7 @@ def test_many_jobs_of_a_block_are_relayed_as_one_batch(queue: Claims) -> None:
     assert len(notes) == 1
 
 
-def test_the_request_gains_one_insert(queue: Claims) -> None:
+def test_the_request_gains_one_insert(engine: Engine) -> None:
     with CaptureQueriesContext(connection) as captured, transaction.atomic():
         add.run_later(1)
         inside = [q["sql"] for q in captured.captured_queries]
@@ -163,7 +164,7 @@ def test_the_request_gains_one_insert(queue: Claims) -> None:
     assert [sql.partition(" ")[0] for sql in inside] == ["BEGIN", "INSERT"]
 
 
-def test_run_many_inside_a_block_is_whole_or_not_at_all(queue: Claims) -> None:
+def test_run_many_inside_a_block_is_whole_or_not_at_all(engine: Engine) -> None:
     with transaction.atomic():
         handles = run_many(add.bind(i) for i in range(2500))
         assert len(waiting()) == 2500
@@ -176,7 +177,7 @@ def test_run_many_inside_a_block_is_whole_or_not_at_all(queue: Claims) -> None:
 
 
 def test_a_hook_that_fails_does_not_keep_jobs_behind(
-    queue: Claims, caplog: pytest.LogCaptureFixture
+    engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What was registered robustly, as Django calls it."""
 
@@ -191,7 +192,7 @@ def test_a_hook_that_fails_does_not_keep_jobs_behind(
 
 
 def test_a_request_with_atomic_requests_is_a_block(
-    queue: Claims, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
 
@@ -207,7 +208,7 @@ def test_a_request_with_atomic_requests_is_a_block(
     assert queued() == seen
 
 
-def test_coroutines_enqueue_with_the_transaction_of_their_sync_code(queue: Claims) -> None:
+def test_coroutines_enqueue_with_the_transaction_of_their_sync_code(engine: Engine) -> None:
     """An async view opens its transaction where Django's own async calls run."""
 
     async def view(error: BaseException | None) -> list[object]:
@@ -228,7 +229,7 @@ def test_coroutines_enqueue_with_the_transaction_of_their_sync_code(queue: Claim
 
 
 def test_a_transaction_of_another_thread_is_none_of_ours(
-    queue: Claims, application: Application
+    engine: Engine, application: Application
 ) -> None:
     inside, go_on = threading.Event(), threading.Event()
 
@@ -251,7 +252,7 @@ def test_a_transaction_of_another_thread_is_none_of_ours(
 
 
 def test_a_handle_and_get_job_find_a_job_that_is_still_in_the_outbox(
-    queue: Claims, application: Application
+    engine: Engine, application: Application
 ) -> None:
     with transaction.atomic(application.alias):
         ready = add.run_later(1)
@@ -266,14 +267,14 @@ def test_a_handle_and_get_job_find_a_job_that_is_still_in_the_outbox(
     assert get_job(later.id).state == "scheduled"
 
 
-def test_get_job_of_what_is_nowhere_says_so(queue: Claims) -> None:
+def test_get_job_of_what_is_nowhere_says_so(engine: Engine) -> None:
     handle = add.run_later(1)
     Job.objects.all().delete()
     with pytest.raises(JobDoesNotExist):
         get_job(handle.id)
 
 
-def test_join_inside_of_the_block_gives_up_in_time(queue: Claims) -> None:
+def test_join_inside_of_the_block_gives_up_in_time(engine: Engine) -> None:
     with transaction.atomic():
         handle = add.run_later(1)
         with pytest.raises(TimeoutError, match="still ready"):
@@ -283,26 +284,26 @@ def test_join_inside_of_the_block_gives_up_in_time(queue: Claims) -> None:
 # The queue in the application's database
 
 
-def test_a_queue_in_the_transactions_own_database_is_written_plainly(queue: Claims) -> None:
+def test_a_queue_in_the_transactions_own_database_is_written_plainly(engine: Engine) -> None:
     """The alias of the queue is in a transaction: neither the outbox nor a hook takes part."""
-    with override_settings(DJJP={"db_name": queue.alias}):
-        with undone(queue.alias):
+    with override_settings(DJJP={"db_name": engine.db.alias}):
+        with undone(engine.db.alias):
             handle = add.run_later(1)
             assert queued() == [handle.id]
         assert queued() == waiting() == []
-        with transaction.atomic(queue.alias):
+        with transaction.atomic(engine.db.alias):
             handle = add.run_later(1)
-            assert connections[queue.alias].run_on_commit == []
+            assert connections[engine.db.alias].run_on_commit == []
         assert queued() == [handle.id]
 
 
 class Elsewhere:
     """Runs verbs on a connection of its own, as a consumer's coordinator does."""
 
-    def call(self, verb: Callable[[Claims], T]) -> T:
+    def call(self, verb: Callable[[Engine], T]) -> T:
         def work() -> T:
             try:
-                return verb(engine.queue())
+                return verb(djjp.engine.current())
             finally:
                 connections.close_all()
 
@@ -311,20 +312,20 @@ class Elsewhere:
 
 
 @pytest.fixture
-def inside_a_job(queue: Claims) -> Iterator[None]:
-    token = engine.coordinator.set(Elsewhere())
+def inside_a_job(engine: Engine) -> Iterator[None]:
+    token = djjp.engine.coordinator.set(Elsewhere())
     yield
-    engine.coordinator.reset(token)
+    djjp.engine.coordinator.reset(token)
 
 
 def test_a_consumers_job_relays_over_its_coordinator(
-    queue: Claims, application: Application, inside_a_job: None
+    engine: Engine, application: Application, inside_a_job: None
 ) -> None:
-    connections[queue.alias].close()
+    connections[engine.db.alias].close()
     with transaction.atomic(application.alias):
         handle = add.run_later(1)
         assert get_job(handle.id).state == "ready"
-    assert connections[queue.alias].connection is None  # its thread needs none
+    assert connections[engine.db.alias].connection is None  # its thread needs none
     assert queued() == [handle.id]
 
 
@@ -332,11 +333,11 @@ def test_a_consumers_job_relays_over_its_coordinator(
 
 
 def test_a_queue_that_is_away_fails_no_request_and_loses_no_job(
-    queue: Claims,
+    engine: Engine,
     application: Application,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    come_back = go_away(queue.alias)
+    come_back = go_away(engine.db.alias)
     try:
         with caplog.at_level(logging.WARNING, "djjp.outbox"):
             with transaction.atomic(application.alias):

@@ -6,14 +6,14 @@ import pytest
 from django.db import transaction
 
 from djjp import chain, run_many
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.exceptions import JobCancelled
 from tests.outbox.conftest import Application, execute, queued, undone, waiting
 from tests.project.shop.jobs import add, import_from
 
 
 def test_of_two_in_one_transaction_the_first_has_the_key(
-    queue: Claims, application: Application
+    engine: Engine, application: Application
 ) -> None:
     with transaction.atomic(application.alias):
         execute(application.alias)
@@ -30,25 +30,25 @@ def test_of_two_in_one_transaction_the_first_has_the_key(
 
 
 def test_one_whose_key_was_taken_meanwhile_is_cancelled_with_the_data_unharmed(
-    queue: Claims, application: Application
+    engine: Engine, application: Application
 ) -> None:
     with transaction.atomic(application.alias):
         done = execute(application.alias)
         late = import_from.run_later("a")
-        with transaction.atomic(using=queue.alias):  # as another process does
+        with transaction.atomic(using=engine.db.alias):  # as another process does
             job = import_from.bind("a").row()
-            queue.enqueue(job)
+            engine.jobs.enqueue(job)
     assert type(done).objects.using(application.alias).filter(pk=done.pk).exists()
     with pytest.raises(JobCancelled, match=f"job {job.id} has its unique key"):
         late.join(0)
-    queue.cancel([job.id], 0)
+    engine.control.cancel([job.id], 0)
     late.retry()
     assert late.state == "ready"
     assert import_from.run_later("a") == late
 
 
 def test_one_that_vanishes_with_its_savepoint_takes_no_key(
-    queue: Claims, application: Application
+    engine: Engine, application: Application
 ) -> None:
     with transaction.atomic(application.alias):
         execute(application.alias)
@@ -59,7 +59,7 @@ def test_one_that_vanishes_with_its_savepoint_takes_no_key(
     assert (kept.state, queued()) == ("ready", [kept.id])
 
 
-def test_a_pipeline_with_one_is_refused_before_anything_is_written(queue: Claims) -> None:
+def test_a_pipeline_with_one_is_refused_before_anything_is_written(engine: Engine) -> None:
     with transaction.atomic():
         with pytest.raises(ValueError, match="no step of a pipeline can have one"):
             chain(add.bind(1), import_from.bind()).run_later()

@@ -9,8 +9,8 @@ from uuid import UUID
 
 from django.db import connections
 
-from djjp import engine
-from djjp.engine import Claimed, Claims, Failure, Outcome
+import djjp.engine
+from djjp.engine import Claimed, Engine, Failure, Outcome
 from djjp.models import Attempt, Job, State
 from tests.support.factories import new_job
 
@@ -26,19 +26,19 @@ def row(id: UUID) -> dict[str, Any]:
     return Job.objects.values().get(id=id)
 
 
-def claim(queue: Claims, consumer: str = "one", limit: int = 100, **options: Any) -> list[Claimed]:
-    with queue.turn():
-        return queue.claim(consumer, limit, NOW, **options)
+def claim(engine: Engine, consumer: str = "one", limit: int = 100, **options: Any) -> list[Claimed]:
+    with engine.db.transaction():
+        return engine.jobs.claim(consumer, limit, NOW, **options)
 
 
-def finish(queue: Claims, consumer: str, *outcomes: Outcome) -> set[UUID]:
-    with queue.turn():
-        return queue.finish(consumer, outcomes)
+def finish(engine: Engine, consumer: str, *outcomes: Outcome) -> set[UUID]:
+    with engine.db.transaction():
+        return engine.jobs.finish(consumer, outcomes)
 
 
-def release(queue: Claims, consumer: str, *jobs: Claimed) -> set[UUID]:
-    with queue.turn():
-        return queue.release(consumer, jobs)
+def release(engine: Engine, consumer: str, *jobs: Claimed) -> set[UUID]:
+    with engine.db.transaction():
+        return engine.jobs.release(consumer, jobs)
 
 
 def done(job: Claimed, result: str = "null") -> Outcome:
@@ -49,20 +49,20 @@ def failed(job: Claimed, message: str = "it broke") -> Outcome:
     return Outcome(job, State.FAILED, NOW, NOW + 1, failure=Failure("E", message, "where"))
 
 
-def enqueue(queue: Claims, count: int = 1, /, **given: Any) -> list[UUID]:
+def enqueue(engine: Engine, count: int = 1, /, **given: Any) -> list[UUID]:
     jobs = [new_job(**given) for _ in range(count)]
-    queue.enqueue_many(jobs)
+    engine.jobs.enqueue_many(jobs)
     return [job.id for job in jobs]
 
 
-def one(queue: Claims, consumer: str = "one") -> Claimed:
+def one(engine: Engine, consumer: str = "one") -> Claimed:
     """A job of this consumer: enqueued and claimed."""
-    enqueue(queue)
-    [job] = claim(queue, consumer)
+    enqueue(engine)
+    [job] = claim(engine, consumer)
     return job
 
 
-def at_once(*works: Callable[[Claims], Any]) -> list[Any]:
+def at_once(*works: Callable[[Engine], Any]) -> list[Any]:
     """Do each in a thread with a connection of its own, all starting together; returns their results."""
     results: list[Any] = [None] * len(works)
     start = threading.Barrier(len(works))
@@ -70,7 +70,7 @@ def at_once(*works: Callable[[Claims], Any]) -> list[Any]:
     def run(number: int) -> None:
         try:
             start.wait()
-            results[number] = works[number](engine.queue())
+            results[number] = works[number](djjp.engine.current())
         except BaseException as error:  # noqa: BLE001  (raised again below)
             results[number] = error
         finally:
@@ -88,10 +88,10 @@ def at_once(*works: Callable[[Claims], Any]) -> list[Any]:
 
 
 def take(
-    queue: Claims, consumer: str = "one", *ended: Outcome, limit: int = 100, **options: Any
+    engine: Engine, consumer: str = "one", *ended: Outcome, limit: int = 100, **options: Any
 ) -> list[Claimed]:
     """What of a consumer's turn has to do with terms: write ends, claim, and keep what may run now."""
-    with queue.turn():
-        queue.finish(consumer, ended)
-        claimed = queue.claim(consumer, limit, NOW, **options)
-        return queue.screen(claimed, [outcome.claimed.id for outcome in ended]).jobs
+    with engine.db.transaction():
+        engine.jobs.finish(consumer, ended)
+        claimed = engine.jobs.claim(consumer, limit, NOW, **options)
+        return engine.admission.admit(claimed, [outcome.claimed.id for outcome in ended]).jobs

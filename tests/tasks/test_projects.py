@@ -11,7 +11,7 @@ from pathlib import Path
 import django
 import pytest
 
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.tasks.compat import PACKAGE
 from tests.support.postgres import postgres_database
 from tests.support.processes import ROOT
@@ -98,7 +98,7 @@ def test_without_a_framework_the_extra_is_named(tmp_path: Path) -> None:
 
 
 def test_the_contract_holds_with_the_queue_in_the_applications_database(
-    queue: Claims, tmp_path: Path
+    engine: Engine, tmp_path: Path
 ) -> None:
     """All of it, in a session of its own."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("DJJP_", "DJANGO_", "PYTEST_"))}
@@ -106,7 +106,7 @@ def test_the_contract_holds_with_the_queue_in_the_applications_database(
     files = [f"tests/tasks/test_{name}.py" for name in ("contract", "signals", "options")]
     options = ["-q", "-p", "no:cacheprovider", "--ds=tests.tasks.settings_together"]
     with ExitStack() as stack:
-        if queue.alias == "postgresql":
+        if engine.db.alias == "postgresql":
             server = postgres_database(os.environ["DJJP_TEST_SERVER_URL"])
             env["DJJP_TEST_TOGETHER_URL"] = stack.enter_context(server)
         done = subprocess.run(

@@ -13,7 +13,7 @@ from django.test import override_settings
 
 from djjp import get_job, run_many
 from djjp.backend import DjjpBackend, as_job
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.models import Job
 from tests.project.shop import jobs
 from tests.support.processes import Processes
@@ -203,9 +203,9 @@ def test_the_framework_logs_as_with_its_own_backends(caplog: pytest.LogCaptureFi
     assert records[5].exc_info[0] is ValueError
 
 
-def test_a_consumer_process_sends_them(processes: Processes, queue: Claims) -> None:
+def test_a_consumer_process_sends_them(processes: Processes, engine: Engine) -> None:
     result = errands.noop.enqueue()
-    settings = "settings_together" if queue.alias == "default" else "settings"
+    settings = "settings_together" if engine.db.alias == "default" else "settings"
     env = {"DJANGO_SETTINGS_MODULE": f"tests.tasks.{settings}", "DJJP_TEST_TASKS_LOG": "INFO"}
     done = processes.run("start_consumer", "--drain", **env)
     assert done.returncode == 0, done.stderr

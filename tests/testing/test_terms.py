@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from djjp import Limit, Rate, arun_many, job, run_many
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.exceptions import JobCancelled
 from djjp.jobs import RegisteredJob, registry
 from djjp.models import Job, RateStart
@@ -37,7 +37,7 @@ def declare() -> Iterator[Declare]:
 # Handles
 
 
-def test_a_second_enqueue_returns_the_handle_of_the_first(queue: Claims) -> None:
+def test_a_second_enqueue_returns_the_handle_of_the_first(engine: Engine) -> None:
     first = import_from.run_later("a")
     assert import_from.run_later("a") == first
     assert asyncio.run(import_from.arun_later("a")) == first
@@ -48,7 +48,7 @@ def test_a_second_enqueue_returns_the_handle_of_the_first(queue: Claims) -> None
     assert import_from.run_later("a") != first
 
 
-def test_many_return_a_handle_for_each_call_in_order(queue: Claims) -> None:
+def test_many_return_a_handle_for_each_call_in_order(engine: Engine) -> None:
     first = import_from.run_later("a")
     calls = [import_from.bind(key) for key in ("b", "a", "c", "b")]
     handles = run_many([*calls, add.bind(1)])
@@ -59,7 +59,7 @@ def test_many_return_a_handle_for_each_call_in_order(queue: Claims) -> None:
     assert Job.objects.count() == 4
 
 
-def test_a_job_gets_the_handle_of_the_first_as_well(queue: Claims, declare: Declare) -> None:
+def test_a_job_gets_the_handle_of_the_first_as_well(engine: Engine, declare: Declare) -> None:
     first = import_from.run_later("a")
 
     def enqueue() -> list[str]:
@@ -77,7 +77,7 @@ def test_a_job_gets_the_handle_of_the_first_as_well(queue: Claims, declare: Decl
     assert Job.objects.filter(queue="imports").count() == 2
 
 
-def test_what_was_not_enqueued_is_not_told_of(queue: Claims) -> None:
+def test_what_was_not_enqueued_is_not_told_of(engine: Engine) -> None:
     with captured_jobs() as jobs:
         import_from.run_later("a")
         import_from.run_later("a")
@@ -88,7 +88,7 @@ def test_what_was_not_enqueued_is_not_told_of(queue: Claims) -> None:
 
 
 def test_a_drain_runs_jobs_under_a_limit_one_after_the_other(
-    queue: Claims, declare: Declare
+    engine: Engine, declare: Declare
 ) -> None:
     ran: list[int] = []
 
@@ -102,7 +102,7 @@ def test_a_drain_runs_jobs_under_a_limit_one_after_the_other(
 
 
 def test_one_that_is_enqueued_inside_another_of_its_key_runs_behind_it(
-    queue: Claims, declare: Declare
+    engine: Engine, declare: Declare
 ) -> None:
     ran: list[str] = []
 
@@ -117,7 +117,9 @@ def test_one_that_is_enqueued_inside_another_of_its_key_runs_behind_it(
     assert ran == ["outer", "inner"]
 
 
-def test_a_drain_leaves_what_is_over_its_rate_for_its_time(queue: Claims, declare: Declare) -> None:
+def test_a_drain_leaves_what_is_over_its_rate_for_its_time(
+    engine: Engine, declare: Declare
+) -> None:
     job = declare(lambda number: None, limit=Rate("k", 2, per=3600))
     run_many(job.bind(number) for number in range(5))
     assert drain() == 2
@@ -126,7 +128,7 @@ def test_a_drain_leaves_what_is_over_its_rate_for_its_time(queue: Claims, declar
     assert drain() == 0
 
 
-def test_a_drain_does_not_run_what_has_expired(queue: Claims) -> None:
+def test_a_drain_does_not_run_what_has_expired(engine: Engine) -> None:
     handle = greet.run_later("a")
     Job.objects.update(expires_at="2026-01-01T00:00Z")
     assert drain() == 0

@@ -22,7 +22,7 @@ from django.db import connections
 
 from djjp.consumer.connections import replace, tidy
 from djjp.consumer.execution import raise_in
-from djjp.engine import unattended
+from djjp.engine import can_skip_thread
 from djjp.exceptions import JobInterrupted, JobStopped
 
 #: Seconds after which a thread that no job needs ends, and closes its connections.
@@ -101,7 +101,7 @@ class Aside(Executor):
         context = ThreadSensitiveContext()
         SyncToAsync.context_to_thread_executor[context] = self
         SyncToAsync.thread_sensitive_context.set(context)
-        unattended.set(self.is_unused)
+        can_skip_thread.set(self.is_unused)
 
     def is_unused(self) -> bool:
         """Whether the job has needed no thread so far."""
