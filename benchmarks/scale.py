@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _measured(alias: str, size: Size, samples: int, snapshot_jobs: int) -> list[dict[str, Any]]:
     from benchmarks.filling import SMALL, fill
-    from djjp.engine import queue
+    from djjp.engine import current
 
     with environment.beside(alias) as beside:
         for place, this in ((beside, SMALL), (alias, size)):
@@ -85,7 +85,7 @@ def _measured(alias: str, size: Size, samples: int, snapshot_jobs: int) -> list[
         pair.compare("prune of 1,000", _prunes, max(1, samples // 10))
         if snapshot_jobs:
             progress(f"    {snapshot_jobs:,} jobs under an open transaction")
-            with _consumers(pair), environment.on(alias), _old_snapshot(queue()):
+            with _consumers(pair), environment.on(alias), _old_snapshot(current()):
                 with _turns(None, _MANY) as turn:
                     for _ in range(-(-snapshot_jobs // _MANY)):
                         turn()
@@ -122,12 +122,12 @@ class _Pair:
 @contextmanager
 def _consumers(pair: _Pair) -> Iterator[None]:
     """The connections to both queues as consumers have them."""
-    from djjp.engine import queue
+    from djjp.engine import current
 
     queues = []
     for alias in pair.aliases:
         with environment.on(alias):
-            queues.append(queue())
+            queues.append(current())
             queues[-1].listener()
     yield
     for each in queues:
@@ -138,7 +138,7 @@ def _consumers(pair: _Pair) -> Iterator[None]:
 def _turns(served: Sequence[str] | None, batch: int = BATCH) -> Iterator[Callable[[], float]]:
     """A turn: finish the last batch, claim the next. As many jobs come in between, untimed."""
     from benchmarks.filling import CONSUMER, new, outcomes
-    from djjp.engine import queue as current
+    from djjp.engine import current
 
     engine, names = current(), served or ["q0"]
     with engine.db.transaction():
@@ -194,7 +194,7 @@ def _pages() -> Iterator[Callable[[], float]]:
 def _prunes() -> Iterator[Callable[[], float]]:
     """One portion of a prune; where there is nothing finished, as many are first."""
     from benchmarks.filling import CONSUMER, new, outcomes
-    from djjp.engine import queue as current
+    from djjp.engine import current
     from djjp.models import FINISHED, Job, State
 
     engine = current()

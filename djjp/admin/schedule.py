@@ -243,4 +243,4 @@ class ScheduleAdmin(Base):
 
 
 def _moment(seconds: float | None) -> SafeString:
-    return show.moment(None if seconds is None else engine.moment(seconds)) or _NOTHING
+    return show.moment(None if seconds is None else engine.to_datetime(seconds)) or _NOTHING

@@ -28,7 +28,7 @@ from tests.project.shop.models import Execution
 from tests.support import consumers
 from tests.support.processes import Processes, eventually
 
-on_one_database = pytest.mark.parametrize("queue", ["sqlite"], indirect=True)
+on_one_database = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
 
 #: What jobs leave.
 SEEN: list[Any] = []

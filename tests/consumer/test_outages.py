@@ -33,8 +33,8 @@ from tests.support.projects import alias_for
 # Waits for a lock for a second, where the usual settings wait for half a minute.
 IMPATIENT = {"DJANGO_SETTINGS_MODULE": "tests.chaos.settings"}
 
-on_sqlite = pytest.mark.parametrize("queue", ["sqlite"], indirect=True)
-on_postgresql = pytest.mark.parametrize("queue", ["postgresql"], indirect=True)
+on_sqlite = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+on_postgresql = pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from tests.project.shop.jobs import add, fail_once, nap, pause_queue
 from tests.support.consumers import consuming, drain
 from tests.support.processes import Processes, eventually
 
-on_one_database = pytest.mark.parametrize("queue", ["sqlite"], indirect=True)
+on_one_database = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
 
 
 def fill(*queues: str, each: int = 1, priority: int = 0) -> None:

@@ -21,7 +21,7 @@ from tests.project.shop.jobs import add, mail, nap, record
 from tests.project.shop.models import Execution
 from tests.support.processes import ROOT, Processes, eventually
 
-on_one_database = pytest.mark.parametrize("queue", ["sqlite"], indirect=True)
+on_one_database = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
 
 
 # What consumers run under these names is in the scratch app of each test.

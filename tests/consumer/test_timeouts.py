@@ -27,7 +27,7 @@ from tests.project.shop.models import Execution
 from tests.support.consumers import consuming, drain
 from tests.support.processes import Processes, eventually
 
-on_one_database = pytest.mark.parametrize("queue", ["sqlite"], indirect=True)
+on_one_database = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
 
 #: What jobs leave: marks, threads and connections.
 SEEN: list[Any] = []

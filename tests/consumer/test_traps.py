@@ -25,7 +25,7 @@ from djjp.models import Job
 from tests.project.shop.jobs import add, nap
 from tests.support.processes import Processes, eventually
 
-on_sqlite = pytest.mark.parametrize("queue", ["sqlite"], indirect=True)
+on_sqlite = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
 
 
 @job(name="traps.memory")

@@ -20,7 +20,7 @@ from tests.support.consumers import consuming
 from tests.support.factories import new_job
 from tests.support.processes import eventually
 
-on_postgresql = pytest.mark.parametrize("queue", ["postgresql"], indirect=True)
+on_postgresql = pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
 
 
 @pytest.fixture

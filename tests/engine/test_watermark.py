@@ -18,7 +18,7 @@ from djjp.ids import new_id
 from djjp.models import State
 from tests.support.engine_calls import NOW, at_once, claim, done, enqueue, failed, finish, release
 
-on_postgresql = pytest.mark.parametrize("queue", ["postgresql"], indirect=True)
+on_postgresql = pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
 # All queues, one by name, and several.
 served = pytest.mark.parametrize("queues", [None, ["default"], ["mail", "default", "nobody"]])
 

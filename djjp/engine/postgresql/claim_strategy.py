@@ -79,7 +79,7 @@ def claim(
         rows += first
     # RETURNING keeps no order.
     rows.sort(key=lambda row: (-row.priority, row.id))
-    return [Claimed(*row[:_CLAIMED]) for row in rows]
+    return [Claimed._make((*row[:_CLAIMED], None)) for row in rows]
 
 
 def has_ready(db: Database, queues: Sequence[str] | None, exclude_names: Sequence[str]) -> bool:
