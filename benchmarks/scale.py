@@ -70,7 +70,7 @@ def _measured(alias: str, size: Size, samples: int, snapshot_jobs: int) -> list[
             progress(f"scale: {alias}, {this}")
             with environment.on(place):
                 environment.empty(place)
-                fill(queue(), this)
+                fill(current(), this)
         pair = _Pair(beside, alias, samples)
         # On the small queue all but one of them are empty: it is the naming that costs the same.
         named = [f"q{number}" for number in range(100)]

@@ -15,7 +15,7 @@ from django.db.models import Count, Min
 
 from djjp import conf, engine
 from djjp.durations import seconds
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.models import Consumer, Job, State
 
 #: How many rows a step of pruning looks at.
@@ -43,9 +43,9 @@ class Serving(NamedTuple):
 
 def counts() -> dict[str, dict[State, int]]:
     """How many jobs are in each queue, by their states; it reads every row of the queue once."""
-    rows = engine.call(
-        lambda queue: list(
-            Job.objects.using(queue.alias)
+    rows = engine.run(
+        lambda engine: list(
+            Job.objects.using(engine.db.alias)
             .order_by()
             .values_list("queue", "state")
             .annotate(Count("pk"))
@@ -59,12 +59,12 @@ def counts() -> dict[str, dict[State, int]]:
 
 def consumers() -> list[Serving]:
     """The consumers, by name, with what they run."""
-    return engine.call(_consumers)
+    return engine.run(_consumers)
 
 
-def _consumers(queue: Claims) -> list[Serving]:
+def _consumers(engine: Engine) -> list[Serving]:
     runs: dict[str | None, list[Running]] = defaultdict(list)
-    running = Job.objects.using(queue.alias).filter(state=State.RUNNING).order_by()
+    running = Job.objects.using(engine.db.alias).filter(state=State.RUNNING).order_by()
     rows = running.values_list("consumer", "name").annotate(Count("pk"), Min("started_at"))
     for consumer, name, count, since in sorted(rows):
         runs[consumer].append(Running(name, count, since))
@@ -77,7 +77,7 @@ def _consumers(queue: Claims) -> list[Serving]:
             row.heartbeat_at,
             runs[row.name],
         )
-        for row in Consumer.objects.using(queue.alias).order_by("pk")
+        for row in Consumer.objects.using(engine.db.alias).order_by("pk")
     ]
 
 
@@ -87,9 +87,9 @@ def newest(
     """The newest jobs that are so, without their arguments and results."""
     wanted = {"state": state, "queue": queue, "name": name}
     given = {field: value for field, value in wanted.items() if value is not None}
-    return engine.call(
-        lambda queue: list(
-            Job.objects.using(queue.alias)
+    return engine.run(
+        lambda engine: list(
+            Job.objects.using(engine.db.alias)
             .filter(**given)
             .defer("arguments", "result")
             .order_by("-pk")[:limit]
@@ -120,13 +120,13 @@ def prune(keep_succeeded: float | None = None, keep_failed: float | None = None)
 def _prune(states: Sequence[State], before: float) -> int:
     total, after = 0, None
     while True:
-        count, after = engine.call(partial(_prune_some, states, before, after))
+        count, after = engine.run(partial(_prune_some, states, before, after))
         total += count
         if after is None:
             return total
 
 
 def _prune_some(
-    states: Sequence[State], before: float, after: UUID | None, queue: Claims
+    states: Sequence[State], before: float, after: UUID | None, engine: Engine
 ) -> tuple[int, UUID | None]:
-    return queue.prune(states, before, after, PRUNE_ROWS)
+    return engine.pruning.prune(states, before, after, PRUNE_ROWS)

@@ -30,7 +30,7 @@ def pause(name: str, duration: float | timedelta | None = None) -> datetime | No
         raise ValueError(
             f"duration is {duration!r}; it must be above 0 and end before the year 9999, or None for no end"
         )
-    engine.call(lambda queue: queue.pause(name, now, until))
+    engine.run(lambda engine: engine.queues.pause(name, now, until))
     return None if until is None else to_datetime(until)
 
 
@@ -49,15 +49,15 @@ def check(name: object) -> None:
 def resume(name: str) -> bool:
     """Have the jobs of a paused queue run again; whether it was paused."""
     now = time.time()
-    return engine.call(lambda queue: queue.resume(name, now))
+    return engine.run(lambda engine: engine.queues.resume(name, now))
 
 
 def paused() -> dict[str, datetime | None]:
     """The queues that are paused now, by name, each with the time at which it goes on by itself."""
     now = to_datetime(time.time())
 
-    def look(queue: engine.Claims) -> dict[str, datetime | None]:
-        rows = Queue.objects.using(queue.alias).order_by("pk").values_list("pk", "paused_until")
+    def look(engine: engine.Claims) -> dict[str, datetime | None]:
+        rows = Queue.objects.using(engine.db.alias).order_by("pk").values_list("pk", "paused_until")
         return {name: until for name, until in rows if until is None or until > now}
 
-    return engine.call(look)
+    return engine.run(look)

@@ -25,6 +25,7 @@ from django.utils.safestring import SafeString
 from djjp import conf, engine, schedules
 from djjp.admin import display as show
 from djjp.admin.schedule_form import WHEN, WRITTEN, ScheduleForm
+from djjp.durations import to_datetime
 from djjp.models import Schedule, Source
 
 if TYPE_CHECKING:
@@ -243,4 +244,4 @@ class ScheduleAdmin(Base):
 
 
 def _moment(seconds: float | None) -> SafeString:
-    return show.moment(None if seconds is None else engine.to_datetime(seconds)) or _NOTHING
+    return show.moment(None if seconds is None else to_datetime(seconds)) or _NOTHING

@@ -27,7 +27,7 @@ from django.db import connections
 from djjp import conf
 from djjp.consumer import start_journal
 from djjp.durations import to_datetime
-from djjp.engine import Claims, Peer, queue
+from djjp.engine import Engine, Peer, current
 from djjp.models import Consumer
 
 logger = logging.getLogger("djjp.consumer")
@@ -52,7 +52,7 @@ class Presence:
 
     def __init__(
         self,
-        claims: Claims,
+        engine: Engine,
         name: str,
         queues: Sequence[str] | None,
         limit: int,
@@ -60,18 +60,18 @@ class Presence:
     ) -> None:
         self.name = name
         self._concurrency = concurrency
-        self._claims = claims
+        self._engine = engine
         self._queues = queues
         self._limit = limit
 
     def begin(self) -> None:
         """Take the lock, then write the row: who sees the row can try the lock."""
-        locked = self._claims.hold(self.name)
+        locked = self._engine.consumers.acquire_lock(self.name)
         if not locked:
             logger.info("no lock tells others that this consumer lives; its heartbeats do")
         now = to_datetime(time.time())
         host, pid, _ = self.name.rsplit(":", 2)
-        self._claims.register(
+        self._engine.consumers.register(
             Consumer(
                 name=self.name,
                 host=host,
@@ -87,13 +87,13 @@ class Presence:
 
     def beat(self) -> bool:
         """Say that this consumer lives; False when others have taken it for dead."""
-        locked = self._claims.hold(self.name)
-        return self._claims.heartbeat(self.name, time.time(), locked)
+        locked = self._engine.consumers.acquire_lock(self.name)
+        return self._engine.consumers.heartbeat(self.name, time.time(), locked)
 
     def end(self) -> None:
         """Leave, with nothing left to do."""
-        self._claims.unregister(self.name)
-        self._claims.let_go(self.name)
+        self._engine.consumers.deregister(self.name)
+        self._engine.consumers.release_lock(self.name)
 
 
 class Watch:
@@ -119,13 +119,13 @@ class Watch:
         self._not_before = self._clock() + MERCY
         self._free_since.clear()
 
-    def dead(self, claims: Claims, name: str) -> list[Peer]:
+    def dead(self, engine: Engine, name: str) -> list[Peer]:
         """The consumers that are dead, for all that `name` has seen so far."""
         now = self._clock()
         if now >= self._orphans_at:
             self._orphans_at = now + ORPHANS_EVERY
-            self._orphans = claims.orphans()
-        peers = [*claims.peers(), *self._orphans]
+            self._orphans = engine.consumers.orphans()
+        peers = [*engine.consumers.peers(), *self._orphans]
         self._follow(peers, now)
         ring = sorted(peers, key=lambda peer: (peer.name <= name, peer.name))
         found, alive = [], 0
@@ -135,7 +135,7 @@ class Watch:
             still = now - self._seen[peer.name][1]
             if not peer.locked:
                 gone = still >= self._heartbeat_limit
-            elif alive < _NEIGHBOURS and not claims.is_held(peer.name):
+            elif alive < _NEIGHBOURS and not engine.consumers.is_locked(peer.name):
                 free = now - self._free_since.setdefault(peer.name, now)
                 gone = min(free, still) >= self._patience(peer)
             else:
@@ -174,11 +174,11 @@ class Watch:
             del self._free_since[name]
 
 
-def rescue(claims: Claims, peer: Peer) -> bool:
+def rescue(engine: Engine, peer: Peer) -> bool:
     """Take a dead consumer's jobs, unless it has shown since that it lives; whether there were any."""
-    folder = claims.notes()
+    folder = engine.db.runtime_dir()
     start_journal.doubt(folder, peer.name)
-    taken = claims.rescue(
+    taken = engine.rescue.rescue_jobs(
         peer,
         time.time(),
         max_rescues=conf.current().max_rescues,
@@ -199,12 +199,12 @@ def rescue_process(pid: int) -> int:
 
     For a parent, which knows at once; it leaves no connection open.
     """
-    claims = queue()
+    engine = current()
     prefix = f"{socket.gethostname()[:60]}:{pid}:"
     try:
-        peers = [peer for peer in claims.peers() if peer.name.startswith(prefix)]
+        peers = [peer for peer in engine.consumers.peers() if peer.name.startswith(prefix)]
         for peer in peers:
-            rescue(claims, peer)
+            rescue(engine, peer)
         return len(peers)
     finally:
-        connections[claims.alias].close()
+        connections[engine.db.alias].close()

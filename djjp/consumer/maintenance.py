@@ -17,7 +17,7 @@ from djjp import conf
 from djjp.consumer.liveness import Presence, Watch, rescue
 from djjp.consumer.scheduler import Timekeeper
 from djjp.durations import seconds
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.models import State
 
 logger = logging.getLogger("djjp.consumer")
@@ -46,7 +46,7 @@ class Maintenance:
         lost: called when others have taken this consumer for dead: its jobs are no longer its own.
     """
 
-    def __init__(self, claims: Claims, presence: Presence, lost: Callable[[], None]) -> None:
+    def __init__(self, engine: Engine, presence: Presence, lost: Callable[[], None]) -> None:
         settings = conf.current()
         heartbeat_limit = seconds("heartbeat_limit", settings.heartbeat_limit)
         frozen = None
@@ -55,7 +55,7 @@ class Maintenance:
         limits = [BEAT_EVERY, heartbeat_limit / 5]
         if frozen is not None:
             limits.append(frozen / 5)
-        self._claims = claims
+        self._engine = engine
         self._presence = presence
         self._lost = lost
         self._watch = Watch(heartbeat_limit, frozen)
@@ -68,7 +68,7 @@ class Maintenance:
         # Consumers that were started together do not walk together.
         self._prune_at = time.monotonic() + random.uniform(0.1, 1) * PRUNE_EVERY / 10  # noqa: S311  (no secret)
         self._walk = Walk()
-        self._timekeeper = Timekeeper(claims)
+        self._timekeeper = Timekeeper(engine)
 
     def due(self) -> float:
         """Seconds until something is to be done."""
@@ -101,13 +101,13 @@ class Maintenance:
         now, fresh = time.monotonic(), False
         if now >= self._watch_at:
             self._watch_at = now + WATCH_EVERY
-            for peer in self._watch.dead(self._claims, self._presence.name):
-                fresh = rescue(self._claims, peer) or fresh
+            for peer in self._watch.dead(self._engine, self._presence.name):
+                fresh = rescue(self._engine, peer) or fresh
             self._watch_at = min(self._watch_at, time.monotonic() + self._watch.patience_left())
         if now >= self._tidy_at:
             fresh = self._tidy(now) or fresh
         if now >= self._prune_at:
-            more = not ending and self._walk.step(self._claims)
+            more = not ending and self._walk.step(self._engine)
             self._prune_at = now + (PRUNE_STEP if more else PRUNE_EVERY)
         if ending:
             self._timekeeper.stop()
@@ -121,9 +121,9 @@ class Maintenance:
         Returns:
             Whether jobs were let in.
         """
-        expired = self._claims.expire(time.time(), TIDY_ROWS)
-        opened, self._let_in_after = self._claims.let_in_left(self._let_in_after or "")
-        forgotten = self._claims.forget_starts(TIDY_ROWS)
+        expired = self._engine.expiry.expire(time.time(), TIDY_ROWS)
+        opened, self._let_in_after = self._engine.limits.unblock_stranded(self._let_in_after or "")
+        forgotten = self._engine.rates.prune(TIDY_ROWS)
         more = TIDY_ROWS in (expired, forgotten) or self._let_in_after is not None
         self._tidy_at = now + (TIDY_STEP if more else TIDY_EVERY)
         return opened > 0
@@ -135,7 +135,7 @@ class Walk:
     def __init__(self) -> None:
         self._after: dict[tuple[State, ...], UUID | None] = {}
 
-    def step(self, claims: Claims) -> bool:
+    def step(self, engine: Engine) -> bool:
         """Look at some rows; whether there is more to look at."""
         settings, more = conf.current(), False
         kept = [((State.SUCCEEDED,), settings.keep_succeeded), (_FAILED, settings.keep_failed)]
@@ -145,7 +145,7 @@ class Walk:
             before = max(
                 0.0, time.time() - seconds("keep", keep)
             )  # which is far enough for any span
-            count, after = claims.prune(states, before, self._after.get(states), PRUNE_ROWS)
+            count, after = engine.pruning.prune(states, before, self._after.get(states), PRUNE_ROWS)
             if count:
                 logger.debug("%d jobs pruned that ended before %s", count, before)
             if after is None:

@@ -4,7 +4,7 @@
 inside a consumer's job too.
 """
 
-from djjp.engine.database import Listener, to_datetime
+from djjp.engine.database import Listener
 from djjp.engine.engine import Engine
 from djjp.engine.rates import START_MARGIN
 from djjp.engine.records import (
@@ -56,5 +56,4 @@ __all__ = [
     "current",
     "for_alias",
     "run",
-    "to_datetime",
 ]

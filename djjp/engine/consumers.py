@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from djjp.engine.database import Database, to_datetime
+from djjp.durations import to_datetime
+from djjp.engine.database import Database
 from djjp.engine.records import Peer
 from djjp.models import Consumer, Job, State
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
 
-from django.conf import settings
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
@@ -277,15 +276,3 @@ class Database(ABC):
     def storage_parameters(self) -> Sequence[tuple[str, str]]:
         """Return the statements that set how tables are stored, each with the statement that undoes it."""
         return []
-
-
-def to_datetime(seconds: float) -> datetime:
-    """Return a time as the ORM takes it: aware if `USE_TZ` is on, else local."""
-    aware = datetime.fromtimestamp(seconds, UTC)
-    return aware if settings.USE_TZ else timezone.make_naive(aware)
-
-
-def to_epoch(value: datetime) -> float:
-    """Return the seconds since the epoch of a time that the ORM returned."""
-    aware = timezone.make_aware(value) if timezone.is_naive(value) else value
-    return aware.timestamp()

@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from uuid import UUID
 
-from djjp.engine.database import TABLE, Database, to_datetime
+from djjp.durations import to_datetime
+from djjp.engine.database import TABLE, Database
 from djjp.engine.pipelines import Pipelines
 from djjp.engine.records import (
     NO_HOLDERS,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from djjp.engine.database import TABLE, Database, to_datetime, to_epoch
+from djjp.durations import to_datetime, to_seconds
+from djjp.engine.database import TABLE, Database
 from djjp.engine.pipelines import EDGES, Pipelines
 from djjp.engine.records import ON_FAILURE
 from djjp.models import Attempt, Flag, Job, State
@@ -47,7 +48,7 @@ class Pruning:
         old = rows.filter(state__in=states, finished_at__lt=to_datetime(before))
         ids = list(old.values_list("pk", flat=True)[:limit])
         count = self._delete_finished(ids, states, before) if ids else 0
-        return count, None if last is None or to_epoch(last[1]) >= before else last[0]
+        return count, None if last is None or to_seconds(last[1]) >= before else last[0]
 
     def _delete_finished(self, ids: list[UUID], states: Sequence[State], before: float) -> int:
         """Delete those of these jobs that are still finished: one may have been retried just now."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from uuid import UUID
 
-from djjp.engine.database import Database, to_datetime
+from djjp.durations import to_datetime
+from djjp.engine.database import Database
 from djjp.models import Relayed
 
 RELAYED = Relayed._meta.db_table

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from uuid import UUID
 
+from djjp.durations import to_datetime
 from djjp.engine.consumers import Consumers
-from djjp.engine.database import TABLE, Database, to_datetime
+from djjp.engine.database import TABLE, Database
 from djjp.engine.limits import Limits
 from djjp.engine.pipelines import Pipelines
 from djjp.engine.records import Peer

@@ -17,7 +17,7 @@ from djjp.consumer import liveness, start_journal
 from djjp.consumer.liveness import Presence, Watch, new_name
 from djjp.consumer.start_journal import Begun
 from djjp.durations import to_datetime
-from djjp.engine import Claims, Peer
+from djjp.engine import Engine, Peer
 from djjp.models import Consumer, Job, OnCrash
 from tests.support.engine_calls import NOW, at_once, claim, enqueue, one, row
 from tests.support.processes import Processes, eventually
@@ -31,8 +31,8 @@ HOLDER = """
 import django; django.setup()
 import time
 from djjp import engine
-queue = engine.queue()
-print(*[queue.hold(name) for name in {names!r}], flush=True)
+queue = engine.current()
+print(*[queue.consumers.acquire_lock(name) for name in {names!r}], flush=True)
 time.sleep(600)
 """
 
@@ -44,9 +44,9 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(liveness, "ORPHANS_EVERY", 0.0)
 
 
-def register(queue: Claims, *names: str, locked: bool = True, pid: int = 7) -> None:
+def register(engine: Engine, *names: str, locked: bool = True, pid: int = 7) -> None:
     for name in names:
-        queue.register(
+        engine.consumers.register(
             Consumer(
                 name=name,
                 host="host",
@@ -75,11 +75,11 @@ class Observer:
     """
 
     def __init__(
-        self, queue: Claims, heartbeat: float = 600, frozen: float | None = None, name: str = "me"
+        self, engine: Engine, heartbeat: float = 600, frozen: float | None = None, name: str = "me"
     ) -> None:
         self.watch = Watch(heartbeat, frozen)
         self.dead: dict[str, float] = {}
-        self._queue = queue
+        self._queue = engine
         self._name = name
         self._began = time.monotonic()
 
@@ -100,13 +100,13 @@ class Observer:
         eventually(lambda: self.look() >= set(names))
 
 
-def beating(queue: Claims, name: str) -> Callable[[], object]:
+def beating(engine: Engine, name: str) -> Callable[[], object]:
     now = NOW
 
     def beat() -> None:
         nonlocal now
         now += 0.001
-        assert queue.heartbeat(name, now, locked=True)
+        assert engine.consumers.heartbeat(name, now, locked=True)
 
     return beat
 
@@ -114,18 +114,18 @@ def beating(queue: Claims, name: str) -> Callable[[], object]:
 # The rules of the watch
 
 
-def test_a_lock_that_stays_free_while_the_heart_stands_still_means_dead(queue: Claims) -> None:
-    register(queue, "other")
-    observer = Observer(queue)
+def test_a_lock_that_stays_free_while_the_heart_stands_still_means_dead(engine: Engine) -> None:
+    register(engine, "other")
+    observer = Observer(engine)
     observer.until_dead("other")
     assert observer.dead["other"] >= PATIENCE
 
 
-def test_a_free_lock_means_nothing_while_the_heart_beats(queue: Claims) -> None:
+def test_a_free_lock_means_nothing_while_the_heart_beats(engine: Engine) -> None:
     """As when the server has terminated the session of a consumer that comes back with another one."""
-    register(queue, "other")
-    observer = Observer(queue)
-    observer.look_for(3 * PATIENCE, beating(queue, "other"))
+    register(engine, "other")
+    observer = Observer(engine)
+    observer.look_for(3 * PATIENCE, beating(engine, "other"))
     assert observer.dead == {}
     stopped = time.monotonic()
     observer.until_dead("other")
@@ -133,29 +133,29 @@ def test_a_free_lock_means_nothing_while_the_heart_beats(queue: Claims) -> None:
 
 
 def test_a_lock_that_was_taken_again_in_time_means_alive(
-    queue: Claims, processes: Processes
+    engine: Engine, processes: Processes
 ) -> None:
     """And its time begins anew when it is free once more, though the heart has stood still long since."""
-    register(queue, "other")
-    observer = Observer(queue)
+    register(engine, "other")
+    observer = Observer(engine)
     observer.look()
     holder = holding(processes, "other")
     observer.watch._free_since["other"] = time.monotonic()  # the process took its time to start
     observer.look_for(PATIENCE + 0.2)
     assert observer.dead == {}
     holder.kill()
-    eventually(lambda: not queue.is_held("other"))
+    eventually(lambda: not engine.consumers.is_locked("other"))
     killed = time.monotonic()
     observer.until_dead("other")
     assert time.monotonic() - killed >= PATIENCE - 0.1
 
 
 def test_trap_2_a_held_lock_means_alive_however_old_the_heartbeat(
-    queue: Claims, processes: Processes
+    engine: Engine, processes: Processes
 ) -> None:
-    register(queue, "other")
+    register(engine, "other")
     holder = holding(processes, "other")
-    observer = Observer(queue, heartbeat=0.1, frozen=None)
+    observer = Observer(engine, heartbeat=0.1, frozen=None)
     observer.look_for(1.0)
     assert observer.dead == {}
     holder.kill()
@@ -163,26 +163,26 @@ def test_trap_2_a_held_lock_means_alive_however_old_the_heartbeat(
 
 
 def test_what_holds_its_lock_and_does_nothing_is_dead_at_the_frozen_limit(
-    queue: Claims, processes: Processes
+    engine: Engine, processes: Processes
 ) -> None:
-    register(queue, "frozen", "slow")
+    register(engine, "frozen", "slow")
     holding(processes, "frozen", "slow")
-    observer = Observer(queue, frozen=FROZEN)
-    observer.look_for(FROZEN + 0.3, beating(queue, "slow"))
+    observer = Observer(engine, frozen=FROZEN)
+    observer.look_for(FROZEN + 0.3, beating(engine, "slow"))
     observer.until_dead("frozen")
     assert observer.dead["frozen"] >= FROZEN
     assert observer.dead.keys() == {"frozen"}
 
 
-def test_where_no_lock_tells_the_heartbeat_does(queue: Claims) -> None:
-    register(queue, "silent", "beating", locked=False)
+def test_where_no_lock_tells_the_heartbeat_does(engine: Engine) -> None:
+    register(engine, "silent", "beating", locked=False)
     beat = NOW
-    observer = Observer(queue, heartbeat=HEARTBEAT, frozen=0.05)
+    observer = Observer(engine, heartbeat=HEARTBEAT, frozen=0.05)
 
     def heartbeat() -> None:
         nonlocal beat
         beat += 0.001
-        queue.heartbeat("beating", beat, locked=False)
+        engine.consumers.heartbeat("beating", beat, locked=False)
 
     observer.look_for(HEARTBEAT + 0.3, heartbeat)
     observer.until_dead("silent")
@@ -190,42 +190,42 @@ def test_where_no_lock_tells_the_heartbeat_does(queue: Claims) -> None:
     assert observer.dead.keys() == {"silent"}
 
 
-def test_nobody_is_dead_to_itself(queue: Claims) -> None:
-    register(queue, "me", locked=False)
-    observer = Observer(queue, heartbeat=0.01, frozen=0.01)
+def test_nobody_is_dead_to_itself(engine: Engine) -> None:
+    register(engine, "me", locked=False)
+    observer = Observer(engine, heartbeat=0.01, frozen=0.01)
     observer.look_for(PATIENCE + 0.2)
-    register(queue, "me")
+    register(engine, "me")
     observer.look_for(PATIENCE + 0.2)
     assert observer.dead == {}
 
 
-def test_times_are_ones_own_so_that_no_clock_of_another_matters(queue: Claims) -> None:
-    register(queue, "past", "future", locked=False)
-    queue.heartbeat("past", NOW - 86_400 * 365, locked=False)
-    queue.heartbeat("future", time.time() + 86_400 * 365, locked=False)
-    observer = Observer(queue, heartbeat=HEARTBEAT)
+def test_times_are_ones_own_so_that_no_clock_of_another_matters(engine: Engine) -> None:
+    register(engine, "past", "future", locked=False)
+    engine.consumers.heartbeat("past", NOW - 86_400 * 365, locked=False)
+    engine.consumers.heartbeat("future", time.time() + 86_400 * 365, locked=False)
+    observer = Observer(engine, heartbeat=HEARTBEAT)
     observer.look_for(HEARTBEAT / 2)
     assert observer.dead == {}
     observer.until_dead("past", "future")
     assert min(observer.dead.values()) >= HEARTBEAT
 
 
-def test_nothing_is_remembered_of_those_who_have_gone(queue: Claims) -> None:
+def test_nothing_is_remembered_of_those_who_have_gone(engine: Engine) -> None:
     watch = Watch(600, None)
     for number in range(3):
-        register(queue, f"other {number}")
-        watch.dead(queue, "me")
-        queue.unregister(f"other {number}")
-    watch.dead(queue, "me")
+        register(engine, f"other {number}")
+        watch.dead(engine, "me")
+        engine.consumers.deregister(f"other {number}")
+    watch.dead(engine, "me")
     assert (watch._seen, watch._free_since) == ({}, {})
 
 
 # After an outage
 
 
-def test_who_was_cut_off_gives_the_others_time_to_come_back(queue: Claims) -> None:
-    register(queue, "other")
-    observer = Observer(queue)
+def test_who_was_cut_off_gives_the_others_time_to_come_back(engine: Engine) -> None:
+    register(engine, "other")
+    observer = Observer(engine)
     observer.until_dead("other")
 
     observer.watch.cut_off()
@@ -235,11 +235,11 @@ def test_who_was_cut_off_gives_the_others_time_to_come_back(queue: Claims) -> No
 
 
 def test_what_was_seen_of_a_lock_before_an_outage_does_not_count(
-    queue: Claims, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(liveness, "MERCY", 0.0)
-    register(queue, "other")
-    observer = Observer(queue)
+    register(engine, "other")
+    observer = Observer(engine)
     observer.look_for(PATIENCE * 0.7)
     observer.watch.cut_off()
     cut_off = time.monotonic()
@@ -248,25 +248,25 @@ def test_what_was_seen_of_a_lock_before_an_outage_does_not_count(
 
 
 def test_who_has_not_looked_for_long_was_away_itself_and_does_not_judge_by_that_time(
-    queue: Claims, processes: Processes
+    engine: Engine, processes: Processes
 ) -> None:
     """All consumers of a paused machine wake at once, and each finds that the others stood still."""
-    register(queue, "other")
+    register(engine, "other")
     holding(processes, "other")
-    observer = Observer(queue, frozen=FROZEN)
+    observer = Observer(engine, frozen=FROZEN)
     observer.look()
     time.sleep(FROZEN + 0.2)
     woken = time.monotonic()
     assert observer.look() == set()
-    beating(queue, "other")()
+    beating(engine, "other")()
     observer.until_dead("other")
     assert time.monotonic() - woken >= FROZEN
 
 
-def test_who_can_look_only_now_and_then_finds_the_dead_all_the_same(queue: Claims) -> None:
+def test_who_can_look_only_now_and_then_finds_the_dead_all_the_same(engine: Engine) -> None:
     """As one whose jobs keep the interpreter for seconds, again and again."""
-    register(queue, "dead")
-    observer = Observer(queue)
+    register(engine, "dead")
+    observer = Observer(engine)
     for _ in range(3):
         observer.look()
         time.sleep(2 * PATIENCE)
@@ -277,36 +277,36 @@ def test_who_can_look_only_now_and_then_finds_the_dead_all_the_same(queue: Claim
 
 
 @pytest.fixture
-def asked(queue: Claims, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def asked(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names whose locks were tried."""
     names: list[str] = []
-    is_held = type(queue).is_held
+    is_held = type(engine).is_held
 
     def spy(self: Any, name: str) -> bool:
         names.append(name)
         return is_held(self, name)
 
-    monkeypatch.setattr(type(queue), "is_held", spy)
+    monkeypatch.setattr(type(engine), "is_held", spy)
     return names
 
 
 def test_each_watches_two_live_neighbours_and_is_watched_by_two(
-    queue: Claims, processes: Processes, asked: list[str]
+    engine: Engine, processes: Processes, asked: list[str]
 ) -> None:
     ring = ["a", "b", "c", "d", "e", "f"]
-    register(queue, *ring)
+    register(engine, *ring)
     holding(processes, *ring)
     for name in ring:
-        Observer(queue, name=name).look()
+        Observer(engine, name=name).look()
     assert asked == [*"bc", *"cd", *"de", *"ef", *"fa", *"ab"]
 
 
 def test_behind_the_dead_it_looks_on_until_it_has_met_two_that_live(
-    queue: Claims, processes: Processes, asked: list[str]
+    engine: Engine, processes: Processes, asked: list[str]
 ) -> None:
-    register(queue, "a", "b", "c", "d", "e", "f", "g", "h")
+    register(engine, "a", "b", "c", "d", "e", "f", "g", "h")
     holding(processes, "d", "f", "g")
-    observer = Observer(queue, name="b")
+    observer = Observer(engine, name="b")
     observer.look()
     assert asked == ["c", "d", "e", "f"]
     observer.until_dead("c", "e")
@@ -314,13 +314,13 @@ def test_behind_the_dead_it_looks_on_until_it_has_met_two_that_live(
 
 
 def test_who_has_no_lock_and_who_is_frozen_are_found_all_round_the_ring(
-    queue: Claims, processes: Processes
+    engine: Engine, processes: Processes
 ) -> None:
-    register(queue, "a", "b", "c", "frozen")
-    register(queue, "x", locked=False)
+    register(engine, "a", "b", "c", "frozen")
+    register(engine, "x", locked=False)
     holding(processes, "a", "b", "c", "frozen")
-    observer = Observer(queue, heartbeat=HEARTBEAT, frozen=FROZEN, name="a")
-    beats = [beating(queue, name) for name in "bc"]
+    observer = Observer(engine, heartbeat=HEARTBEAT, frozen=FROZEN, name="a")
+    beats = [beating(engine, name) for name in "bc"]
     observer.look_for(HEARTBEAT + 0.3, lambda: [beat() for beat in beats])
     eventually(lambda: [beat() for beat in beats] and observer.look() == {"frozen", "x"})
     assert observer.dead.keys() == {"frozen", "x"}
@@ -329,23 +329,23 @@ def test_who_has_no_lock_and_who_is_frozen_are_found_all_round_the_ring(
 # Orphans: running jobs of a consumer that has no row
 
 
-def test_an_orphan_gets_the_time_to_write_its_row_anew(queue: Claims) -> None:
-    one(queue, "ghost")
-    observer = Observer(queue, heartbeat=HEARTBEAT)
+def test_an_orphan_gets_the_time_to_write_its_row_anew(engine: Engine) -> None:
+    one(engine, "ghost")
+    observer = Observer(engine, heartbeat=HEARTBEAT)
     observer.look_for(HEARTBEAT / 2)
-    register(queue, "ghost")
-    observer.look_for(HEARTBEAT, beating(queue, "ghost"))
+    register(engine, "ghost")
+    observer.look_for(HEARTBEAT, beating(engine, "ghost"))
     assert observer.dead == {}
-    queue.unregister("ghost")
+    engine.consumers.deregister("ghost")
     gone = time.monotonic()
     observer.until_dead("ghost")
     assert time.monotonic() - gone >= HEARTBEAT - 0.1
 
 
-def test_an_orphan_that_holds_its_lock_is_alive(queue: Claims, processes: Processes) -> None:
+def test_an_orphan_that_holds_its_lock_is_alive(engine: Engine, processes: Processes) -> None:
     holder = holding(processes, "ghost")
-    one(queue, "ghost")
-    observer = Observer(queue, heartbeat=0.1)
+    one(engine, "ghost")
+    observer = Observer(engine, heartbeat=0.1)
     observer.look_for(0.5)
     assert observer.dead == {}
     holder.kill()
@@ -353,18 +353,18 @@ def test_an_orphan_that_holds_its_lock_is_alive(queue: Claims, processes: Proces
 
 
 def test_an_orphan_is_found_once_though_orphans_are_looked_for_rarely(
-    queue: Claims, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(liveness, "ORPHANS_EVERY", 600.0)
-    job = one(queue, "ghost")
+    job = one(engine, "ghost")
     watch = Watch(0.1, None)
     found: list[Peer] = []
 
     def look() -> bool:
-        peers = watch.dead(queue, "me")
+        peers = watch.dead(engine, "me")
         found.extend(peers)
         for peer in peers:
-            liveness.rescue(queue, peer)
+            liveness.rescue(engine, peer)
         return row(job.id)["state"] == "ready"
 
     with caplog.at_level(logging.WARNING, "djjp"):
@@ -379,10 +379,10 @@ def test_an_orphan_is_found_once_though_orphans_are_looked_for_rarely(
 # Presence
 
 
-def test_a_consumer_shows_itself_with_all_that_it_is(queue: Claims) -> None:
+def test_a_consumer_shows_itself_with_all_that_it_is(engine: Engine) -> None:
     name = new_name()
     before = time.time()
-    presence = Presence(queue, name, ["mail", "bulk"], 7)
+    presence = Presence(engine, name, ["mail", "bulk"], 7)
     presence.begin()
 
     shown = Consumer.objects.get()
@@ -395,13 +395,13 @@ def test_a_consumer_shows_itself_with_all_that_it_is(queue: Claims) -> None:
     assert before <= shown.started_at.timestamp() <= time.time()
     assert shown.heartbeat_at == shown.started_at
     assert shown.locked
-    assert at_once(lambda own: own.is_held(name)) == [True]
+    assert at_once(lambda own: own.consumers.is_locked(name)) == [True]
 
     assert presence.beat()
     assert Consumer.objects.get().heartbeat_at > shown.heartbeat_at
     presence.end()
     assert not Consumer.objects.exists()
-    assert at_once(lambda own: own.is_held(name)) == [False]
+    assert at_once(lambda own: own.consumers.is_locked(name)) == [False]
 
 
 def test_names_tell_host_and_process_and_are_never_the_same() -> None:
@@ -410,8 +410,8 @@ def test_names_tell_host_and_process_and_are_never_the_same() -> None:
     assert {name.rpartition(":")[0] for name in names} == {f"{socket.gethostname()}:{os.getpid()}"}
 
 
-def test_one_that_others_have_buried_is_told_so_by_its_next_beat(queue: Claims) -> None:
-    presence = Presence(queue, new_name(), None, 1)
+def test_one_that_others_have_buried_is_told_so_by_its_next_beat(engine: Engine) -> None:
+    presence = Presence(engine, new_name(), None, 1)
     presence.begin()
     assert presence.beat()
     Consumer.objects.all().delete()
@@ -421,103 +421,103 @@ def test_one_that_others_have_buried_is_told_so_by_its_next_beat(queue: Claims) 
 
 
 @pytest.mark.parametrize("queue", ["postgresql"], indirect=True)
-def test_a_beat_takes_the_lock_again_that_a_terminated_session_has_lost(queue: Claims) -> None:
-    presence = Presence(queue, new_name(), None, 1)
+def test_a_beat_takes_the_lock_again_that_a_terminated_session_has_lost(engine: Engine) -> None:
+    presence = Presence(engine, new_name(), None, 1)
     presence.begin()
-    connections[queue.alias].close()
-    eventually(lambda: at_once(lambda own: own.is_held(presence.name)) == [False])
+    connections[engine.db.alias].close()
+    eventually(lambda: at_once(lambda own: own.consumers.is_locked(presence.name)) == [False])
     assert presence.beat()
-    assert at_once(lambda own: own.is_held(presence.name)) == [True]
+    assert at_once(lambda own: own.consumers.is_locked(presence.name)) == [True]
     presence.end()
 
 
 # Rescue, and what is left in the folder
 
 
-def leave_notes(queue: Claims, name: str) -> tuple[Begun, list[str]]:
+def leave_notes(engine: Engine, name: str) -> tuple[Begun, list[str]]:
     """What a dead consumer leaves in the folder: the note of its jobs, all begun, and its lock's file."""
-    folder = queue.notes()
+    folder = engine.db.runtime_dir()
     assert folder is not None
-    jobs = claim(queue, name)
+    jobs = claim(engine, name)
     note = Begun(folder, name, 5)
     note.expect(jobs)
     for job in jobs:
         note.mark(job)
     (folder / f"{name.replace(':', '-')}.lock").touch()
-    return note, files_of(queue, name)
+    return note, files_of(engine, name)
 
 
-def files_of(queue: Claims, name: str) -> list[str]:
-    folder = queue.notes()
+def files_of(engine: Engine, name: str) -> list[str]:
+    folder = engine.db.runtime_dir()
     assert folder is not None
     return sorted(path.name for path in folder.glob(f"{name.replace(':', '-')}.*"))
 
 
 def test_a_rescue_reads_what_had_begun_and_clears_up(
-    queue: Claims, caplog: pytest.LogCaptureFixture
+    engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     name = new_name()
-    register(queue, name)
-    [begun_id] = enqueue(queue)
-    _, files = leave_notes(queue, name)
+    register(engine, name)
+    [begun_id] = enqueue(engine)
+    _, files = leave_notes(engine, name)
     assert len(files) == 2
-    [waiting] = enqueue(queue)
-    claim(queue, name)
+    [waiting] = enqueue(engine)
+    claim(engine, name)
 
     with caplog.at_level(logging.WARNING, "djjp"):
-        liveness.rescue(queue, Peer(name, NOW, locked=True))
+        liveness.rescue(engine, Peer(name, NOW, locked=True))
 
     assert (row(begun_id)["state"], row(begun_id)["rescues"]) == ("ready", 1)
     assert (row(waiting)["state"], row(waiting)["rescues"]) == ("ready", 0)
-    assert files_of(queue, name) == []
+    assert files_of(engine, name) == []
     assert [r.getMessage() for r in caplog.records] == [
         f"consumer {name} is dead; 2 of its jobs are rescued"
     ]
 
 
 def test_one_that_turns_out_to_live_keeps_its_files_and_nothing_is_said(
-    queue: Claims, caplog: pytest.LogCaptureFixture
+    engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Without its lock's file it would be taken for dead a second later."""
     name = new_name()
-    register(queue, name)
-    enqueue(queue)
-    note, files = leave_notes(queue, name)
-    queue.heartbeat(name, NOW + 1, locked=True)
+    register(engine, name)
+    enqueue(engine)
+    note, files = leave_notes(engine, name)
+    engine.consumers.heartbeat(name, NOW + 1, locked=True)
 
     with caplog.at_level(logging.WARNING, "djjp"):
-        liveness.rescue(queue, Peer(name, NOW, locked=True))
+        liveness.rescue(engine, Peer(name, NOW, locked=True))
 
-    assert files_of(queue, name) == files
+    assert files_of(engine, name) == files
     assert note.is_doubted(), "it has to look, before it begins another job, whether it was in time"
     assert not caplog.records
     assert Job.objects.get().state == "running"
-    start_journal.clear(queue.notes(), name)
+    start_journal.clear(engine.db.runtime_dir(), name)
 
 
 def test_jobs_that_fail_by_a_death_are_said(
-    queue: Claims, caplog: pytest.LogCaptureFixture
+    engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    register(queue, "host:7:a")
-    enqueue(queue, on_crash=OnCrash.FAIL)
-    enqueue(queue)
-    claim(queue, "host:7:a")
+    register(engine, "host:7:a")
+    enqueue(engine, on_crash=OnCrash.FAIL)
+    enqueue(engine)
+    claim(engine, "host:7:a")
     with caplog.at_level(logging.WARNING, "djjp"):
-        liveness.rescue(queue, Peer("host:7:a", NOW, locked=True))
+        liveness.rescue(engine, Peer("host:7:a", NOW, locked=True))
     assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR"]
     assert caplog.records[1].getMessage() == "1 jobs of consumer host:7:a have failed by its death"
 
 
-def test_a_parent_rescues_at_once_what_its_dead_child_ran_and_nobody_elses(queue: Claims) -> None:
+def test_a_parent_rescues_at_once_what_its_dead_child_ran_and_nobody_elses(engine: Engine) -> None:
     mine = f"{socket.gethostname()}:4711:aa"
     others = [f"{socket.gethostname()}:47110:bb", "elsewhere:4711:cc"]
-    register(queue, mine, *others)
-    [job, *theirs] = [one(queue, name) for name in (mine, *others)]
+    register(engine, mine, *others)
+    [job, *theirs] = [one(engine, name) for name in (mine, *others)]
 
-    def rescue(own: Claims) -> tuple[int, bool]:
-        return liveness.rescue_process(4711), connections[own.alias].connection is None
+    def rescue(own: Engine) -> tuple[int, bool]:
+        return liveness.rescue_process(4711), connections[own.db.alias].connection is None
 
     assert at_once(rescue) == [(1, True)]
     assert row(job.id)["state"] == "ready"
     assert {row(other.id)["state"] for other in theirs} == {"running"}
-    assert [peer.name for peer in queue.peers()] == sorted(others)
+    assert [peer.name for peer in engine.consumers.peers()] == sorted(others)

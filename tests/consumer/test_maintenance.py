@@ -14,7 +14,7 @@ from djjp.consumer import maintenance
 from djjp.consumer.liveness import Presence, new_name
 from djjp.consumer.maintenance import Maintenance, Walk
 from djjp.durations import to_datetime
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.models import Consumer, Job, State
 from tests.support.factories import new_job
 from tests.support.processes import eventually
@@ -22,9 +22,9 @@ from tests.support.processes import eventually
 DAY = 86_400.0
 
 
-def ended(queue: Claims, state: State, ago: float, count: int = 1) -> None:
+def ended(engine: Engine, state: State, ago: float, count: int = 1) -> None:
     jobs = [new_job(created_at=time.time() - ago) for _ in range(count)]
-    queue.enqueue_many(jobs)
+    engine.jobs.enqueue_many(jobs)
     Job.objects.filter(pk__in=[job.id for job in jobs]).update(
         state=state, finished_at=to_datetime(time.time() - ago)
     )
@@ -35,9 +35,9 @@ def left() -> dict[str, int]:
     return {state: states.count(state) for state in sorted(set(states))}
 
 
-def walk_to_the_end(queue: Claims) -> int:
+def walk_to_the_end(engine: Engine) -> int:
     walk, steps = Walk(), 1
-    while walk.step(queue):
+    while walk.step(engine):
         steps += 1
     return steps
 
@@ -52,49 +52,49 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_steps")
 def test_each_state_is_kept_for_its_own_time_however_many_steps_a_walk_takes(
-    queue: Claims,
+    engine: Engine,
 ) -> None:
     for ago in (40 * DAY, 20 * DAY, 2 * DAY):
         for state in (State.SUCCEEDED, State.FAILED, State.CANCELLED):
-            ended(queue, state, ago, 3)
+            ended(engine, state, ago, 3)
 
-    assert walk_to_the_end(queue) > 4
+    assert walk_to_the_end(engine) > 4
 
     assert left() == {"cancelled": 6, "failed": 6, "succeeded": 3}, "after 30, 30 and 7 days"
 
 
-def test_what_is_kept_for_ever_or_for_ages_is_not_pruned(queue: Claims) -> None:
-    ended(queue, State.SUCCEEDED, 400 * DAY)
-    ended(queue, State.FAILED, 400 * DAY)
+def test_what_is_kept_for_ever_or_for_ages_is_not_pruned(engine: Engine) -> None:
+    ended(engine, State.SUCCEEDED, 400 * DAY)
+    ended(engine, State.FAILED, 400 * DAY)
     for keep in (None, timedelta.max, math.inf, 500 * DAY):
-        settings = {"db_name": queue.alias, "keep_succeeded": keep, "keep_failed": keep}
+        settings = {"db_name": engine.db.alias, "keep_succeeded": keep, "keep_failed": keep}
         with override_settings(DJJP=settings):
-            walk_to_the_end(queue)
+            walk_to_the_end(engine)
         assert left() == {"failed": 1, "succeeded": 1}, keep
 
 
-def test_one_state_may_be_kept_for_ever_and_the_other_not(queue: Claims) -> None:
-    ended(queue, State.SUCCEEDED, DAY)
-    ended(queue, State.FAILED, DAY)
-    settings = {"db_name": queue.alias, "keep_succeeded": None, "keep_failed": 60}
+def test_one_state_may_be_kept_for_ever_and_the_other_not(engine: Engine) -> None:
+    ended(engine, State.SUCCEEDED, DAY)
+    ended(engine, State.FAILED, DAY)
+    settings = {"db_name": engine.db.alias, "keep_succeeded": None, "keep_failed": 60}
     with override_settings(DJJP=settings):
-        walk_to_the_end(queue)
+        walk_to_the_end(engine)
     assert left() == {"succeeded": 1}
 
 
-def test_what_is_not_finished_is_never_pruned(queue: Claims) -> None:
+def test_what_is_not_finished_is_never_pruned(engine: Engine) -> None:
     for state in (State.SCHEDULED, State.BLOCKED, State.READY, State.RUNNING):
-        ended(queue, state, 400 * DAY)
+        ended(engine, state, 400 * DAY)
     Job.objects.update(finished_at=None)
-    walk_to_the_end(queue)
+    walk_to_the_end(engine)
     assert Job.objects.count() == 4
 
 
 @pytest.mark.usefixtures("small_steps")
-def test_a_step_deletes_no_more_than_it_may_look_at(queue: Claims) -> None:
-    ended(queue, State.SUCCEEDED, 400 * DAY, 10)
+def test_a_step_deletes_no_more_than_it_may_look_at(engine: Engine) -> None:
+    ended(engine, State.SUCCEEDED, 400 * DAY, 10)
     walk = Walk()
-    assert [walk.step(queue) for _ in range(2)] == [True, True]
+    assert [walk.step(engine) for _ in range(2)] == [True, True]
     assert left() == {"succeeded": 2}
 
 
@@ -107,11 +107,11 @@ def limits() -> dict[str, float]:
 
 
 @pytest.fixture
-def chores(queue: Claims, limits: dict[str, float]) -> Iterator[Maintenance]:
-    with override_settings(DJJP={"db_name": queue.alias, **limits}):
-        presence = Presence(queue, new_name(), None, 1)
+def chores(engine: Engine, limits: dict[str, float]) -> Iterator[Maintenance]:
+    with override_settings(DJJP={"db_name": engine.db.alias, **limits}):
+        presence = Presence(engine, new_name(), None, 1)
         presence.begin()
-        yield Maintenance(queue, presence, lost=lambda: LOST.append(1))
+        yield Maintenance(engine, presence, lost=lambda: LOST.append(1))
         presence.end()
     LOST.clear()
 
@@ -152,10 +152,10 @@ def test_after_an_outage_the_heartbeat_comes_first_and_judgement_later(chores: M
 
 
 def test_pruning_comes_again_and_again_while_there_is_something_to_prune(
-    queue: Claims, chores: Maintenance, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, chores: Maintenance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(maintenance, "PRUNE_ROWS", 4)
-    ended(queue, State.SUCCEEDED, 400 * DAY, 20)
+    ended(engine, State.SUCCEEDED, 400 * DAY, 20)
     chores._prune_at = time.monotonic()
     chores.work(ending=True)
     assert left() == {"succeeded": 20}, "a consumer that is about to end begins nothing"

@@ -16,10 +16,10 @@ from uuid import UUID
 import pytest
 from django.db import IntegrityError, transaction
 from django.test.utils import CaptureQueriesContext, override_settings
-from djjp.engine.sqlite.database import SQLiteDatabase
 
 from djjp import codec
 from djjp.engine import Claimed, Engine, Failure, Outcome
+from djjp.engine.sqlite.database import SQLiteDatabase
 from djjp.ids import new_id
 from djjp.models import FINISHED, Attempt, Job, OnCrash, State
 from tests.support.engine_calls import (
@@ -275,7 +275,7 @@ def test_claims_made_at_once_share_no_job_and_leave_none(
 
     def take(consumer: str, own: Engine) -> list[Claimed]:
         mine: list[Claimed] = []
-        while own.has_ready(queues, []):
+        while own.jobs.has_ready(queues, []):
             mine += claim(own, consumer, 7, queues=queues)
         return mine
 
@@ -294,8 +294,8 @@ def test_a_claim_does_not_take_what_another_has_claimed_but_not_committed(engine
 
     def first(own: Engine) -> list[Claimed]:
         try:
-            with own.turn():
-                mine = own.claim("one", 2, NOW)
+            with own.db.transaction():
+                mine = own.jobs.claim("one", 2, NOW)
                 claimed.set()
                 go.wait()
             return mine
@@ -396,7 +396,7 @@ def test_looking_takes_no_lock_and_changes_nothing(engine: Engine) -> None:
     with engine.db.transaction():
         engine.jobs.claim("one", 1, NOW)
         # Another connection looks while this one holds the row.
-        [seen] = at_once(lambda own: own.has_ready(None, []))
+        [seen] = at_once(lambda own: own.jobs.has_ready(None, []))
         assert seen
         transaction.set_rollback(True, using=engine.db.alias)
     assert row(id) == before
@@ -767,7 +767,7 @@ def test_a_turn_is_one_transaction_that_others_see_whole(engine: Engine) -> None
 def test_a_turn_may_be_the_first_thing_that_a_thread_does(engine: Engine) -> None:
     """Nothing of the verbs needs a connection that is open already."""
     job = new_job()
-    at_once(lambda own: own.enqueue_many([job]))
+    at_once(lambda own: own.jobs.enqueue_many([job]))
     [taken] = at_once(claim)
     assert [claimed.id for claimed in taken] == [job.id]
 

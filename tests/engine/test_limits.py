@@ -15,7 +15,7 @@ import pytest
 from django.test.utils import CaptureQueriesContext
 
 from djjp.engine import Claimed, Edge, Engine, NewGraph, Outcome, Peer
-from djjp.engine.limits import KEYS, BLOCK_BATCH
+from djjp.engine.limits import BLOCK_BATCH, KEYS
 from djjp.ids import new_id
 from djjp.models import FINISHED, Flag, Job, State
 from tests.support.engine_calls import NOW, at_once, done, enqueue, failed, row, take

@@ -138,7 +138,7 @@ def test_idle_consumers_are_woken(engine: Engine, verb: str) -> None:
         finish(engine, "one", done(job))
     listener = engine.db.listener()
     listener.woken()
-    at_once(lambda own: cancel(own, job.id) if verb == "cancel" else own.retry([job.id]))
+    at_once(lambda own: cancel(own, job.id) if verb == "cancel" else own.control.retry([job.id]))
     eventually(listener.woken)
 
 
@@ -191,7 +191,7 @@ def test_a_job_that_comes_back_meanwhile_is_cancelled_in_either_order(
     assert row(job.id)["finished_at"] is not None
 
     def ends(own: Engine) -> set[UUID]:
-        with own.turn():
+        with own.db.transaction():
             return end(own, job)
 
     job = one(engine)
@@ -223,7 +223,7 @@ def test_of_two_retries_at_once_one_counts(engine: Engine) -> None:
     finish(engine, "one", done(job))
     assert (
         in_the_middle(
-            engine, lambda: engine.control.retry([job.id]), lambda own: own.retry([job.id])
+            engine, lambda: engine.control.retry([job.id]), lambda own: own.control.retry([job.id])
         )
         == 0
     )
@@ -234,14 +234,18 @@ def test_a_retry_meets_a_job_that_ends_meanwhile_or_not_at_all(engine: Engine) -
     """Against the finish of one consumer and then against the claim of another."""
     job = one(engine)
     retried = in_the_middle(
-        engine, lambda: engine.jobs.finish("one", [failed(job)]), lambda own: own.retry([job.id])
+        engine,
+        lambda: engine.jobs.finish("one", [failed(job)]),
+        lambda own: own.control.retry([job.id]),
     )
     # A statement sees the rows as they were when it began: on PostgreSQL that one still ran.
     assert (retried, row(job.id)["state"]) in [(1, "ready"), (0, "failed")]
     engine.control.retry([job.id])
     assert (
         in_the_middle(
-            engine, lambda: engine.jobs.claim("two", 1, NOW), lambda own: own.retry([job.id])
+            engine,
+            lambda: engine.jobs.claim("two", 1, NOW),
+            lambda own: own.control.retry([job.id]),
         )
         == 0
     )
@@ -255,14 +259,14 @@ def test_at_once_with_claims_and_releases_no_cancel_is_lost(engine: Engine) -> N
 
     def churn(own: Engine, name: str) -> None:
         while not over.is_set():
-            with own.turn():
-                jobs = own.claim(name, 20, NOW)
-            with own.turn():
-                own.release(name, jobs)
+            with own.db.transaction():
+                jobs = own.jobs.claim(name, 20, NOW)
+            with own.db.transaction():
+                own.jobs.release(name, jobs)
 
     def cancel_each(own: Engine) -> list[int]:
         try:
-            return [own.cancel([id], NOW) for id in ids]
+            return [own.control.cancel([id], NOW) for id in ids]
         finally:
             over.set()
 

@@ -127,7 +127,9 @@ CASES = {
     "claim, the crowded queue": Case(
         lambda q: q.jobs.claim("me", 50, NOW, queues=["paused"]), BY_QUEUE | ANY
     ),
-    "claim, an empty queue": Case(lambda q: q.jobs.claim("me", 50, NOW, queues=["nobody"]), BY_QUEUE),
+    "claim, an empty queue": Case(
+        lambda q: q.jobs.claim("me", 50, NOW, queues=["nobody"]), BY_QUEUE
+    ),
     "claim, three queues": Case(lambda q: q.jobs.claim("me", 50, NOW, queues=SERVED[:3]), BY_QUEUE),
     "claim, a hundred queues": Case(lambda q: q.jobs.claim("me", 50, NOW, queues=SERVED), BY_QUEUE),
     "claim, three queues, but not some names": Case(

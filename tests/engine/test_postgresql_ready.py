@@ -45,7 +45,7 @@ def test_jobs_that_are_not_claimed_stay_unlocked(engine: Engine, each: int) -> N
 
     def unlocked(elsewhere: Engine) -> int:
         ready = Job.objects.filter(state="ready").select_for_update(skip_locked=True)
-        with elsewhere.turn():
+        with elsewhere.db.transaction():
             return len(ready)
 
     with engine.db.transaction():

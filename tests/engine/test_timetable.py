@@ -133,7 +133,10 @@ def test_notes_of_slots_are_kept_for_a_day_and_no_longer(engine: Engine) -> None
     for n in (0, 1, KEEP_OCCURRENCES / 2, KEEP_OCCURRENCES, KEEP_OCCURRENCES + 1.5):
         engine.schedules.fire(Schedule.objects.get(pk=one.pk), [(NOW + 1 + n, new_job())])
     assert slots() == [
-        *((one.pk, NOW + 1 + n) for n in (KEEP_OCCURRENCES / 2, KEEP_OCCURRENCES, KEEP_OCCURRENCES + 1.5)),
+        *(
+            (one.pk, NOW + 1 + n)
+            for n in (KEEP_OCCURRENCES / 2, KEEP_OCCURRENCES, KEEP_OCCURRENCES + 1.5)
+        ),
         (other.pk, NOW),
     ]
 

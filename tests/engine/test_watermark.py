@@ -94,10 +94,10 @@ def test_the_second_claim_reads_no_entries_of_jobs_claimed_before(
     taken: list[UUID] = []
 
     def take() -> None:
-        taken.extend(job.id for job in with_dead_entries.claim("two", 10, NOW, queues=queues))
+        taken.extend(job.id for job in with_dead_entries.jobs.claim("two", 10, NOW, queues=queues))
 
     def query() -> None:
-        assert with_dead_entries.has_ready(queues, [])
+        assert with_dead_entries.jobs.has_ready(queues, [])
 
     assert entries_read(with_dead_entries, take) > FINISHED_JOBS
     assert entries_read(with_dead_entries, take) < 100
@@ -115,7 +115,7 @@ def test_after_a_mark_a_claim_reads_no_jobs_of_other_states(
     enqueue(with_dead_entries, 20)
     enqueue(with_dead_entries, 3_000, state=State.SCHEDULED, run_after=NOW + 60)
     enqueue(with_dead_entries, 3_000)
-    with with_dead_entries.connection.cursor() as cursor:
+    with with_dead_entries.db.connection.cursor() as cursor:
         cursor.execute("ANALYZE djjp_job")
     # Only now, because a mark is used for a second.
     assert (
@@ -123,7 +123,7 @@ def test_after_a_mark_a_claim_reads_no_jobs_of_other_states(
     )
     assert (
         entries_read(
-            with_dead_entries, lambda: with_dead_entries.claim("two", 10, NOW, queues=queues)
+            with_dead_entries, lambda: with_dead_entries.jobs.claim("two", 10, NOW, queues=queues)
         )
         < 100
     )
@@ -204,9 +204,9 @@ def test_has_ready_finds_a_job_before_the_mark(
     assert (
         len(claimed(with_dead_entries, 10, queues) + claimed(with_dead_entries, 10, queues)) == 20
     )
-    assert not with_dead_entries.has_ready(queues, [])
+    assert not with_dead_entries.jobs.has_ready(queues, [])
     make_ready()
-    assert with_dead_entries.has_ready(queues, [])
+    assert with_dead_entries.jobs.has_ready(queues, [])
     assert claimed(with_dead_entries, 10, queues) == [older]
 
 
@@ -281,8 +281,8 @@ def test_after_the_marks_only_claimed_jobs_are_locked(
     enqueue(with_dead_entries, 20)
     enqueue(with_dead_entries, 15, priority=-1)
     assert len(claimed(with_dead_entries, 15, queues)) == 15
-    with with_dead_entries.turn():
-        mine = with_dead_entries.claim("two", 10, NOW, queues=queues)
+    with with_dead_entries.db.transaction():
+        mine = with_dead_entries.jobs.claim("two", 10, NOW, queues=queues)
         [theirs] = at_once(lambda elsewhere: claim(elsewhere, "three", 10, queues=queues))
         assert len(mine) == len(theirs) == 10
 

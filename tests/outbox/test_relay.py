@@ -15,9 +15,9 @@ import pytest
 from django.db import connections, transaction
 from django.db.transaction import TransactionManagementError
 
-from djjp import engine
+import djjp.engine
 from djjp.durations import to_datetime
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.models import Job, Relayed
 from djjp.outbox import receipts, relay, serialization, table
 from djjp.outbox.receipts import Forgetting
@@ -60,7 +60,7 @@ from djjp.engine import queue
 from djjp.outbox import relay, table
 from tests.outbox.conftest import execute
 from tests.project.shop.jobs import add
-queue().connection.ensure_connection()
+queue().db.connection.ensure_connection()
 
 def kill(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -98,16 +98,16 @@ def die(processes: Processes, application: Application, moment: str) -> int:
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_process_that_is_killed_leaves_one_job_though_it_was_run_and_pruned_meanwhile(
-    queue: Claims, on_sqlite: Application, processes: Processes, moment: str
+    engine: Engine, on_sqlite: Application, processes: Processes, moment: str
 ) -> None:
     jobs = die(processes, on_sqlite, moment)
     assert executions(on_sqlite.alias) == jobs
 
-    ran = run_and_prune(queue)
+    ran = run_and_prune(engine)
     relay.sweep()
-    ran += run_and_prune(queue)
+    ran += run_and_prune(engine)
     relay.sweep()
-    ran += run_and_prune(queue)
+    ran += run_and_prune(engine)
 
     assert len(ran) == len(set(ran)) == jobs
     assert on_sqlite.waiting() == 0
@@ -115,13 +115,13 @@ def test_a_process_that_is_killed_leaves_one_job_though_it_was_run_and_pruned_me
 
 @pytest.mark.parametrize("moment", ["after the rows are read", "after the queue has committed"])
 def test_a_process_that_is_killed_leaves_one_job_that_others_relay_at_once(
-    queue: Claims, application: Application, processes: Processes, moment: str
+    engine: Engine, application: Application, processes: Processes, moment: str
 ) -> None:
     die(processes, application, moment)
 
     at_once(4, relay.sweep)
 
-    assert len(queued()) == len(run_and_prune(queue)) == 1
+    assert len(queued()) == len(run_and_prune(engine)) == 1
     assert application.waiting() == 0
 
 
@@ -152,14 +152,14 @@ class Held(Exception):
     """A relay is stopped here."""
 
 
-def test_two_relays_that_have_read_the_same_rows_give_one_job_each(queue: Claims) -> None:
+def test_two_relays_that_have_read_the_same_rows_give_one_job_each(engine: Engine) -> None:
     """Both read before either writes."""
     ids = leave(5)
     barrier = threading.Barrier(2)
 
-    def call(verb: Callable[[Claims], Any]) -> Any:
+    def call(verb: Callable[[Engine], Any]) -> Any:
         barrier.wait(30)
-        return engine.call(verb)
+        return djjp.engine.run(verb)
 
     at_once(2, lambda: relay.relay("default", ids, call))
 
@@ -168,15 +168,15 @@ def test_two_relays_that_have_read_the_same_rows_give_one_job_each(queue: Claims
 
 
 def test_a_relay_that_comes_late_meets_what_another_one_did_and_the_job_pruned(
-    queue: Claims,
+    engine: Engine,
 ) -> None:
     """It had read the row before the other relay, and writes after the job has come and gone."""
     (id,) = leave()
 
-    def call(verb: Callable[[Claims], Any]) -> Any:
+    def call(verb: Callable[[Engine], Any]) -> Any:
         relay.sweep()
-        assert run_and_prune(queue) == [id]
-        return engine.call(verb)
+        assert run_and_prune(engine) == [id]
+        return djjp.engine.run(verb)
 
     relay.relay("default", [id], call)
 
@@ -185,18 +185,18 @@ def test_a_relay_that_comes_late_meets_what_another_one_did_and_the_job_pruned(
 
 
 def test_a_relay_that_was_held_up_for_too_long_writes_nothing(
-    queue: Claims, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So long that even its note in the queue is gone again."""
     monkeypatch.setattr(relay, "FRESH", 0.2)
     (id,) = leave()
 
-    def call(verb: Callable[[Claims], Any]) -> Any:
+    def call(verb: Callable[[Engine], Any]) -> Any:
         relay.sweep()
-        run_and_prune(queue)
+        run_and_prune(engine)
         Relayed.objects.all().delete()
         time.sleep(0.25)
-        return engine.call(verb)
+        return djjp.engine.run(verb)
 
     with pytest.raises(relay.Stale):
         relay.relay("default", [id], call)
@@ -206,7 +206,7 @@ def test_a_relay_that_was_held_up_for_too_long_writes_nothing(
 
 
 def test_what_was_stale_is_read_again_by_the_next(
-    queue: Claims, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = leave(2)
     monkeypatch.setattr(relay, "FRESH", -1.0)
@@ -232,7 +232,7 @@ def test_neither_a_sleep_nor_a_clock_set_back_makes_what_was_read_look_fresh() -
 # Many, and bad ones
 
 
-def test_a_long_outbox_is_swept_in_pages(queue: Claims, application: Application) -> None:
+def test_a_long_outbox_is_swept_in_pages(engine: Engine, application: Application) -> None:
     ids = leave(1203, application.alias)
     assert relay.sweep() == 1203
     assert queued() == ids
@@ -240,7 +240,7 @@ def test_a_long_outbox_is_swept_in_pages(queue: Claims, application: Application
 
 
 def test_a_row_that_cannot_be_read_holds_up_no_other_and_is_told_once(
-    queue: Claims, caplog: pytest.LogCaptureFixture
+    engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     ids = leave(3)
     rows = table._all("default")
@@ -257,7 +257,7 @@ def test_a_row_that_cannot_be_read_holds_up_no_other_and_is_told_once(
 
 
 def test_a_job_that_the_queue_refuses_holds_up_no_other(
-    queue: Claims, caplog: pytest.LogCaptureFixture
+    engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     ids = leave(3)
     refused = new_job(id=ids[1])._replace(name=None)  # type: ignore[arg-type]  # what no code writes
@@ -272,7 +272,7 @@ def test_a_job_that_the_queue_refuses_holds_up_no_other(
     assert "refused by the queue" in said
 
 
-def test_what_is_young_is_left_to_its_own_process(queue: Claims) -> None:
+def test_what_is_young_is_left_to_its_own_process(engine: Engine) -> None:
     ids = leave(2)
     table._all("default").filter(pk=ids[0]).update(created_at=to_datetime(time.time() - 60))
     ahead = leave(1)  # by the clock of another machine
@@ -283,7 +283,7 @@ def test_what_is_young_is_left_to_its_own_process(queue: Claims) -> None:
     assert waiting() == ids[1:]
 
 
-def test_a_sweep_inside_of_a_transaction_is_refused(queue: Claims) -> None:
+def test_a_sweep_inside_of_a_transaction_is_refused(engine: Engine) -> None:
     with transaction.atomic():
         add.run_later(1)
         with pytest.raises(TransactionManagementError, match="may not be committed"):
@@ -295,14 +295,14 @@ def test_a_sweep_inside_of_a_transaction_is_refused(queue: Claims) -> None:
 
 
 @pytest.fixture
-def forget(queue: Claims, monkeypatch: pytest.MonkeyPatch) -> Forgetting:
+def forget(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Forgetting:
     """Forgets, and waits for nothing."""
     monkeypatch.setattr(receipts, "KEEP", -1.0)
-    return Forgetting(engine.call, ["default"])
+    return Forgetting(djjp.engine.run, ["default"])
 
 
 def test_what_was_relayed_is_forgotten_a_pass_after_it_was_seen_to_be_gone(
-    queue: Claims, forget: Forgetting
+    engine: Engine, forget: Forgetting
 ) -> None:
     with transaction.atomic():
         handle = add.run_later(1)
@@ -314,7 +314,7 @@ def test_what_was_relayed_is_forgotten_a_pass_after_it_was_seen_to_be_gone(
 
 
 def test_what_is_still_in_an_outbox_is_not_forgotten(
-    queue: Claims, forget: Forgetting, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, forget: Forgetting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = leave(2)
     with monkeypatch.context() as patched:
@@ -325,7 +325,7 @@ def test_what_is_still_in_an_outbox_is_not_forgotten(
         forget.pass_by()
     assert Relayed.objects.count() == 2
 
-    assert sorted(run_and_prune(queue)) == ids
+    assert sorted(run_and_prune(engine)) == ids
     relay.sweep()
     assert queued() == waiting() == []
     for _ in range(2):
@@ -337,22 +337,22 @@ def hold(*args: object) -> None:
     raise Held
 
 
-def test_nothing_is_forgotten_before_its_time(queue: Claims) -> None:
+def test_nothing_is_forgotten_before_its_time(engine: Engine) -> None:
     with transaction.atomic():
         add.run_later(1)
-    patient = Forgetting(engine.call, ["default"])
+    patient = Forgetting(djjp.engine.run, ["default"])
     patient.pass_by()
     patient.pass_by()
     assert Relayed.objects.count() == 1
     assert receipts.KEEP > 2 * relay.FRESH
 
 
-def test_a_job_that_is_relayed_twice_by_the_verb_is_there_once(queue: Claims) -> None:
+def test_a_job_that_is_relayed_twice_by_the_verb_is_there_once(engine: Engine) -> None:
     """As when the answer to the first call was lost."""
     jobs = [new_job(), new_job()]
     for _ in range(2):
-        queue.relay(jobs, lambda: None)
+        engine.jobs.relay(jobs, lambda: None)
     assert queued() == [job.id for job in jobs]
     Job.objects.all().delete()
-    queue.relay([*jobs, one := new_job()], lambda: None)
+    engine.jobs.relay([*jobs, one := new_job()], lambda: None)
     assert queued() == [one.id]

@@ -25,7 +25,8 @@ from django.core.signals import setting_changed
 from django.db import OperationalError, connections, transaction
 from django.dispatch import receiver
 
-from djjp.engine.database import TABLE, Database, Key, Rows, to_datetime
+from djjp.durations import to_datetime
+from djjp.engine.database import TABLE, Database, Key, Rows
 from djjp.engine.pipelines import ARRIVED, EDGES
 from djjp.engine.records import Claimed, Edge, FencedUpdate, NewJob, Problem
 from djjp.engine.sqlite import claim_strategy, fence, inserts, lockfile
