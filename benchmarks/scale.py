@@ -128,10 +128,10 @@ def _consumers(pair: _Pair) -> Iterator[None]:
     for alias in pair.aliases:
         with environment.on(alias):
             queues.append(current())
-            queues[-1].listener()
+            queues[-1].db.listener()
     yield
     for each in queues:
-        each.connection.close()
+        each.db.connection.close()
 
 
 @contextmanager

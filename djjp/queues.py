@@ -56,7 +56,7 @@ def paused() -> dict[str, datetime | None]:
     """The queues that are paused now, by name, each with the time at which it goes on by itself."""
     now = to_datetime(time.time())
 
-    def look(engine: engine.Claims) -> dict[str, datetime | None]:
+    def look(engine: engine.Engine) -> dict[str, datetime | None]:
         rows = Queue.objects.using(engine.db.alias).order_by("pk").values_list("pk", "paused_until")
         return {name: until for name, until in rows if until is None or until > now}
 
