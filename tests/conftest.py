@@ -20,10 +20,10 @@ from django.core.management import call_command
 from django.db import connections, transaction
 from django.test import override_settings
 
-from djjp import engine
+import djjp.engine
 from djjp.consumer import start_journal
 from djjp.databases import queue_database
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.models import (
     Attempt,
     Consumer,
@@ -156,18 +156,18 @@ TABLES = [
 ]
 
 
-def empty_tables(queue: Claims) -> None:
+def empty_tables(engine: Engine) -> None:
     """Delete what a test has written, on each database in one transaction."""
     for name in Consumer.objects.values_list("pk", flat=True):  # those that were killed
-        start_journal.clear(queue.notes(), name)
+        start_journal.clear(engine.db.runtime_dir(), name)
     deletes = [f"DELETE FROM {table}" for table in TABLES]
-    with connections[queue.alias].cursor() as cursor:
-        if queue.alias == "postgresql":
+    with connections[engine.db.alias].cursor() as cursor:
+        if engine.db.alias == "postgresql":
             cursor.execute(
                 f"DO $$ BEGIN {'; '.join(deletes)}; END $$"
             )  # one statement, one round trip
         else:
-            with transaction.atomic(queue.alias):
+            with transaction.atomic(engine.db.alias):
                 for delete in deletes:
                     cursor.execute(delete)
     with transaction.atomic("default"):
@@ -176,18 +176,18 @@ def empty_tables(queue: Claims) -> None:
 
 
 @pytest.fixture(params=QUEUES)
-def queue(request: pytest.FixtureRequest) -> Iterator[Claims]:
+def queue(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """The engine of the queue on one database, with `DJJP` set to it; empty at the start."""
     alias = request.param
     request.getfixturevalue("postgres_url" if alias == "postgresql" else "sqlite_file")
     with override_settings(DJJP={"db_name": alias}):
-        yield engine.queue()
-        empty_tables(engine.queue())
+        yield djjp.engine.current()
+        empty_tables(djjp.engine.current())
 
 
 @pytest.fixture
-def processes(queue: Claims) -> Iterator[Processes]:
+def processes(engine: Engine) -> Iterator[Processes]:
     """Starts consumers and other commands of the test project; none outlives its test."""
-    started = Processes(queue.alias)
+    started = Processes(engine.db.alias)
     yield started
     started.kill()

@@ -13,8 +13,8 @@ from django.core import checks
 from django.db import connections
 from django.test import override_settings
 
-from djjp import engine
-from djjp.engine import Claims
+import djjp.engine
+from djjp.engine import Engine
 from tests.support.projects import Scratch
 
 BOTH = ["check", "--database", "default", "--database", "queue"]
@@ -334,10 +334,10 @@ def reported(databases: Iterable[str]) -> list[checks.CheckMessage]:
     return messages
 
 
-def test_the_databases_of_these_tests_have_no_problem(queue: Claims) -> None:
-    assert reported([queue.alias, "default"]) == []
-    assert list(engine.queue().configuration_problems()) == []
-    assert list(engine.queue().server_problems()) == []
+def test_the_databases_of_these_tests_have_no_problem(engine: Engine) -> None:
+    assert reported([engine.db.alias, "default"]) == []
+    assert list(djjp.engine.current().requirements.configuration_problems()) == []
+    assert list(djjp.engine.current().requirements.server_problems()) == []
 
 
 def test_only_the_database_that_is_asked_for_is_connected_to(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from django.db import connections, transaction
 from django.test import override_settings
 
 from djjp import conf
-from djjp.engine import Claims
+from djjp.engine import Engine
 from djjp.engine.postgresql import listener as listening
 from djjp.models import Consumer
 from tests.project.shop.jobs import add
@@ -34,8 +34,8 @@ def frequent_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listening, "PROBE_WITHIN", 0.1)
 
 
-def run(queue: Claims, statement: str) -> list[Any]:
-    with queue.connection.cursor() as cursor:
+def run(engine: Engine, statement: str) -> list[Any]:
+    with engine.db.connection.cursor() as cursor:
         cursor.execute(statement)
         return list(cursor.fetchall()) if cursor.description else []
 
@@ -50,9 +50,9 @@ def receives(listener: Any) -> Callable[[], bool]:
 
 @on_postgresql
 def test_a_listener_that_receives_its_own_probes_goes_on_listening(
-    queue: Claims, frequent_probes: None, caplog: pytest.LogCaptureFixture
+    engine: Engine, frequent_probes: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    listener = queue.listener()
+    listener = engine.db.listener()
     until = time.monotonic() + 1.0
     woken = 0
     while time.monotonic() < until:
@@ -65,12 +65,12 @@ def test_a_listener_that_receives_its_own_probes_goes_on_listening(
 
 @on_postgresql
 def test_a_listener_that_misses_its_probes_warns_once_and_polls(
-    queue: Claims, frequent_probes: None, caplog: pytest.LogCaptureFixture
+    engine: Engine, frequent_probes: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    listener: Any = queue.listener()
+    listener: Any = engine.db.listener()
     assert receives(listener)()
     listener._listen = lambda: "SELECT 1"  # as if LISTEN went to another session
-    run(queue, "UNLISTEN *")
+    run(engine, "UNLISTEN *")
 
     eventually(lambda: not receives(listener)())
     time.sleep(0.6)
@@ -85,21 +85,21 @@ def test_a_listener_that_misses_its_probes_warns_once_and_polls(
 
 @on_postgresql
 def test_a_listener_that_missed_its_probes_for_a_while_receives_again(
-    queue: Claims, frequent_probes: None
+    engine: Engine, frequent_probes: None
 ) -> None:
-    listener = queue.listener()
+    listener = engine.db.listener()
     assert receives(listener)()
-    run(queue, "UNLISTEN *")
+    run(engine, "UNLISTEN *")
     eventually(lambda: not receives(listener)())
     eventually(receives(listener))
 
 
 @on_postgresql
 def test_a_listener_in_an_open_transaction_does_not_suspect_a_pooler(
-    queue: Claims, frequent_probes: None, caplog: pytest.LogCaptureFixture
+    engine: Engine, frequent_probes: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    listener = queue.listener()
-    with transaction.atomic(using=queue.alias):
+    listener = engine.db.listener()
+    with transaction.atomic(using=engine.db.alias):
         for _ in range(50):
             listener.woken()
             time.sleep(0.01)
@@ -108,33 +108,33 @@ def test_a_listener_in_an_open_transaction_does_not_suspect_a_pooler(
 
 @on_postgresql
 def test_without_listening_nothing_is_left_on_the_session(
-    queue: Claims, not_listening: Any
+    engine: Engine, not_listening: Any
 ) -> None:
     """The session that a pooler hands to the next client is unchanged."""
-    connections[queue.alias].close()
+    connections[engine.db.alias].close()
     with not_listening:
-        listener = queue.listener()
-        queue.enqueue(new_job())
-        with queue.turn():
-            assert len(queue.claim("one", 1, 0.0)) == 1
-            inside = run(queue, "SHOW enable_seqscan"), run(queue, "SHOW lock_timeout")
-        assert not queue.hold("host:1:a")
-        queue.let_go("host:1:a")
+        listener = engine.db.listener()
+        engine.jobs.enqueue(new_job())
+        with engine.db.transaction():
+            assert len(engine.jobs.claim("one", 1, 0.0)) == 1
+            inside = run(engine, "SHOW enable_seqscan"), run(engine, "SHOW lock_timeout")
+        assert not engine.consumers.acquire_lock("host:1:a")
+        engine.consumers.release_lock("host:1:a")
         assert listener.fileno() is None
     assert inside == ([("off",)], [("2s",)])
-    assert run(queue, "SHOW enable_seqscan") == [("on",)]
-    assert run(queue, "SHOW lock_timeout") == [("0",)]
-    assert run(queue, "SELECT * FROM pg_listening_channels()") == []
+    assert run(engine, "SHOW enable_seqscan") == [("on",)]
+    assert run(engine, "SHOW lock_timeout") == [("0",)]
+    assert run(engine, "SELECT * FROM pg_listening_channels()") == []
     assert (
-        run(queue, "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()")
+        run(engine, "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()")
         == []
     )
-    connections[queue.alias].close()
+    connections[engine.db.alias].close()
 
 
 @on_postgresql
 def test_a_consumer_that_does_not_listen_polls_and_relies_on_its_heartbeat(
-    queue: Claims, not_listening: Any
+    engine: Engine, not_listening: Any
 ) -> None:
     with not_listening, consuming(2):
         eventually(lambda: Consumer.objects.filter(locked=False).exists())
@@ -144,10 +144,10 @@ def test_a_consumer_that_does_not_listen_polls_and_relies_on_its_heartbeat(
 
 
 def test_listening_is_the_default_and_changes_nothing_on_sqlite(
-    queue: Claims, not_listening: Any
+    engine: Engine, not_listening: Any
 ) -> None:
     assert conf.current().listen is True
-    if queue.alias == "sqlite":
+    if engine.db.alias == "sqlite":
         with not_listening, consuming(2):
             assert add.run_later(1).join(30) == 1
             assert Consumer.objects.get().locked

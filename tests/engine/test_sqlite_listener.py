@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from djjp.engine.sqlite.jobs import SQLiteClaims
 
 from djjp.consumer.wakeup import Bell, wait
 from djjp.databases import queue_database
 from djjp.engine.sqlite import inotify
 from djjp.engine.sqlite import listener as listener_module
-from djjp.engine.sqlite.jobs import SQLiteClaims
 from tests.support.processes import eventually
 from tests.support.projects import alias_for
 
@@ -115,7 +115,7 @@ def wait_for_a_write(bell: Bell, listener: Any, file: Path) -> bool:
 def test_a_write_of_another_process_wakes_a_consumer_that_seldom_polls(
     queue: SQLiteClaims, file: Path, bell: Bell
 ) -> None:
-    listener = queue.listener()
+    listener = queue.db.listener()
     at_rest(listener)
     polls, began = record_polls(listener), time.monotonic()
 
@@ -127,7 +127,7 @@ def test_a_write_of_another_process_wakes_a_consumer_that_seldom_polls(
 def test_a_write_of_another_process_wakes_where_the_system_reports_nothing(
     queue: SQLiteClaims, file: Path, no_reports: None, bell: Bell
 ) -> None:
-    listener = queue.listener()
+    listener = queue.db.listener()
 
     assert listener.fileno() is None
     assert listener.interval(0.0) < listener.interval(IDLE) < 0.01
@@ -136,10 +136,10 @@ def test_a_write_of_another_process_wakes_where_the_system_reports_nothing(
 
 @on_linux
 def test_own_writes_do_not_keep_the_consumer_awake(queue: SQLiteClaims, bell: Bell) -> None:
-    listener = queue.listener()
+    listener = queue.db.listener()
     at_rest(listener)
     for _ in range(1000):
-        queue.connection.cursor().execute(WRITE)
+        queue.db.connection.cursor().execute(WRITE)
     polls = record_polls(listener)
 
     assert wait(bell, listener, 1.0, 0.0) is False
@@ -152,7 +152,7 @@ def test_a_commit_that_is_visible_long_after_its_write_is_reported_wakes_soon(
     queue: SQLiteClaims, file: Path, bell: Bell
 ) -> None:
     """A large transaction writes to the log before its end, as a slow commit does."""
-    listener: Any = queue.listener()
+    listener: Any = queue.db.listener()
     at_rest(listener)
     with closing(sqlite3.connect(file, isolation_level=None)) as other:
         other.execute("PRAGMA cache_size = 1")
@@ -179,7 +179,7 @@ RESETS = {
 def test_writes_are_reported_after_the_log_was_reset(
     queue: SQLiteClaims, file: Path, reset: str
 ) -> None:
-    listener = queue.listener()
+    listener = queue.db.listener()
     write(file, WRITE, reset)
 
     assert reports(listener, file)
@@ -189,10 +189,10 @@ def test_writes_are_reported_after_the_log_was_reset(
 def test_writes_are_reported_on_a_new_connection_whose_log_is_a_new_file(
     queue: SQLiteClaims, file: Path
 ) -> None:
-    listener = queue.listener()
+    listener = queue.db.listener()
     log = Path(f"{file}-wal")
     assert log.exists()
-    queue.connection.close()
+    queue.db.connection.close()
     assert not log.exists()  # the last connection has removed it
     listener.woken()
 
@@ -203,14 +203,14 @@ def test_writes_are_reported_on_a_new_connection_whose_log_is_a_new_file(
 def test_writes_are_reported_of_a_file_that_replaced_the_queues_file(
     queue: SQLiteClaims, file: Path
 ) -> None:
-    listener = queue.listener()
+    listener = queue.db.listener()
     before = sqlite3.connect(file, isolation_level=None)  # goes on using the old file
     with closing(before):
         before.execute("SELECT * FROM notes").fetchall()
         for part in (file, Path(f"{file}-wal"), Path(f"{file}-shm")):
             part.rename(part.with_name(f"old-{part.name}"))
         made(file)
-        queue.connection.close()
+        queue.db.connection.close()
         listener.woken()
 
         assert reports(listener, file)
@@ -233,7 +233,7 @@ def test_a_system_that_misses_a_write_is_distrusted_for_a_while(
     """As on a network folder."""
     monkeypatch.setattr(listener_module, "_LONGEST_COMMIT", 0.0)
     monkeypatch.setattr(listener_module, "_DISTRUST", 0.3)
-    listener: Any = queue.listener()
+    listener: Any = queue.db.listener()
     at_rest(listener)
     write(file, WRITE)
     listener._log.written()  # drops the report
@@ -247,7 +247,7 @@ def test_a_system_that_misses_a_write_is_distrusted_for_a_while(
 def test_under_a_flood_of_writes_a_consumer_polls_by_the_clock(
     queue: SQLiteClaims, file: Path, bell: Bell
 ) -> None:
-    listener = queue.listener()
+    listener = queue.db.listener()
     at_rest(listener)
     over = threading.Event()
 
@@ -272,7 +272,7 @@ def test_under_a_flood_of_writes_a_consumer_polls_by_the_clock(
 def test_not_every_page_of_a_long_transaction_makes_the_consumer_poll(
     queue: SQLiteClaims, file: Path, bell: Bell
 ) -> None:
-    listener = queue.listener()
+    listener = queue.db.listener()
     at_rest(listener)
     over = threading.Event()
 
@@ -323,9 +323,9 @@ def test_no_descriptor_is_left_by_a_listener_or_by_its_new_connections(
     gc.collect()  # objects that earlier tests have left
     before = descriptors()
     for _ in range(20):
-        listener = queue.listener()
+        listener = queue.db.listener()
     for _ in range(20):
-        queue.connection.close()
+        queue.db.connection.close()
         listener.woken()
     assert descriptors() == before + 1
     del listener
@@ -338,13 +338,13 @@ def test_temporary_pages_stay_in_memory_for_consumers_only(
     """Other connections build indexes and copy tables, for which memory can be too small."""
 
     def in_memory() -> bool:
-        with queue.connection.cursor() as cursor:
+        with queue.db.connection.cursor() as cursor:
             cursor.execute("PRAGMA temp_store")
             return bool(cursor.fetchone() == (2,))
 
     assert not in_memory()
-    listener = queue.listener()
+    listener = queue.db.listener()
     assert in_memory()
-    queue.connection.close()
+    queue.db.connection.close()
     listener.woken()
     assert in_memory()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from django.db import connections
 
-from djjp.engine import Claims
+from djjp.engine import Engine
 from tests.support.projects import Scratch
 
 SCRIPT = '''
@@ -45,14 +45,14 @@ def expected(seconds):
 # Written by the verbs, read by the ORM
 
 for seconds in times:
-    queue.enqueue(NewJob(new_id(), "j", "q", 0, State.READY, seconds, seconds, "[]"))
-with queue.turn():
+    queue.jobs.enqueue(NewJob(new_id(), "j", "q", 0, State.READY, seconds, seconds, "[]"))
+with queue.db.transaction():
     for seconds in times:
-        [job] = queue.claim("c", 1, seconds)
+        [job] = queue.jobs.claim("c", 1, seconds)
         row = Job.objects.get(id=job.id)
         assert row.started_at == row.created_at == row.run_after == expected(seconds), row
         failure = Failure("E", "", "")
-        assert queue.finish("c", [Outcome(job, State.FAILED, seconds, seconds, failure=failure)])
+        assert queue.jobs.finish("c", [Outcome(job, State.FAILED, seconds, seconds, failure=failure)])
         row = Job.objects.get(id=job.id)
         assert row.finished_at == row.started_at == expected(seconds), row
         attempt = Attempt.objects.get(job_id=job.id)
@@ -62,25 +62,25 @@ Job.objects.all().delete()
 # Found by the ORM's own comparisons
 
 id = new_id()
-queue.enqueue(NewJob(id, "j", "q", 0, State.SCHEDULED, WHOLE, WHOLE, "[]"))
+queue.jobs.enqueue(NewJob(id, "j", "q", 0, State.SCHEDULED, WHOLE, WHOLE, "[]"))
 assert Job.objects.filter(run_after=expected(WHOLE)).exists()
 assert Job.objects.filter(run_after__lt=expected(WHOLE + 0.000001)).exists()
 assert not Job.objects.filter(run_after__lt=expected(WHOLE)).exists()
 
 # Due when it is due
 
-due = queue.next_due()
+due = queue.jobs.next_due()
 assert abs(due - WHOLE) <= 0.001, f"due in {due - WHOLE} s"
-assert queue.promote(WHOLE - 0.000001) == 0
-assert queue.promote(WHOLE) == 1
+assert queue.jobs.promote(WHOLE - 0.000001) == 0
+assert queue.jobs.promote(WHOLE) == 1
 
 # Written by the ORM, understood by the verbs
 
 Job.objects.filter(id=id).update(state="scheduled", run_after=expected(WHOLE + 0.25))
-due = queue.next_due()
+due = queue.jobs.next_due()
 assert abs(due - (WHOLE + 0.25)) <= 0.001, f"due in {due - WHOLE} s"
-assert queue.promote(WHOLE + 0.249999) == 0
-assert queue.promote(WHOLE + 0.25) == 1
+assert queue.jobs.promote(WHOLE + 0.249999) == 0
+assert queue.jobs.promote(WHOLE + 0.25) == 1
 Job.objects.all().delete()
 print("right")
 '''
@@ -96,9 +96,9 @@ print("right")
     ids=["aware", "naive", "a time zone of the database's own"],
 )
 def test_times_mean_the_same_to_the_verbs_and_to_the_orm(
-    tmp_path: Path, queue: Claims, settings: str, request: pytest.FixtureRequest
+    tmp_path: Path, engine: Engine, settings: str, request: pytest.FixtureRequest
 ) -> None:
-    if queue.alias == "sqlite":
+    if engine.db.alias == "sqlite":
         url = f"sqlite:///{connections['sqlite'].settings_dict['NAME']}"
     else:
         url = request.getfixturevalue("postgres_url")

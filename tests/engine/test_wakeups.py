@@ -12,20 +12,20 @@ from typing import Any
 import pytest
 from django.db import connections, transaction
 
-from djjp import engine
+import djjp.engine
 from djjp.consumer.wakeup import Bell, wait
-from djjp.engine import Claims, Listener, Outcome
+from djjp.engine import Engine, Listener, Outcome
 from djjp.models import State
 from tests.support.factories import new_job
 from tests.support.processes import eventually
 
 
-def elsewhere(work: Callable[[Claims], Any]) -> None:
+def elsewhere(work: Callable[[Engine], Any]) -> None:
     """Do `work` on a connection of another thread."""
 
     def run() -> None:
         try:
-            work(engine.queue())
+            work(djjp.engine.current())
         finally:
             connections.close_all()
 
@@ -43,59 +43,59 @@ def quiet(listener: Listener) -> None:
     assert not listener.woken()
 
 
-WRITES: dict[str, Callable[[Claims], object]] = {
-    "an enqueue": lambda queue: queue.enqueue(new_job()),
-    "a chunk": lambda queue: queue.enqueue_many([new_job(), new_job()]),
+WRITES: dict[str, Callable[[Engine], object]] = {
+    "an enqueue": lambda engine: engine.jobs.enqueue(new_job()),
+    "a chunk": lambda engine: engine.jobs.enqueue_many([new_job(), new_job()]),
 }
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 def test_a_write_of_another_connection_wakes_a_listener(
-    queue: Claims, write: Callable[[Claims], object]
+    engine: Engine, write: Callable[[Engine], object]
 ) -> None:
-    listener = queue.listener()
+    listener = engine.db.listener()
     quiet(listener)
     elsewhere(write)
     eventually(listener.woken)
 
 
-def test_a_released_job_wakes_a_listener(queue: Claims) -> None:
-    queue.enqueue(new_job())
-    listener = queue.listener()
+def test_a_released_job_wakes_a_listener(engine: Engine) -> None:
+    engine.jobs.enqueue(new_job())
+    listener = engine.db.listener()
 
-    def release(other: Claims) -> None:
-        with other.turn():
-            jobs = other.claim("two", 1, 0.0)
-        with other.turn():
-            assert other.release("two", jobs)
+    def release(other: Engine) -> None:
+        with other.db.transaction():
+            jobs = other.jobs.claim("two", 1, 0.0)
+        with other.db.transaction():
+            assert other.jobs.release("two", jobs)
 
     quiet(listener)
     elsewhere(release)
     eventually(listener.woken)
 
 
-def test_a_retry_wakes_a_listener(queue: Claims) -> None:
+def test_a_retry_wakes_a_listener(engine: Engine) -> None:
     job = new_job()
-    queue.enqueue(job)
-    with queue.turn():
-        [claimed] = queue.claim("one", 1, 0.0)
-        queue.finish("one", [Outcome(claimed, State.SUCCEEDED, 0.0, 0.0)])
-    listener = queue.listener()
+    engine.jobs.enqueue(job)
+    with engine.db.transaction():
+        [claimed] = engine.jobs.claim("one", 1, 0.0)
+        engine.jobs.finish("one", [Outcome(claimed, State.SUCCEEDED, 0.0, 0.0)])
+    listener = engine.db.listener()
     quiet(listener)
-    elsewhere(lambda other: other.retry([job.id]))
+    elsewhere(lambda other: other.control.retry([job.id]))
     eventually(listener.woken)
 
 
 def test_an_enqueue_wakes_a_listener_when_its_transaction_commits_and_not_before(
-    queue: Claims,
+    engine: Engine,
 ) -> None:
-    listener = queue.listener()
+    listener = engine.db.listener()
     quiet(listener)
     written, commit = threading.Event(), threading.Event()
 
-    def enqueue(other: Claims) -> None:
-        with transaction.atomic(using=other.alias):
-            other.enqueue(new_job())
+    def enqueue(other: Engine) -> None:
+        with transaction.atomic(using=other.db.alias):
+            other.jobs.enqueue(new_job())
             written.set()
             commit.wait()
 
@@ -109,79 +109,79 @@ def test_an_enqueue_wakes_a_listener_when_its_transaction_commits_and_not_before
     eventually(listener.woken)
 
 
-def test_without_writes_a_listener_is_not_woken(queue: Claims) -> None:
-    listener = queue.listener()
-    elsewhere(lambda other: other.enqueue(new_job()))
+def test_without_writes_a_listener_is_not_woken(engine: Engine) -> None:
+    listener = engine.db.listener()
+    elsewhere(lambda other: other.jobs.enqueue(new_job()))
     eventually(listener.woken)
     quiet(listener)
     for _ in range(50):
         assert not listener.woken()
         # These queries write nothing.
-        queue.has_ready(None, [])
-        queue.next_due()
+        engine.jobs.has_ready(None, [])
+        engine.jobs.next_due()
     assert not listener.woken()
 
 
-def test_a_rollback_does_not_wake_a_listener(queue: Claims) -> None:
-    listener = queue.listener()
+def test_a_rollback_does_not_wake_a_listener(engine: Engine) -> None:
+    listener = engine.db.listener()
     quiet(listener)
 
-    def roll_back(other: Claims) -> None:
-        with transaction.atomic(using=other.alias):
-            other.enqueue(new_job())
-            transaction.set_rollback(True, using=other.alias)
+    def roll_back(other: Engine) -> None:
+        with transaction.atomic(using=other.db.alias):
+            other.jobs.enqueue(new_job())
+            transaction.set_rollback(True, using=other.db.alias)
 
     elsewhere(roll_back)
     assert not listener.woken()
 
 
-def test_a_wake_up_during_other_statements_is_not_lost(queue: Claims) -> None:
-    listener = queue.listener()
+def test_a_wake_up_during_other_statements_is_not_lost(engine: Engine) -> None:
+    listener = engine.db.listener()
     quiet(listener)
-    elsewhere(lambda other: other.enqueue(new_job()))
+    elsewhere(lambda other: other.jobs.enqueue(new_job()))
     for _ in range(3):
-        assert queue.has_ready(None, [])
-        with queue.turn():
-            queue.promote(0.0)
+        assert engine.jobs.has_ready(None, [])
+        with engine.db.transaction():
+            engine.jobs.promote(0.0)
     eventually(listener.woken)
 
 
 def test_a_consumer_does_not_wait_after_a_wake_up_during_other_statements(
-    queue: Claims,
+    engine: Engine,
 ) -> None:
     """Once it was received the descriptor is not readable, so that a wait would not end."""
-    if queue.alias == "sqlite":
+    if engine.db.alias == "sqlite":
         pytest.skip("on SQLite the listener itself reads that there was a write")
-    listener = queue.listener()
+    listener = engine.db.listener()
     quiet(listener)
     assert listener.interval(60.0) > 0
-    elsewhere(lambda other: other.enqueue(new_job()))
-    eventually(lambda: queue.has_ready(None, []) and listener.interval(60.0) == 0)
+    elsewhere(lambda other: other.jobs.enqueue(new_job()))
+    eventually(lambda: engine.jobs.has_ready(None, []) and listener.interval(60.0) == 0)
     assert listener.woken()
 
 
-def test_a_listener_polls_twice_more_for_suppressed_notifications(queue: Claims) -> None:
-    if queue.alias == "sqlite":
+def test_a_listener_polls_twice_more_for_suppressed_notifications(engine: Engine) -> None:
+    if engine.db.alias == "sqlite":
         pytest.skip("on SQLite each commit is noticed")
-    listener = queue.listener()
+    listener = engine.db.listener()
     quiet(listener)
-    elsewhere(lambda other: [other.enqueue(new_job()) for _ in range(2)])
+    elsewhere(lambda other: [other.jobs.enqueue(new_job()) for _ in range(2)])
     with closing(Bell()) as bell:
         assert [wait(bell, listener, 0.5, 60.0) for _ in range(4)] == [True, True, True, False]
 
 
-def test_a_listener_is_woken_again_after_its_connection_was_lost(queue: Claims) -> None:
-    listener = queue.listener()
-    queue.connection.close()
+def test_a_listener_is_woken_again_after_its_connection_was_lost(engine: Engine) -> None:
+    listener = engine.db.listener()
+    engine.db.connection.close()
     listener.fileno()
     quiet(listener)
-    elsewhere(lambda other: other.enqueue(new_job()))
+    elsewhere(lambda other: other.jobs.enqueue(new_job()))
     eventually(listener.woken)
 
 
-def test_a_listener_always_has_a_next_poll(queue: Claims) -> None:
+def test_a_listener_always_has_a_next_poll(engine: Engine) -> None:
     """A lost wake-up is harmless only if the queue is polled without one."""
-    listener = queue.listener()
+    listener = engine.db.listener()
     for quiet_for in (0.0, 0.05, 1.0, 3600.0):
         assert 0 < listener.interval(quiet_for) <= 1
 
@@ -190,9 +190,9 @@ def test_a_listener_always_has_a_next_poll(queue: Claims) -> None:
 
 
 @pytest.fixture
-def notified(queue: Claims, request: pytest.FixtureRequest) -> Any:
+def notified(engine: Engine, request: pytest.FixtureRequest) -> Any:
     """A bare connection that listens on the queue's channel."""
-    if queue.alias != "postgresql":
+    if engine.db.alias != "postgresql":
         pytest.skip("SQLite has no notifications: its listeners notice the writes themselves")
     import psycopg
 
@@ -213,34 +213,34 @@ def _count(listening: Any) -> int:
 
 
 def test_enqueuers_send_one_notification_in_ten_milliseconds_at_most(
-    queue: Claims, notified: Any
+    engine: Engine, notified: Any
 ) -> None:
     time.sleep(0.02)
     began = time.monotonic()
     for _ in range(500):
-        queue.enqueue(new_job())
+        engine.jobs.enqueue(new_job())
     took = time.monotonic() - began
     assert 1 <= _count(notified) <= took / 0.01 + 1
 
 
 def test_a_transaction_sends_one_notification_however_much_it_enqueues(
-    queue: Claims, notified: Any
+    engine: Engine, notified: Any
 ) -> None:
-    with transaction.atomic(using=queue.alias):
+    with transaction.atomic(using=engine.db.alias):
         for _ in range(200):
-            queue.enqueue(new_job())
-        queue.enqueue_many([new_job() for _ in range(50)])
+            engine.jobs.enqueue(new_job())
+        engine.jobs.enqueue_many([new_job() for _ in range(50)])
     assert _count(notified) == 1
 
 
 def test_the_listeners_descriptor_becomes_readable_on_a_notification(
-    queue: Claims, notified: Any
+    engine: Engine, notified: Any
 ) -> None:
-    listener = queue.listener()
+    listener = engine.db.listener()
     quiet(listener)
     fd = listener.fileno()
     assert fd is not None
     assert select.select([fd], [], [], 0)[0] == []
-    elsewhere(lambda other: other.enqueue(new_job()))
+    elsewhere(lambda other: other.jobs.enqueue(new_job()))
     assert select.select([fd], [], [], 30)[0] == [fd]
     assert listener.woken()
