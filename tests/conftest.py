@@ -176,7 +176,7 @@ def empty_tables(engine: Engine) -> None:
 
 
 @pytest.fixture(params=QUEUES)
-def queue(request: pytest.FixtureRequest) -> Iterator[Engine]:
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """The engine of the queue on one database, with `DJJP` set to it; empty at the start."""
     alias = request.param
     request.getfixturevalue("postgres_url" if alias == "postgresql" else "sqlite_file")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from djjp.engine.sqlite.jobs import SQLiteClaims
+from djjp.engine.sqlite.database import SQLiteDatabase
 
 from djjp.consumer.wakeup import Bell, wait
 from djjp.databases import queue_database
@@ -45,9 +45,9 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def queue(file: Path) -> Iterator[SQLiteClaims]:
+def database(file: Path) -> Iterator[SQLiteDatabase]:
     with alias_for(queue_database(file)) as alias:
-        yield SQLiteClaims(alias)
+        yield SQLiteDatabase(alias)
 
 
 @pytest.fixture
@@ -113,9 +113,9 @@ def wait_for_a_write(bell: Bell, listener: Any, file: Path) -> bool:
 
 @on_linux
 def test_a_write_of_another_process_wakes_a_consumer_that_seldom_polls(
-    queue: SQLiteClaims, file: Path, bell: Bell
+    database: SQLiteDatabase, file: Path, bell: Bell
 ) -> None:
-    listener = queue.db.listener()
+    listener = database.listener()
     at_rest(listener)
     polls, began = record_polls(listener), time.monotonic()
 
@@ -125,9 +125,9 @@ def test_a_write_of_another_process_wakes_a_consumer_that_seldom_polls(
 
 
 def test_a_write_of_another_process_wakes_where_the_system_reports_nothing(
-    queue: SQLiteClaims, file: Path, no_reports: None, bell: Bell
+    database: SQLiteDatabase, file: Path, no_reports: None, bell: Bell
 ) -> None:
-    listener = queue.db.listener()
+    listener = database.listener()
 
     assert listener.fileno() is None
     assert listener.interval(0.0) < listener.interval(IDLE) < 0.01
@@ -135,11 +135,11 @@ def test_a_write_of_another_process_wakes_where_the_system_reports_nothing(
 
 
 @on_linux
-def test_own_writes_do_not_keep_the_consumer_awake(queue: SQLiteClaims, bell: Bell) -> None:
-    listener = queue.db.listener()
+def test_own_writes_do_not_keep_the_consumer_awake(database: SQLiteDatabase, bell: Bell) -> None:
+    listener = database.listener()
     at_rest(listener)
     for _ in range(1000):
-        queue.db.connection.cursor().execute(WRITE)
+        database.connection.cursor().execute(WRITE)
     polls = record_polls(listener)
 
     assert wait(bell, listener, 1.0, 0.0) is False
@@ -149,10 +149,10 @@ def test_own_writes_do_not_keep_the_consumer_awake(queue: SQLiteClaims, bell: Be
 
 @on_linux
 def test_a_commit_that_is_visible_long_after_its_write_is_reported_wakes_soon(
-    queue: SQLiteClaims, file: Path, bell: Bell
+    database: SQLiteDatabase, file: Path, bell: Bell
 ) -> None:
     """A large transaction writes to the log before its end, as a slow commit does."""
-    listener: Any = queue.db.listener()
+    listener: Any = database.listener()
     at_rest(listener)
     with closing(sqlite3.connect(file, isolation_level=None)) as other:
         other.execute("PRAGMA cache_size = 1")
@@ -177,9 +177,9 @@ RESETS = {
 @on_linux
 @pytest.mark.parametrize("reset", RESETS.values(), ids=RESETS)
 def test_writes_are_reported_after_the_log_was_reset(
-    queue: SQLiteClaims, file: Path, reset: str
+    database: SQLiteDatabase, file: Path, reset: str
 ) -> None:
-    listener = queue.db.listener()
+    listener = database.listener()
     write(file, WRITE, reset)
 
     assert reports(listener, file)
@@ -187,12 +187,12 @@ def test_writes_are_reported_after_the_log_was_reset(
 
 @on_linux
 def test_writes_are_reported_on_a_new_connection_whose_log_is_a_new_file(
-    queue: SQLiteClaims, file: Path
+    database: SQLiteDatabase, file: Path
 ) -> None:
-    listener = queue.db.listener()
+    listener = database.listener()
     log = Path(f"{file}-wal")
     assert log.exists()
-    queue.db.connection.close()
+    database.connection.close()
     assert not log.exists()  # the last connection has removed it
     listener.woken()
 
@@ -201,16 +201,16 @@ def test_writes_are_reported_on_a_new_connection_whose_log_is_a_new_file(
 
 @on_linux
 def test_writes_are_reported_of_a_file_that_replaced_the_queues_file(
-    queue: SQLiteClaims, file: Path
+    database: SQLiteDatabase, file: Path
 ) -> None:
-    listener = queue.db.listener()
+    listener = database.listener()
     before = sqlite3.connect(file, isolation_level=None)  # goes on using the old file
     with closing(before):
         before.execute("SELECT * FROM notes").fetchall()
         for part in (file, Path(f"{file}-wal"), Path(f"{file}-shm")):
             part.rename(part.with_name(f"old-{part.name}"))
         made(file)
-        queue.db.connection.close()
+        database.connection.close()
         listener.woken()
 
         assert reports(listener, file)
@@ -223,17 +223,17 @@ def test_writes_are_reported_of_a_file_that_replaced_the_queues_file(
 def test_writes_are_reported_of_a_file_behind_a_link(file: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(file)
     with alias_for(queue_database(tmp_path / "link")) as alias:
-        assert reports(SQLiteClaims(alias).listener(), file)
+        assert reports(SQLiteDatabase(alias).listener(), file)
 
 
 @on_linux
 def test_a_system_that_misses_a_write_is_distrusted_for_a_while(
-    queue: SQLiteClaims, file: Path, monkeypatch: pytest.MonkeyPatch
+    database: SQLiteDatabase, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a network folder."""
     monkeypatch.setattr(listener_module, "_LONGEST_COMMIT", 0.0)
     monkeypatch.setattr(listener_module, "_DISTRUST", 0.3)
-    listener: Any = queue.db.listener()
+    listener: Any = database.listener()
     at_rest(listener)
     write(file, WRITE)
     listener._log.written()  # drops the report
@@ -245,9 +245,9 @@ def test_a_system_that_misses_a_write_is_distrusted_for_a_while(
 
 @on_linux
 def test_under_a_flood_of_writes_a_consumer_polls_by_the_clock(
-    queue: SQLiteClaims, file: Path, bell: Bell
+    database: SQLiteDatabase, file: Path, bell: Bell
 ) -> None:
-    listener = queue.db.listener()
+    listener = database.listener()
     at_rest(listener)
     over = threading.Event()
 
@@ -270,9 +270,9 @@ def test_under_a_flood_of_writes_a_consumer_polls_by_the_clock(
 
 @on_linux
 def test_not_every_page_of_a_long_transaction_makes_the_consumer_poll(
-    queue: SQLiteClaims, file: Path, bell: Bell
+    database: SQLiteDatabase, file: Path, bell: Bell
 ) -> None:
-    listener = queue.db.listener()
+    listener = database.listener()
     at_rest(listener)
     over = threading.Event()
 
@@ -304,14 +304,14 @@ def test_a_database_without_a_log_is_polled_by_the_clock(
     rollback = {"ENGINE": "django.db.backends.sqlite3", "NAME": tmp_path / "plain.sqlite3"}
     for settings in (memory, rollback):
         with alias_for(settings) as alias:
-            listener = SQLiteClaims(alias).listener()
+            listener = SQLiteDatabase(alias).listener()
             assert listener.fileno() is None
             assert listener.interval(IDLE) < 0.01
 
 
 @on_linux
 def test_no_descriptor_is_left_by_a_listener_or_by_its_new_connections(
-    queue: SQLiteClaims,
+    database: SQLiteDatabase,
 ) -> None:
     def descriptors() -> int:
         count = 0
@@ -323,9 +323,9 @@ def test_no_descriptor_is_left_by_a_listener_or_by_its_new_connections(
     gc.collect()  # objects that earlier tests have left
     before = descriptors()
     for _ in range(20):
-        listener = queue.db.listener()
+        listener = database.listener()
     for _ in range(20):
-        queue.db.connection.close()
+        database.connection.close()
         listener.woken()
     assert descriptors() == before + 1
     del listener
@@ -333,18 +333,18 @@ def test_no_descriptor_is_left_by_a_listener_or_by_its_new_connections(
 
 
 def test_temporary_pages_stay_in_memory_for_consumers_only(
-    queue: SQLiteClaims,
+    database: SQLiteDatabase,
 ) -> None:
     """Other connections build indexes and copy tables, for which memory can be too small."""
 
     def in_memory() -> bool:
-        with queue.db.connection.cursor() as cursor:
+        with database.connection.cursor() as cursor:
             cursor.execute("PRAGMA temp_store")
             return bool(cursor.fetchone() == (2,))
 
     assert not in_memory()
-    listener = queue.db.listener()
+    listener = database.listener()
     assert in_memory()
-    queue.db.connection.close()
+    database.connection.close()
     listener.woken()
     assert in_memory()
