@@ -1,6 +1,6 @@
 """The databases that the tests run on, all of them real.
 
-A test that takes `queue` runs once for each database in `DJJP_TEST_QUEUES` (all by default), with the
+A test that takes `engine` runs once for each database in `DJJP_TEST_QUEUES` (all by default), with the
 queue's alias set to it. Nothing is rolled back, for other processes look on: tables are emptied instead.
 """
 
