@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from djjp.engine.sqlite.database import SQLiteDatabase
 
 from djjp.consumer.wakeup import Bell, wait
 from djjp.databases import queue_database
 from djjp.engine.sqlite import inotify
 from djjp.engine.sqlite import listener as listener_module
+from djjp.engine.sqlite.database import SQLiteDatabase
 from tests.support.processes import eventually
 from tests.support.projects import alias_for
 

@@ -29,7 +29,7 @@ from djjp.engine import Failure, NewJob, Outcome
 from djjp.ids import new_id
 from djjp.models import Attempt, Job, State
 
-queue = engine.queue()
+queue = engine.current()
 choose = random.Random(5)
 WHOLE = 1_767_225_600.0  # 2026-01-01 00:00:00 UTC
 times = [WHOLE, WHOLE + 0.000001, WHOLE + 0.5, WHOLE + 86_399.999999]

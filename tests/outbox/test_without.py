@@ -267,7 +267,7 @@ class Elsewhere:
     def call(self, verb):
         def work():
             try:
-                return verb(engine.queue())
+                return verb(engine.current())
             finally:
                 connections.close_all()
         with ThreadPoolExecutor(1) as threads:
