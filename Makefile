@@ -1,14 +1,15 @@
 # Each target builds what it needs in $(VENV) first. Nothing but Python >= 3.11 and make has to be there.
 #
 #   PYTHON=python3.12   the interpreter that $(VENV) is made with
-#   ARGS='-k claims'    passed on to the program behind demo, test, bench and chaos
+#   ARGS='-k engine'    passed on to the program behind demo, test, bench and chaos
 
 VENV ?= .venv
 PEERS_VENV ?= .venv-peers
 PYTHON ?=
 ARGS ?=
-# How the tests are shared out: whole files, to three processes.
-TOGETHER ?= -n 3 --dist loadfile
+# How the tests are shared out: to four processes, because most tests wait; one that is idle takes over from another.
+TOGETHER ?= -n 4 --dist worksteal
+PYTEST = PYTHONDEVMODE=1 PYTHONHASHSEED=0 $(BIN)/python -m pytest $(TOGETHER)
 
 # Tried in this order, unless PYTHON says which. A suitable one is new enough and complete: some
 # systems ship Python without venv's parts or without sqlite3.
@@ -23,8 +24,8 @@ PIP = $(BIN)/python $(QUIETLY)
 AT_REST = DJJP_TEST_HOME=$(VENV) DJJP_TEST_SERVER_URL=sqlite://:memory:
 
 .NOTPARALLEL:
-.PHONY: help venv demo demo-site test lint types migrations clean
-.PHONY: bench bench-peers bench-scale bench-isolation
+.PHONY: help venv demo demo-site test test-all check fix lint types migrations clean
+.PHONY: chaos bench bench-peers bench-scale bench-isolation
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -38,8 +39,17 @@ demo: $(VENV)/.installed-demo ## index Python's own library with jobs on a datab
 demo-site: $(VENV)/.installed-demo ## the same, then serve its admin
 	$(BIN)/python example_multidb/demo.py --site $(ARGS)
 
-test: $(VENV)/.installed-test ## the tests, on SQLite and PostgreSQL
-	PYTHONDEVMODE=1 PYTHONHASHSEED=0 $(BIN)/python -m pytest $(TOGETHER) $(ARGS)
+test: $(VENV)/.installed-test ## the tests, on SQLite and PostgreSQL, except those from end to end
+	$(PYTEST) -m "not end_to_end" $(ARGS)
+
+test-all: $(VENV)/.installed-test ## all tests: also the pages of the docs, chaos, benchmarks, crowds of jobs
+	$(PYTEST) $(ARGS)
+
+check: lint types migrations test ## what to run before a commit
+
+fix: $(VENV)/.installed-dev ## ruff: repair what it can, and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 lint: $(VENV)/.installed-dev ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -97,7 +97,10 @@ def migrate_postgresql(url: str) -> None:
 def application_database(django_db_blocker: pytest.FixtureDef[None]) -> Iterator[None]:
     """The application's database, migrated; and leave for every test to use databases."""
     with django_db_blocker.unblock():
-        migrate_sqlite("default")
+        if connections["default"].vendor == "sqlite":
+            migrate_sqlite("default")
+        else:
+            migrate("default")
         yield
         close_connections()
 
@@ -162,7 +165,7 @@ def empty_tables(engine: Engine) -> None:
         start_journal.clear(engine.db.runtime_dir(), name)
     deletes = [f"DELETE FROM {table}" for table in TABLES]
     with connections[engine.db.alias].cursor() as cursor:
-        if engine.db.alias == "postgresql":
+        if connections[engine.db.alias].vendor == "postgresql":
             cursor.execute(
                 f"DO $$ BEGIN {'; '.join(deletes)}; END $$"
             )  # one statement, one round trip
@@ -179,7 +182,8 @@ def empty_tables(engine: Engine) -> None:
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """The engine of the queue on one database, with `DJJP` set to it; empty at the start."""
     alias = request.param
-    request.getfixturevalue("postgres_url" if alias == "postgresql" else "sqlite_file")
+    if alias != "default":  # the application's, which is migrated
+        request.getfixturevalue("postgres_url" if alias == "postgresql" else "sqlite_file")
     with override_settings(DJJP={"db_name": alias}):
         yield djjp.engine.current()
         empty_tables(djjp.engine.current())

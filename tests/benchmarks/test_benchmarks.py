@@ -7,7 +7,11 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.support.processes import ROOT
+
+pytestmark = pytest.mark.end_to_end
 
 SMALL = "--databases sqlite --rows 20x4 --drain-jobs 100 --pipelines 5 --enqueue-jobs 30 --samples 3 --repeat 2"
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.benchmarks.harness import benchmark
+
+pytestmark = pytest.mark.end_to_end
 
 
 def test_a_small_run_measures_the_writes_beside_nothing_a_queue_and_the_same_cpu_without_one() -> (

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from importlib.metadata import PackageNotFoundError, version
 
+import pytest
+
 from tests.benchmarks.harness import benchmark
+
+pytestmark = pytest.mark.end_to_end
 
 
 def installed(distribution: str) -> bool:

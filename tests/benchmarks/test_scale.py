@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import statistics
 
+import pytest
+
 from tests.benchmarks.harness import benchmark
+
+pytestmark = pytest.mark.end_to_end
 
 
 def test_a_small_run_measures_everything_on_the_small_queue_and_on_the_full_one() -> None:

@@ -11,6 +11,8 @@ import pytest
 from tests.conftest import QUEUES
 from tests.support.processes import ROOT
 
+pytestmark = pytest.mark.end_to_end
+
 
 @pytest.mark.parametrize("database", QUEUES)
 def test_nothing_is_lost_and_nothing_run_twice_while_consumers_and_the_database_die(

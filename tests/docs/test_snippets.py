@@ -16,6 +16,8 @@ from tests.docs.markdown import PAGES, Block, blocks
 from tests.docs.project import SETTINGS, Project, settings_of_the_readme
 from tests.support.processes import ROOT
 
+pytestmark = pytest.mark.end_to_end
+
 #: The blocks that no test runs, by the first line of each: installation, targets of the Makefile (which are
 #: too long for a test, and have tests of their own), pictures and a unit of systemd.
 NOT_RUN = {

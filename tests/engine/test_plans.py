@@ -29,6 +29,8 @@ from tests.support.factories import new_job
 from tests.support.postgres import postgres_database
 from tests.support.projects import alias_for
 
+pytestmark = pytest.mark.end_to_end
+
 QUEUES = os.environ.get("DJJP_TEST_QUEUES", "sqlite,postgresql").split(",")
 
 # By number: odd ones have finished. Of the even ones, the first 200,000 wait in a queue that nobody

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.end_to_end
+
 ROOT = Path(__file__).parents[2]
 QUEUES = os.environ.get("DJJP_TEST_QUEUES", "sqlite,postgresql").split(",")
 

@@ -97,6 +97,7 @@ def test_without_a_framework_the_extra_is_named(tmp_path: Path) -> None:
         assert "pip install 'djjp[tasks]'" in done.stderr
 
 
+@pytest.mark.end_to_end
 def test_the_contract_holds_with_the_queue_in_the_applications_database(
     engine: Engine, tmp_path: Path
 ) -> None:

@@ -14,6 +14,8 @@ import pytest
 from tests.support.postgres import postgres_database
 from tests.support.processes import ROOT
 
+pytestmark = pytest.mark.end_to_end
+
 DATABASES = ["sqlite", "queue on postgresql", "both on postgresql"]
 
 
