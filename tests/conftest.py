@@ -166,9 +166,8 @@ def empty_tables(engine: Engine) -> None:
     deletes = [f"DELETE FROM {table}" for table in TABLES]
     with connections[engine.db.alias].cursor() as cursor:
         if connections[engine.db.alias].vendor == "postgresql":
-            cursor.execute(
-                f"DO $$ BEGIN {'; '.join(deletes)}; END $$"
-            )  # one statement, one round trip
+            # One statement, and so one round trip.
+            cursor.execute(f"DO $$ BEGIN {'; '.join(deletes)}; END $$")
         else:
             with transaction.atomic(engine.db.alias):
                 for delete in deletes:
@@ -178,7 +177,19 @@ def empty_tables(engine: Engine) -> None:
         Execution.objects.all()._raw_delete("default")
 
 
-@pytest.fixture(params=QUEUES)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that takes `engine` once for each database, unless it says for which."""
+    marks = list(metafunc.definition.iter_markers())
+    chosen = any(mark.name == "parametrize" and "engine" in mark.args[0] for mark in marks)
+    if "engine" in metafunc.fixturenames and not chosen:
+        aliases = QUEUES
+        for mark in marks:
+            if mark.name in ("sqlite_only", "postgresql_only"):
+                aliases = [alias for alias in aliases if mark.name.startswith(alias)]
+        metafunc.parametrize("engine", aliases, indirect=True)
+
+
+@pytest.fixture
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """The engine of the queue on one database, with `DJJP` set to it; empty at the start."""
     alias = request.param

@@ -28,8 +28,6 @@ from tests.project.shop.models import Execution
 from tests.support import consumers
 from tests.support.processes import Processes, eventually
 
-on_one_database = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
-
 #: What jobs leave.
 SEEN: list[Any] = []
 #: Where functions wait in C, and whether coroutines may end.
@@ -262,7 +260,7 @@ def test_hundreds_run_at_once_on_one_thread(engine: Engine) -> None:
     assert len({handle.join(0) for handle in handles}) == 1
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_no_more_run_at_once_than_the_limit_says_of_both_kinds_together(engine: Engine) -> None:
     most, running, lock = [0], [0], threading.Lock()
 
@@ -300,7 +298,7 @@ def test_a_function_that_waits_stops_no_coroutine(engine: Engine) -> None:
     assert [handle.join(0) for handle in waiting] == ["done"] * 3
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_a_coroutine_that_blocks_the_loop_stops_no_function(engine: Engine) -> None:
     with consuming(2):
         hog.using(priority=1).run_later(1.0)
@@ -319,7 +317,7 @@ def test_max_jobs_is_exact(engine: Engine, limit: int) -> None:
     assert states() == {"succeeded": 71, "ready": 49}
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_a_thousand_coroutines_come_back_as_they_went(engine: Engine) -> None:
     handles = run_many(paint.bind(str(n)) for n in range(1000))
 
@@ -331,7 +329,7 @@ def test_a_thousand_coroutines_come_back_as_they_went(engine: Engine) -> None:
 # Ends
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_errors_of_coroutines_are_their_own(engine: Engine) -> None:
     handles = [each.run_later() for each in (fail, leave, child_leaves)]
     beside_them = run_many(anap.bind(0.01) for _ in range(20))
@@ -359,7 +357,7 @@ def test_a_coroutine_that_takes_too_long_is_cancelled(engine: Engine) -> None:
     assert consumer._pool.lost == 0
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_one_that_swallows_its_cancellation_is_given_up_and_its_place_is_free(
     engine: Engine,
 ) -> None:
@@ -376,7 +374,7 @@ def test_one_that_swallows_its_cancellation_is_given_up_and_its_place_is_free(
     assert all(other.join(0) for other in others)
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_one_that_ends_after_all_is_not_lost(engine: Engine) -> None:
     with consuming(2) as consumer:
         handle = stubborn.run_later(60.0)
@@ -388,7 +386,7 @@ def test_one_that_ends_after_all_is_not_lost(engine: Engine) -> None:
     assert handle.state == "failed"
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_one_that_swallows_its_cancellation_and_ends_in_time_has_succeeded(engine: Engine) -> None:
     handle = stubborn.run_later(0.3)
 
@@ -453,7 +451,7 @@ def test_coroutines_share_threads_and_connections_and_leave_none(
     )
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_no_query_waits_for_that_of_another_job(engine: Engine) -> None:
     handles = run_many(query_together.bind(8) for _ in range(8))
 
@@ -462,7 +460,7 @@ def test_no_query_waits_for_that_of_another_job(engine: Engine) -> None:
     assert [handle.join(0) for handle in handles] == [None] * 8
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_coroutines_without_queries_need_no_thread(engine: Engine) -> None:
     [handle] = run_many([enqueue.bind(20)])
     run_many(anap.bind(0.001) for _ in range(20))
@@ -472,7 +470,7 @@ def test_coroutines_without_queries_need_no_thread(engine: Engine) -> None:
     assert handle.join(0) == 0
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_a_thread_that_no_job_needs_ends(engine: Engine) -> None:
     with consuming(3):
         assert write.run_later("k").join(30) is True
@@ -480,7 +478,7 @@ def test_a_thread_that_no_job_needs_ends(engine: Engine) -> None:
         assert write.run_later("l").join(30) is True
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_a_query_that_outlasts_its_job_is_stopped_and_rolled_back(engine: Engine) -> None:
     handle = stuck_query.run_later()
 
@@ -493,7 +491,7 @@ def test_a_query_that_outlasts_its_job_is_stopped_and_rolled_back(engine: Engine
     eventually(lambda: consumer._pool.lost == 0)
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_a_job_may_go_from_the_loop_to_a_thread_and_back(engine: Engine) -> None:
     handle = there_and_back.run_later()
 
@@ -502,7 +500,7 @@ def test_a_job_may_go_from_the_loop_to_a_thread_and_back(engine: Engine) -> None
     assert handle.join(0) == 0
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_what_a_job_leaves_behind_has_no_thread_of_another(engine: Engine) -> None:
     leave_behind.run_later()
     see.run_later()
@@ -533,7 +531,7 @@ def test_a_coroutine_may_enqueue_by_the_blocking_call_too(engine: Engine) -> Non
     assert Job.objects.get(pk=handle.join(0)).state == "succeeded"
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_what_a_coroutine_enqueues_in_its_transaction_vanishes_with_it(engine: Engine) -> None:
     handle = enqueue_and_fail.run_later()
 
@@ -546,7 +544,7 @@ def test_what_a_coroutine_enqueues_in_its_transaction_vanishes_with_it(engine: E
 # The watchdog
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 @pytest.mark.parametrize("culprit", [hog, child_hog], ids=["itself", "a task of it"])
 def test_the_watchdog_names_the_job_that_blocks_the_loop_and_where_it_is(
     engine: Engine, caplog: pytest.LogCaptureFixture, culprit: Any
@@ -563,7 +561,7 @@ def test_the_watchdog_names_the_job_that_blocks_the_loop_and_where_it_is(
     assert str(loop_watchdog.__file__) not in message
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_the_watchdog_names_a_job_that_blocks_again_and_again_once(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -575,7 +573,7 @@ def test_the_watchdog_names_a_job_that_blocks_again_and_again_once(
     assert len([r for r in caplog.records if "blocked" in r.getMessage()]) == 1
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_the_watchdog_is_silent_about_coroutines_that_await(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -587,7 +585,7 @@ def test_the_watchdog_is_silent_about_coroutines_that_await(
     assert caplog.records == []
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_a_process_whose_loop_is_blocked_for_good_ends(
     processes: Processes, engine: Engine
 ) -> None:
@@ -649,7 +647,7 @@ def test_the_command_says_which_pool_and_the_consumers_row_shows_it(
 # Coroutines on threads
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_a_thread_keeps_its_loop_for_the_next_coroutine(engine: Engine) -> None:
     @job(name="async.which_loop")
     async def which_loop() -> int:
@@ -664,7 +662,7 @@ def test_a_thread_keeps_its_loop_for_the_next_coroutine(engine: Engine) -> None:
     eventually(SEEN[0].is_closed)
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_coroutines_on_threads_use_databases_beside_their_loop(engine: Engine) -> None:
     handles = run_many(
         call for n in range(20) for call in (write.bind(f"k{n}"), there_and_back.bind())
@@ -675,7 +673,7 @@ def test_coroutines_on_threads_use_databases_beside_their_loop(engine: Engine) -
     eventually(lambda: not [t for t in threading.enumerate() if t.name == "djjp-aside"])
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_a_task_that_exits_beside_a_coroutine_ends_neither_thread_nor_loop(engine: Engine) -> None:
     handles = [child_leaves.run_later(), leave.run_later()]
     other = anap.run_later(0.01)

@@ -17,14 +17,9 @@ from djjp.engine import Engine
 from djjp.models import Attempt, Job
 from tests.project.shop.jobs import add, anap, echo, fail, fan_out, mail, nap, record
 from tests.project.shop.models import Execution
+from tests.support.consumers import drain
 from tests.support.factories import new_job
 from tests.support.processes import Processes, eventually
-
-
-def drain(limit: int = 4, **options: object) -> Consumer:
-    consumer = Consumer(limit, drain=True, **options)  # type: ignore[arg-type]  # passed on as given
-    assert consumer.run()
-    return consumer
 
 
 def test_drain_runs_what_is_there_and_ends(engine: Engine) -> None:

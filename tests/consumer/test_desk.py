@@ -170,7 +170,7 @@ def test_a_timeout_that_a_verb_raises_is_its_own(desk: Desk, engine: Engine, lay
         answer.result(10)
 
 
-@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+@pytest.mark.postgresql_only
 def test_a_session_that_is_lost_in_a_call_fails_the_turn_and_not_the_call(
     desk: Desk, engine: Engine, lay: Lay
 ) -> None:

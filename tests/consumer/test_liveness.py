@@ -420,7 +420,7 @@ def test_one_that_others_have_buried_is_told_so_by_its_next_beat(engine: Engine)
     presence.end()
 
 
-@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+@pytest.mark.postgresql_only
 def test_a_beat_takes_the_lock_again_that_a_terminated_session_has_lost(engine: Engine) -> None:
     presence = Presence(engine, new_name(), None, 1)
     presence.begin()

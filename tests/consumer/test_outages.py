@@ -33,9 +33,6 @@ from tests.support.projects import alias_for
 # Waits for a lock for a second, where the usual settings wait for half a minute.
 IMPATIENT = {"DJANGO_SETTINGS_MODULE": "tests.chaos.settings"}
 
-on_sqlite = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
-on_postgresql = pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
-
 
 @contextmanager
 def locked(engine: Engine) -> Iterator[None]:
@@ -117,7 +114,7 @@ def test_outcomes_wait_behind_a_lock_and_each_is_written_once(
     assert "Traceback" not in said + err
 
 
-@on_sqlite
+@pytest.mark.sqlite_only
 def test_an_enqueuer_is_refused_in_time_by_a_locked_file_and_nothing_is_written(
     processes: Processes, engine: Engine
 ) -> None:
@@ -143,7 +140,7 @@ for enqueue in (lambda: add.run_later(1), lambda: run_many([add.bind(2), add.bin
     assert not Job.objects.exists()
 
 
-@on_sqlite
+@pytest.mark.sqlite_only
 def test_a_consumer_that_starts_while_the_file_is_locked_waits_for_it(
     processes: Processes, engine: Engine
 ) -> None:
@@ -238,7 +235,7 @@ def terminate() -> None:
         other.execute(TERMINATE)
 
 
-@on_postgresql
+@pytest.mark.postgresql_only
 def test_a_lost_connection_is_replaced_and_the_enqueue_writes_one_row(engine: Engine) -> None:
     add.run_later(1)
     terminate()
@@ -247,7 +244,7 @@ def test_a_lost_connection_is_replaced_and_the_enqueue_writes_one_row(engine: En
     assert Job.objects.count() == 2
 
 
-@on_postgresql
+@pytest.mark.postgresql_only
 def test_consumers_whose_sessions_are_terminated_come_back_and_nobody_takes_their_jobs(
     processes: Processes, engine: Engine
 ) -> None:

@@ -19,8 +19,6 @@ from tests.project.shop.jobs import add, fail_once, nap, pause_queue
 from tests.support.consumers import consuming, drain
 from tests.support.processes import Processes, eventually
 
-on_one_database = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
-
 
 def fill(*queues: str, each: int = 1, priority: int = 0) -> None:
     for name in queues:
@@ -200,13 +198,13 @@ class PausedMeanwhile(Consumer):
 
 # SQLite lets nobody write within a turn.
 @pytest.mark.parametrize(
-    ("queue", "place"),
+    ("engine", "place"),
     [
         ("sqlite", "before the turn"),
         ("postgresql", "before the turn"),
         ("postgresql", "before the claim"),
     ],
-    indirect=["queue"],
+    indirect=["engine"],
 )
 @pytest.mark.parametrize("queues", [None, ["mail", "default"], ["*:2", "mail:1"]])
 def test_who_pauses_a_queue_and_then_enqueues_finds_the_job_waiting(
@@ -275,7 +273,7 @@ def test_a_job_can_pause_its_own_queue(engine: Engine) -> None:
 # Processes
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_the_processes_of_a_supervisor_serve_what_it_was_told(
     processes: Processes, engine: Engine
 ) -> None:

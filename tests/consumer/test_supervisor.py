@@ -21,8 +21,6 @@ from tests.project.shop.jobs import add, mail, nap, record
 from tests.project.shop.models import Execution
 from tests.support.processes import ROOT, Processes, eventually
 
-on_one_database = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
-
 
 # What consumers run under these names is in the scratch app of each test.
 @job(name="scratch.speak")
@@ -108,7 +106,7 @@ def speak():
 # Children
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_n_children_run_the_jobs_and_the_supervisor_runs_none(
     processes: Processes, engine: Engine
 ) -> None:
@@ -124,7 +122,7 @@ def test_n_children_run_the_jobs_and_the_supervisor_runs_none(
     assert not any(alive(pid) for pid in mine)
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_a_child_that_is_killed_is_replaced(processes: Processes, engine: Engine) -> None:
     supervisor = processes.consumer("--processes", "2")
     eventually(lambda: len(children(supervisor)) == 2)
@@ -141,7 +139,7 @@ def test_a_child_that_is_killed_is_replaced(processes: Processes, engine: Engine
     assert f"child {victim} was ended by SIGKILL" in err
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_a_child_has_no_word_of_its_supervisor_for_the_programs_it_starts(
     processes: Processes, engine: Engine, tmp_path: Path
 ) -> None:
@@ -167,7 +165,7 @@ def test_a_child_has_no_word_of_its_supervisor_for_the_programs_it_starts(
     assert processes.end(supervisor)[0] == 0
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_called_from_python_the_children_get_its_options(
     processes: Processes, engine: Engine
 ) -> None:
@@ -191,7 +189,7 @@ def test_called_from_python_the_children_get_its_options(
 # Ends that are wanted
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_a_drain_ends_when_no_child_has_anything_left_though_each_does_its_share_only(
     processes: Processes, engine: Engine
 ) -> None:
@@ -205,7 +203,7 @@ def test_a_drain_ends_when_no_child_has_anything_left_though_each_does_its_share
     assert len(shares) >= 3
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_a_child_that_crashes_during_a_drain_is_replaced(
     processes: Processes, engine: Engine, tmp_path: Path
 ) -> None:
@@ -225,7 +223,7 @@ def test_a_child_that_crashes_during_a_drain_is_replaced(
     assert first.join(0) != victim
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_a_consumer_that_holds_too_much_memory_ends_after_its_running_job(
     processes: Processes, engine: Engine, tmp_path: Path
 ) -> None:
@@ -243,7 +241,7 @@ def test_a_consumer_that_holds_too_much_memory_ends_after_its_running_job(
     assert (second.state, second.attempts) == ("ready", 0)
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_a_child_that_holds_too_much_memory_is_replaced_however_long_its_job_runs(
     processes: Processes, engine: Engine, tmp_path: Path
 ) -> None:
@@ -262,7 +260,7 @@ def test_a_child_that_holds_too_much_memory_is_replaced_however_long_its_job_run
     assert (first.attempts, second.attempts) == (1, 1)
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_new_code_is_run_after_it_was_saved_and_broken_code_is_survived(
     processes: Processes, engine: Engine, tmp_path: Path
 ) -> None:
@@ -282,7 +280,7 @@ def test_new_code_is_run_after_it_was_saved_and_broken_code_is_survived(
 # Ends that are not
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_children_that_keep_crashing_are_restarted_ever_more_slowly_and_a_signal_ends_it(
     processes: Processes, engine: Engine, tmp_path: Path
 ) -> None:
@@ -303,7 +301,7 @@ def test_children_that_keep_crashing_are_restarted_ever_more_slowly_and_a_signal
     assert code == 1
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_children_whose_supervisor_is_killed_let_their_jobs_end_and_follow(
     processes: Processes, engine: Engine
 ) -> None:
@@ -321,7 +319,7 @@ def test_children_whose_supervisor_is_killed_let_their_jobs_end_and_follow(
 # Signals
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_whole_group_counts_once(
     processes: Processes, engine: Engine, number: int
@@ -339,7 +337,7 @@ def test_a_signal_to_the_whole_group_counts_once(
     assert handle.attempts == 1
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_a_child_takes_any_number_of_signals_as_one(processes: Processes, engine: Engine) -> None:
     handle = nap.run_later(1.5)
     supervisor = processes.consumer("--processes", "1")
@@ -366,7 +364,7 @@ if "DJJP_SUPERVISOR" in os.environ:
 """
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_a_signal_while_a_child_is_starting_is_not_lost(
     processes: Processes, engine: Engine, tmp_path: Path
 ) -> None:
@@ -380,7 +378,7 @@ def test_a_signal_while_a_child_is_starting_is_not_lost(
     assert (handle.state, handle.attempts) == ("ready", 0)
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_the_interrupt_of_a_terminal_is_not_for_a_child_that_is_starting(
     processes: Processes, engine: Engine, tmp_path: Path
 ) -> None:
@@ -416,7 +414,7 @@ def test_a_second_signal_gives_running_jobs_back_without_an_attempt_spent(
     assert set(Job.objects.values_list("state", "attempts", "consumer")) == {("ready", 0, None)}
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 @pytest.mark.parametrize("options", [[], ["--processes", "1"]])
 def test_sigquit_gives_running_jobs_back_at_once(
     processes: Processes, engine: Engine, options: list[str]
@@ -429,7 +427,7 @@ def test_sigquit_gives_running_jobs_back_at_once(
     assert set(Job.objects.values_list("state", "attempts", "consumer")) == {("ready", 0, None)}
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 def test_a_child_that_does_not_react_is_killed_and_its_jobs_released(
     processes: Processes, engine: Engine
 ) -> None:

@@ -27,8 +27,6 @@ from tests.project.shop.models import Execution
 from tests.support.consumers import consuming, drain
 from tests.support.processes import Processes, eventually
 
-on_one_database = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
-
 #: What jobs leave: marks, threads and connections.
 SEEN: list[Any] = []
 #: Where jobs wait in C, out of reach of any exception.
@@ -327,7 +325,7 @@ sys.exit(consume(concurrency_limit=1))
 """
 
 
-@on_one_database
+@pytest.mark.sqlite_only
 @pytest.mark.parametrize("function", ["def blocked():", "async def blocked():"])
 def test_the_process_ends_too_though_the_threads_do_not(
     processes: Processes, engine: Engine, function: str

@@ -25,8 +25,6 @@ from djjp.models import Job
 from tests.project.shop.jobs import add, nap
 from tests.support.processes import Processes, eventually
 
-on_sqlite = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
-
 
 @job(name="traps.memory")
 def memory() -> int:
@@ -61,7 +59,7 @@ def locked(engine: Engine) -> Iterator[None]:
         other.close()
 
 
-@on_sqlite
+@pytest.mark.sqlite_only
 def test_trap_4_a_locked_database_does_not_surface_to_the_enqueuer_who_has_patience(
     engine: Engine,
 ) -> None:
@@ -81,7 +79,7 @@ def test_trap_4_a_locked_database_does_not_surface_to_the_enqueuer_who_has_patie
     assert len(handles) == 4
 
 
-@on_sqlite
+@pytest.mark.sqlite_only
 @pytest.mark.usefixtures("impatient")
 def test_trap_4_beyond_its_patience_the_enqueuer_gets_one_clear_error(engine: Engine) -> None:
     with locked(engine), pytest.raises(QueueUnavailable, match="locked"):
@@ -89,7 +87,7 @@ def test_trap_4_beyond_its_patience_the_enqueuer_gets_one_clear_error(engine: En
     assert add.run_later(1).state == "ready"
 
 
-@on_sqlite
+@pytest.mark.sqlite_only
 @pytest.mark.usefixtures("impatient")
 @override_settings(DJJP={"db_name": "sqlite", "heartbeat_limit": 0.5})
 def test_trap_4_a_locked_database_does_not_kill_the_heartbeat(

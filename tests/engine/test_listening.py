@@ -20,8 +20,6 @@ from tests.support.consumers import consuming
 from tests.support.factories import new_job
 from tests.support.processes import eventually
 
-on_postgresql = pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
-
 
 @pytest.fixture
 def not_listening() -> Any:
@@ -48,7 +46,7 @@ def receives(listener: Any) -> Callable[[], bool]:
     return poll
 
 
-@on_postgresql
+@pytest.mark.postgresql_only
 def test_a_listener_that_receives_its_own_probes_goes_on_listening(
     engine: Engine, frequent_probes: None, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -63,7 +61,7 @@ def test_a_listener_that_receives_its_own_probes_goes_on_listening(
     assert caplog.records == []
 
 
-@on_postgresql
+@pytest.mark.postgresql_only
 def test_a_listener_that_misses_its_probes_warns_once_and_polls(
     engine: Engine, frequent_probes: None, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -83,7 +81,7 @@ def test_a_listener_that_misses_its_probes_warns_once_and_polls(
     assert listener.interval(60.0) <= 0.25
 
 
-@on_postgresql
+@pytest.mark.postgresql_only
 def test_a_listener_that_missed_its_probes_for_a_while_receives_again(
     engine: Engine, frequent_probes: None
 ) -> None:
@@ -94,7 +92,7 @@ def test_a_listener_that_missed_its_probes_for_a_while_receives_again(
     eventually(receives(listener))
 
 
-@on_postgresql
+@pytest.mark.postgresql_only
 def test_a_listener_in_an_open_transaction_does_not_suspect_a_pooler(
     engine: Engine, frequent_probes: None, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -106,7 +104,7 @@ def test_a_listener_in_an_open_transaction_does_not_suspect_a_pooler(
     assert caplog.records == []
 
 
-@on_postgresql
+@pytest.mark.postgresql_only
 def test_without_listening_nothing_is_left_on_the_session(
     engine: Engine, not_listening: Any
 ) -> None:
@@ -132,7 +130,7 @@ def test_without_listening_nothing_is_left_on_the_session(
     connections[engine.db.alias].close()
 
 
-@on_postgresql
+@pytest.mark.postgresql_only
 def test_a_consumer_that_does_not_listen_polls_and_relies_on_its_heartbeat(
     engine: Engine, not_listening: Any
 ) -> None:

@@ -11,7 +11,7 @@ from djjp.models import Job
 from tests.support.engine_calls import NOW, at_once, claim, enqueue
 from tests.support.factories import new_job
 
-pytestmark = pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+pytestmark = pytest.mark.postgresql_only
 
 NAMES = [f"q{number}" for number in range(20)]
 

@@ -180,7 +180,7 @@ def test_those_who_ask_at_the_same_moment_do_not_take_each_other_for_the_holder(
         assert at_once(lambda own: own.consumers.is_locked("theirs")) == [False]
 
 
-@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+@pytest.mark.postgresql_only
 def test_a_terminated_session_frees_the_lock_and_the_next_one_takes_it_again(
     engine: Engine,
 ) -> None:
@@ -239,7 +239,7 @@ class Pooler(threading.Thread):
             target.shutdown(socket.SHUT_WR)
 
 
-@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+@pytest.mark.postgresql_only
 def test_behind_a_pooler_no_lock_tells(engine: Engine) -> None:
     """The session that would hold it is not this process's, and goes on when the process is dead."""
     engine.db.connection.ensure_connection()

@@ -18,7 +18,6 @@ from djjp.ids import new_id
 from djjp.models import State
 from tests.support.engine_calls import NOW, at_once, claim, done, enqueue, failed, finish, release
 
-on_postgresql = pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
 # All queues, one by name, and several.
 served = pytest.mark.parametrize("queues", [None, ["default"], ["mail", "default", "nobody"]])
 
@@ -85,7 +84,7 @@ def claimed(engine: Engine, limit: int, queues: Sequence[str] | None = None) -> 
     return [job.id for job in claim(engine, "two", limit, queues=queues)]
 
 
-@on_postgresql
+@pytest.mark.postgresql_only
 @served
 def test_the_second_claim_reads_no_entries_of_jobs_claimed_before(
     with_dead_entries: Engine, lasting_marks: None, queues: list[str] | None
@@ -106,7 +105,7 @@ def test_the_second_claim_reads_no_entries_of_jobs_claimed_before(
     assert taken == ids[:30]
 
 
-@on_postgresql
+@pytest.mark.postgresql_only
 @served
 def test_after_a_mark_a_claim_reads_no_jobs_of_other_states(
     with_dead_entries: Engine, lasting_marks: None, queues: list[str] | None
@@ -176,7 +175,7 @@ def late(engine: Engine) -> tuple[UUID, Callable[[], object]]:
 WAYS = [retried, tried_again, released, promoted, late]
 
 
-@on_postgresql
+@pytest.mark.postgresql_only
 @served
 @pytest.mark.parametrize("way", WAYS)
 def test_a_claim_that_finds_too_few_jobs_finds_a_job_before_the_mark(
@@ -194,7 +193,7 @@ def test_a_claim_that_finds_too_few_jobs_finds_a_job_before_the_mark(
     assert not claimed(with_dead_entries, 11, queues)
 
 
-@on_postgresql
+@pytest.mark.postgresql_only
 @served
 def test_has_ready_finds_a_job_before_the_mark(
     with_dead_entries: Engine, lasting_marks: None, queues: list[str] | None
@@ -210,7 +209,7 @@ def test_has_ready_finds_a_job_before_the_mark(
     assert claimed(with_dead_entries, 10, queues) == [older]
 
 
-@on_postgresql
+@pytest.mark.postgresql_only
 @served
 def test_under_constant_load_jobs_before_the_mark_are_claimed_after_a_second(
     with_dead_entries: Engine, queues: list[str] | None
@@ -234,7 +233,7 @@ def test_under_constant_load_jobs_before_the_mark_are_claimed_after_a_second(
     ] == older
 
 
-@on_postgresql
+@pytest.mark.postgresql_only
 @served
 def test_after_the_marks_higher_priorities_come_first(
     with_dead_entries: Engine, lasting_marks: None, queues: list[str] | None
@@ -251,7 +250,7 @@ def test_after_the_marks_higher_priorities_come_first(
     assert claimed(with_dead_entries, 30, queues) == [*plain[11:], low]
 
 
-@on_postgresql
+@pytest.mark.postgresql_only
 def test_after_the_marks_the_queues_are_merged(
     with_dead_entries: Engine, lasting_marks: None
 ) -> None:
@@ -263,7 +262,7 @@ def test_after_the_marks_the_queues_are_merged(
     assert claimed(with_dead_entries, 4) == foreign
 
 
-@on_postgresql
+@pytest.mark.postgresql_only
 def test_excluded_names_are_excluded_after_marks(
     with_dead_entries: Engine, lasting_marks: None
 ) -> None:
@@ -273,7 +272,7 @@ def test_excluded_names_are_excluded_after_marks(
         assert [one.id, two.id] == [ids[at], ids[at + 2]]
 
 
-@on_postgresql
+@pytest.mark.postgresql_only
 @pytest.mark.parametrize("queues", [None, ["default"]])
 def test_after_the_marks_only_claimed_jobs_are_locked(
     with_dead_entries: Engine, lasting_marks: None, queues: list[str] | None
@@ -287,7 +286,7 @@ def test_after_the_marks_only_claimed_jobs_are_locked(
         assert len(mine) == len(theirs) == 10
 
 
-@on_postgresql
+@pytest.mark.postgresql_only
 def test_without_dead_entries_a_released_job_is_the_first_again(
     engine: Engine, lasting_marks: None
 ) -> None:
@@ -300,7 +299,7 @@ def test_without_dead_entries_a_released_job_is_the_first_again(
     assert claimed(engine, 1) == [third]
 
 
-@on_postgresql
+@pytest.mark.postgresql_only
 def test_once_the_old_snapshot_is_gone_claims_start_at_the_beginning_again(
     with_dead_entries: Engine, snapshot: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

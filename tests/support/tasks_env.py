@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from asgiref.sync import sync_to_async
 from django.db import connections
 
-from djjp.consumer.consumer import Consumer
 from djjp.tasks import compat
+from tests.support.consumers import drain
 
 T = TypeVar("T")
 
@@ -33,13 +33,6 @@ TASKS = {
         "QUEUES": [],
     },
 }
-
-
-def drain(limit: int = 4) -> Consumer:
-    """Run all that is due, in this process."""
-    consumer = Consumer(limit, drain=True)
-    consumer.run()
-    return consumer
 
 
 def drain_here() -> None:

@@ -8,7 +8,8 @@ from djjp import chain, group
 from djjp.backend import as_job
 from djjp.models import Job
 from tests.project.shop import jobs
-from tests.support.tasks_env import SUCCESSFUL, drain, tasks
+from tests.support.consumers import drain
+from tests.support.tasks_env import SUCCESSFUL, tasks
 from tests.tasks.errands import tasks as errands
 
 pytestmark = pytest.mark.usefixtures("tasks_on_djjp")

@@ -11,8 +11,9 @@ from djjp import get_job
 from djjp.jobs import registry
 from djjp.models import Job, State
 from tests.project.shop import jobs
+from tests.support.consumers import drain
 from tests.support.processes import Processes
-from tests.support.tasks_env import FAILED, READY, SUCCESSFUL, drain, ran, tasks
+from tests.support.tasks_env import FAILED, READY, SUCCESSFUL, ran, tasks
 from tests.tasks.errands import elsewhere
 from tests.tasks.errands import tasks as errands
 
