@@ -30,6 +30,8 @@ from tests.support.postgres import TERMINATE, Server
 from tests.support.processes import Processes, eventually
 from tests.support.projects import alias_for
 
+pytestmark = pytest.mark.end_to_end
+
 # Waits for a lock for a second, where the usual settings wait for half a minute.
 IMPATIENT = {"DJANGO_SETTINGS_MODULE": "tests.chaos.settings"}
 

@@ -147,6 +147,7 @@ def test_trap_15_a_consumer_inside_a_transaction_leaves_it_open_and_its_connecti
 # Trap 18: memory that grows with the number of jobs run
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("debug", [False, True])
 def test_trap_18_memory_does_not_grow_with_the_number_of_jobs_run(
     engine: Engine, debug: bool
