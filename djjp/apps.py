@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from django.apps import AppConfig
 from django.conf import settings
 from django.utils.module_loading import autodiscover_modules, import_string
@@ -35,14 +33,21 @@ class DjjpConfig(AppConfig):
 
 
 def _has_tasks() -> bool:
-    """Return whether a backend in `TASKS` is djjp's, or derived from it."""
+    """Return whether a backend in `TASKS` is djjp's, or derived from it.
+
+    A project without one must not import `djjp.backend`, which on Django 5.2 needs a package that it may
+    not have; therefore the class is recognized by an attribute.
+    """
     for params in getattr(settings, "TASKS", {}).values():
         path = params.get("BACKEND", "")
-        if not path.startswith(("django.tasks.", "django_tasks.")):
-            try:
-                import_string(path)
-            except ImportError:
-                if path.startswith("djjp."):
-                    raise
-                # Django's own check reports it.
-    return "djjp.backend" in sys.modules
+        if path.startswith(("django.tasks.", "django_tasks.")):
+            continue
+        try:
+            backend = import_string(path)
+        except ImportError:
+            if path.startswith("djjp."):
+                raise
+            continue  # Django's own check reports it
+        if getattr(backend, "discovers_tasks", False):
+            return True
+    return False

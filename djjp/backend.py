@@ -1,7 +1,7 @@
 """`DjjpBackend`: Django's own tasks (DEP 14) on djjp's queue, run by djjp's consumers.
 
 `TASKS = {"default": {"BACKEND": "djjp.backend.DjjpBackend"}}`. This module can be imported before any
-model, as the modules of tasks can be: what needs the queue's models is imported when it is needed.
+model, as modules of tasks can be: modules that need the queue's models are imported on use.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["DjjpBackend", "as_job", "task_options"]
 
 T = TypeVar("T")
 
-#: The function's attribute in which `task_options` leaves them.
+#: The attribute of a function in which `task_options` stores them.
 _OPTIONS = "_djjp_task_options"
 
 # Tasks that were defined before there were models, for `discover()`.
@@ -32,8 +32,11 @@ class DjjpBackend(BaseTaskBackend):
     """A backend of `django.tasks`, or of `django_tasks` on Django 5.2.
 
     Its `OPTIONS` are `modules`, a list of modules in which tasks are defined beside each app's
-    `tasks.py`, and any option of `@job` that says how a job runs, as the default for all tasks.
+    `tasks.py`, and any option of `@job` on how a job runs, as the default for all tasks.
     """
+
+    #: Read by `djjp.apps` from a class in `TASKS`, without importing this module.
+    discovers_tasks = True
 
     supports_defer = True
     supports_async_task = True
@@ -47,7 +50,7 @@ class DjjpBackend(BaseTaskBackend):
         self.job_options = {k: v for k, v in self.options.items() if k != "modules"}
 
     def validate_task(self, task: AnyTask) -> None:
-        """Refuse a task that could not run, and register one that can: consumers run no others."""
+        """Refuse a task that could not run, and register any other: consumers run registered tasks only."""
         super().validate_task(task)
         if apps.models_ready:
             self._job(task)
@@ -62,6 +65,7 @@ class DjjpBackend(BaseTaskBackend):
         Raises:
             InvalidTask: the task does not fit the backend.
             TypeError: the arguments do not fit the function, or one of them is not JSON.
+            QueueUnavailable: the queue's database does not answer, and there is no outbox for the job.
         """
         from djjp.tasks import job as tasks
 
@@ -69,7 +73,7 @@ class DjjpBackend(BaseTaskBackend):
         return tasks.enqueue(self._job(task), args, kwargs, sender=type(self))
 
     def _job(self, task: AnyTask) -> RegisteredTask:
-        """The job that stands for a task."""
+        """Return the job that stands for a task."""
         from djjp.tasks import job as tasks
 
         try:
@@ -78,17 +82,18 @@ class DjjpBackend(BaseTaskBackend):
             raise InvalidTask(f"{task.module_path}: {error}") from error
 
     def get_result(self, result_id: str) -> AnyResult:
-        """What the queue knows of an enqueued task.
+        """Return the result of an enqueued task.
 
         Raises:
             TaskResultDoesNotExist: there is no such row, or it is a job's and no task's.
+            QueueUnavailable: the queue's database does not answer.
         """
         from djjp.tasks import job as tasks
 
         return tasks.get_result(result_id)
 
     def check(self, **kwargs: Any) -> list[checks.CheckMessage]:
-        """The system check of this backend, which Django runs."""
+        """Run the system check of this backend, for Django."""
         found = [*super().check(**kwargs)]
         if not apps.is_installed("djjp"):
             found.append(
@@ -107,7 +112,7 @@ class DjjpBackend(BaseTaskBackend):
             found.append(
                 checks.Error(
                     f"TASKS[{self.alias!r}]['OPTIONS']: {error}",
-                    hint="OPTIONS takes 'modules', and the options of @job that say how a job runs.",
+                    hint="OPTIONS takes 'modules', and the options of @job on how a job runs.",
                     id="djjp.E031",
                 )
             )
@@ -115,7 +120,7 @@ class DjjpBackend(BaseTaskBackend):
 
 
 def as_job(task: AnyTask) -> RegisteredTask:
-    """The job that stands for a task, for what the framework has no words for.
+    """Return the job that stands for a task, for features that the framework lacks.
 
     It binds calls of the task: `run_many(as_job(resize).bind(n) for n in sizes)`.
 
@@ -132,11 +137,11 @@ def as_job(task: AnyTask) -> RegisteredTask:
 
 
 def task_options(**options: Any) -> Callable[[T], T]:
-    """Say how the jobs of one task run: `@task_options(max_attempts=5, timeout=30)`, above or below `@task`.
+    """Set how the jobs of one task run: `@task_options(max_attempts=5, timeout=30)`, above or below `@task`.
 
     Args:
-        options: options of `@job`; those that Django's `@task` has too (`queue_name`, `priority`) are
-            given there.
+        options: options of `@job`, except those that Django's `@task` has too: its `queue_name` and
+            `priority`.
 
     Raises:
         InvalidTask: an option that `@job` does not have, or a value that it does not take.
@@ -154,12 +159,12 @@ def task_options(**options: Any) -> Callable[[T], T]:
 
 
 def discover() -> None:
-    """Import the modules in which tasks are defined, and register those defined too early for it."""
+    """Import the modules in which tasks are defined, and register the tasks defined before the models."""
     from importlib import import_module
 
     from django.utils.module_loading import autodiscover_modules
 
-    import djjp.tasks  # noqa: F401  (from here on a consumer knows rows of tasks, even if none is defined)
+    import djjp.tasks.job  # noqa: F401  (registers the resolver of tasks' rows, even if no task is defined)
     from djjp.tasks.compat import task_backends
 
     autodiscover_modules("tasks")

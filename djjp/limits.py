@@ -13,43 +13,48 @@ from typing import Any
 from djjp.durations import seconds
 
 #: A text in which `{parameter}` stands for that argument of the call, or a function that is called with
-#: the arguments and returns the text.
+#: the arguments and returns such a text.
 Key = str | Callable[..., str]
 
-#: Stands for an argument that a step of a pipeline is handed when it runs.
+#: Stands for the first argument of a step of a pipeline that gets its input only when it runs.
 NOT_YET = object()
 
 _LONGEST = 200
 _LONGEST_SPAN = timedelta(days=36_500)
-_MOST = 2**31 - 1  # what every database can count to
-_PLACE = re.compile(r"\{(\w+)\}")
+_MOST = 2**31 - 1  # the largest integer column of every database
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True)
 class Limit:
-    """At most so many jobs of one key run at the same time, over all consumers.
+    """At most `most` jobs of one key run at the same time, over all consumers.
+
+    A job over the limit waits in the state `blocked`, without a thread or a slot, until a running job of
+    its key ends.
 
     Attributes:
-        key: what is counted; jobs of different names may share it.
-        most: how many run at once.
+        key: the text that is counted by; jobs of different names can share it.
+        most: the number of jobs that run at once.
     """
 
     key: Key
     most: int = 1
 
     def __post_init__(self) -> None:
-        _check_key("the key of a Limit", self.key)
-        _check_most("Limit", self.most)
+        _validate_key("the key of a Limit", self.key)
+        _validate_most("Limit", self.most)
 
 
 @dataclass(frozen=True)
 class Rate:
-    """At most so many jobs of one key start within any span of this length, over all consumers.
+    """At most `most` jobs of one key start within any span of the length `per`, over all consumers.
+
+    A job over the rate waits in the state `scheduled` until its turn to start.
 
     Attributes:
-        key: what is counted; jobs of different names may share it.
-        most: how many start …
-        per: … within so many seconds, or a timedelta.
+        key: the text that is counted by; jobs of different names can share it.
+        most: the number of jobs that start within `per`.
+        per: the length of the span, in seconds or as a timedelta.
     """
 
     key: Key
@@ -57,40 +62,47 @@ class Rate:
     per: float | timedelta = field(default=1.0, kw_only=True)
 
     def __post_init__(self) -> None:
-        _check_key("the key of a Rate", self.key)
-        _check_most("Rate", self.most)
-        _check_span("per", self.per)
+        _validate_key("the key of a Rate", self.key)
+        _validate_most("Rate", self.most)
+        _validate_span("per", self.per)
 
 
-def check(limit: object, unique_key: object, unique_until: object, expires_after: Any) -> None:
-    """Check these options of a job.
+# Validation of the options of a job; TypeError and ValueError name the option and its value
 
-    Raises:
-        TypeError, ValueError: one is not what it must be; the message names it and its value.
-    """
-    if limit is not None and not isinstance(limit, (Limit, Rate)):
+
+def validate_limit(option: str, value: object) -> None:
+    if value is not None and not isinstance(value, (Limit, Rate)):
         raise TypeError(
-            f"limit is {limit!r}; it must be a Limit or a Rate, as in Limit('tenant-{{tenant_id}}', 2)"
+            f"{option} is {value!r}; it must be a Limit or a Rate, as in Limit('tenant-{{tenant_id}}', 2)"
         )
-    if unique_key is not None:
-        _check_key("unique_key", unique_key)
-    if unique_until not in ("finish", "start"):
-        raise ValueError(f"unique_until is {unique_until!r}; it must be 'finish' or 'start'")
-    if expires_after is not None:
-        _check_span("expires_after", expires_after)
 
 
-def check_places(option: str, key: Key, signature: inspect.Signature) -> None:
-    """Raise ValueError where a key names what is no parameter of the function."""
+def validate_unique_key(option: str, value: object) -> None:
+    if value is not None:
+        _validate_key(option, value)
+
+
+def validate_unique_until(option: str, value: object) -> None:
+    if value not in ("finish", "start"):
+        raise ValueError(f"{option} is {value!r}; it must be 'finish' or 'start'")
+
+
+def validate_expires_after(option: str, value: Any) -> None:
+    if value is not None:
+        _validate_span(option, value)
+
+
+def validate_placeholders(option: str, key: Key, signature: inspect.Signature) -> None:
+    """Raise ValueError for a key with a placeholder that names no parameter of the function."""
     if callable(key):
         return
-    if set(_PLACE.sub("", key)) & {"{", "}"}:
+    if set(_PLACEHOLDER.sub("", key)) & {"{", "}"}:
         raise ValueError(
-            f"{option} is {key!r}; braces are for parameters alone, as in '{{tenant_id}}'; what is to be made "
-            "of an argument, or to have braces of its own, is for a function to return"
+            f"{option} is {key!r}; braces are for parameters alone, as in '{{tenant_id}}'; for a key that is "
+            "computed from an argument, or has braces of its own, give a function that returns it"
         )
     kinds = [parameter.kind for parameter in signature.parameters.values()]
-    for name in _PLACE.findall(key):
+    for name in _PLACEHOLDER.findall(key):
         if name not in signature.parameters and inspect.Parameter.VAR_KEYWORD not in kinds:
             known = ", ".join(signature.parameters) or "none"
             raise ValueError(
@@ -98,27 +110,27 @@ def check_places(option: str, key: Key, signature: inspect.Signature) -> None:
             )
 
 
-def text_of(
+def key_of_call(
     option: str, key: Key, signature: inspect.Signature, args: list[Any], kwargs: dict[str, Any]
 ) -> str:
-    """The key of one call.
+    """Return the key of one call.
 
     Args:
-        args, kwargs: as `codec.decode_arguments` gives them.
+        args, kwargs: as `codec.decode_arguments` returns them.
 
     Raises:
-        TypeError: the call lacks an argument that the key needs, or a function returns no text.
+        TypeError: the call lacks an argument that the key needs, or its function returns no text.
         ValueError: the key is empty, or longer than 200 characters.
     """
     if callable(key) and args and args[0] is NOT_YET:
         raise TypeError(
-            f"{option} is a function of the arguments, of which this step of a pipeline receives the first "
-            "only when it runs; use bind_alone(), or a text that names other arguments"
+            f"{option} is a function of the arguments, but this step of a pipeline gets the first of them only "
+            "when it runs; use bind_alone(), or a text that names other arguments"
         )
     text = key(*args, **kwargs) if callable(key) else _filled(option, key, signature, args, kwargs)
     if not isinstance(text, str):
         raise TypeError(f"{option} is {text!r}, which its function returned; it must be a text")
-    _check_text(option, text)
+    _validate_text(option, text)
     return text
 
 
@@ -141,21 +153,21 @@ def _filled(
         ),
     }
 
-    def fill(place: re.Match[str]) -> str:
-        name = place[1]
+    def fill(placeholder: re.Match[str]) -> str:
+        name = placeholder[1]
         value = values.get(name, NOT_YET)
         if value is NOT_YET or (type(value) is tuple and any(each is NOT_YET for each in value)):
             raise TypeError(f"{option} {key!r} needs {name!r}, which is not among the arguments")
         if isinstance(value, (set, frozenset)):
             raise TypeError(
-                f"{option} {key!r} needs {name!r}, which is a set: it has no order, so no text of its own"
+                f"{option} {key!r} needs {name!r}, which is a set: it has no order, and so no single text"
             )
         return str(value)
 
-    return _PLACE.sub(fill, key)
+    return _PLACEHOLDER.sub(fill, key)
 
 
-def _check_key(option: str, key: object) -> None:
+def _validate_key(option: str, key: object) -> None:
     if callable(key):
         return
     if not isinstance(key, str):
@@ -163,10 +175,10 @@ def _check_key(option: str, key: object) -> None:
             f"{option} is {key!r}; it must be a text of 1 to {_LONGEST} characters, in which "
             "{parameter} stands for an argument, or a function of the arguments"
         )
-    _check_text(option, key)
+    _validate_text(option, key)
 
 
-def _check_text(option: str, text: str) -> None:
+def _validate_text(option: str, text: str) -> None:
     if not 1 <= len(text) <= _LONGEST:
         raise ValueError(
             f"{option} is {reprlib.repr(text)}, of {len(text)} characters; it must have 1 to {_LONGEST}"
@@ -177,14 +189,14 @@ def _check_text(option: str, text: str) -> None:
         )
 
 
-def _check_most(kind: str, most: object) -> None:
+def _validate_most(kind: str, most: object) -> None:
     if type(most) is not int or not 1 <= most <= _MOST:
         raise ValueError(
             f"the number of a {kind} is {most!r}; it must be a whole number, 1 or more, up to {_MOST}"
         )
 
 
-def _check_span(option: str, value: float | timedelta) -> None:
+def _validate_span(option: str, value: float | timedelta) -> None:
     if not 0 < seconds(option, value) <= _LONGEST_SPAN.total_seconds():
         raise ValueError(
             f"{option} is {value!r}; it must be above 0, and no more than {_LONGEST_SPAN.days:,} days"

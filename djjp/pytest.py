@@ -1,8 +1,8 @@
 """Fixtures for pytest: `pytest_plugins = ["djjp.pytest"]` in the `conftest.py` at the root of your tests.
 
-They go with pytest-django: a test that takes one names its databases by
-`@pytest.mark.django_db(databases=["default", "queue"])`. What they give is documented in `djjp.testing`,
-which needs Django's models and is imported only when a test asks for it.
+They need pytest-django: a test that uses one must name its databases by
+`@pytest.mark.django_db(databases=["default", "queue"])`. They return the tools of `djjp.testing`, which
+documents them; it needs Django's models and is imported only when a test uses one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def djjp_drain() -> Callable[..., int]:
-    """`drain()`: runs all due work here and now, and returns how many executions there were."""
+    """`drain()`: run all due jobs here and now, and return the number of executions."""
     from djjp.testing import drain
 
     return drain
@@ -26,7 +26,7 @@ def djjp_drain() -> Callable[..., int]:
 
 @pytest.fixture
 def djjp_inline() -> Iterator[None]:
-    """Each job runs at once where the test enqueues it."""
+    """Run each job at once where the test enqueues it."""
     from djjp.testing import inline
 
     with inline():
@@ -35,7 +35,7 @@ def djjp_inline() -> Iterator[None]:
 
 @pytest.fixture
 def djjp_jobs() -> Iterator[list[EnqueuedJob]]:
-    """The list of what the test enqueues, as it grows."""
+    """Return the list of the jobs that the test enqueues; it grows with each."""
     from djjp.testing import captured_jobs
 
     with captured_jobs() as jobs:

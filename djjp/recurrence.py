@@ -1,14 +1,19 @@
-"""Slots: the instants at which a schedule is due, computed from its cron expression or its interval alone.
+"""Recurrence: the occurrences of a schedule, computed from its cron expression or its interval alone.
 
-No slot depends on when anybody began to look. An interval's slots are its multiples since 1970 in UTC. A
-cron expression's follow the clocks of a time zone, and where these are put forward or back:
+An occurrence is an instant at which a schedule is due; instants are seconds since the epoch. No occurrence
+depends on when a consumer started. An interval's occurrences are its multiples since 1970 in UTC. A cron
+expression's follow the clocks of a time zone, and where these are put forward or back:
 
 * a time that does not exist is due at the next instant that does;
 * a time that comes twice is due the first time;
-* but an expression that names no hour (`*`) means real time: it goes on through the hour that comes twice,
-  and has nothing to make up for in the one that is left out.
+* but an expression that names no hour (`*`) means real time: it continues through the hour that comes
+  twice, and has nothing to make up for in the hour that is left out.
 
-Instants are seconds since the epoch.
+cronsim parses the expressions and computes times; it is always given times without a zone, because its own
+handling of clock changes, which is Debian cron's, is not enough for this promise. It decides by a leading
+`*` in the field of the minute or of the hour, so that `* 2 * * *`, which does name an hour, would run in
+real time, and `0 0-23 * * *` would be handled unlike the same `0 * * * *`. Here the set of hours decides.
+And several times of a gap are moved to one instant, which must be one occurrence, not several.
 """
 
 from __future__ import annotations
@@ -31,7 +36,7 @@ SHORTEST, LONGEST = 0.1, 100 * 366 * 86_400.0
 #: Characters of a cron expression.
 LONGEST_CRON = 200
 
-# What the parser calls a field when it refuses it, where that stands, and what it may hold.
+# The parser's name of a field in its errors; the field's position in an expression; its allowed values.
 _FIELDS = {
     "minute": (0, "0 to 59"),
     "hour": (1, "0 to 23"),
@@ -45,7 +50,7 @@ _FIELDS = {
         "0 to 7 or SUN to SAT, with 0 and 7 for Sunday; 1#2 is the second Monday, 5L the last Friday",
     ),
 }
-_SOMETIME = datetime(2000, 1, 1)  # noqa: DTZ001  (the clocks of no zone in particular)
+_ANY_TIME = datetime(2000, 1, 1)  # noqa: DTZ001  (a time without a zone, as the parser must get it)
 _MICROSECONDS = 1_000_000
 
 
@@ -55,9 +60,9 @@ class Every:
 
     interval: int
 
-    def after(self, moment: float) -> Iterator[float]:
-        """The slots after a moment."""
-        number = int(moment * _MICROSECONDS) // self.interval
+    def occurrences(self, after: float) -> Iterator[float]:
+        """Return the occurrences after an instant."""
+        number = int(after * _MICROSECONDS) // self.interval
         while True:
             number += 1
             yield number * self.interval / _MICROSECONDS
@@ -76,46 +81,47 @@ class Cron:
 
     @cached_property
     def _names_hours(self) -> bool:
-        return len(CronSim(self.expression, _SOMETIME).hours) < 24
+        return len(CronSim(self.expression, _ANY_TIME).hours) < 24
 
-    def after(self, moment: float) -> Iterator[float]:
-        """The slots after a moment."""
-        return self._by_the_clocks(moment) if self._names_hours else self._in_real_time(moment)
+    def occurrences(self, after: float) -> Iterator[float]:
+        """Return the occurrences after an instant."""
+        return self._by_local_time(after) if self._names_hours else self._in_real_time(after)
 
-    def _by_the_clocks(self, moment: float) -> Iterator[float]:
-        last = moment
-        for time in CronSim(self.expression, self._shown(moment)):
-            slot = self._instant(time)
-            # Of those that a gap has put together there is one; and what comes twice may have been.
-            if slot > last:
-                last = slot
-                yield slot
+    def _by_local_time(self, after: float) -> Iterator[float]:
+        last = after
+        for time in CronSim(self.expression, self._local(after)):
+            occurrence = self._instant(time)
+            # Times of a gap are moved to one instant, which is yielded once; and of a time that comes
+            # twice, the first instant may lie before `after`.
+            if occurrence > last:
+                last = occurrence
+                yield occurrence
 
-    def _in_real_time(self, moment: float) -> Iterator[float]:
-        """From one change of the clocks to the next, each stretch with an offset of its own."""
-        since, start = moment, self._shown(moment)
+    def _in_real_time(self, after: float) -> Iterator[float]:
+        """Walk from one change of the clocks to the next; each stretch has one offset from UTC."""
+        since, start = after, self._local(after)
         while True:
             offset = self._offset(since)
             for time in CronSim(self.expression, start):
-                slot = (time - offset).replace(tzinfo=UTC).timestamp()
-                if self._offset(slot) != offset:
+                occurrence = (time - offset).replace(tzinfo=UTC).timestamp()
+                if self._offset(occurrence) != offset:
                     break
-                since = slot
-                yield slot
+                since = occurrence
+                yield occurrence
             else:
                 return
-            since = self._change(since, slot)
-            start = self._shown(since) - timedelta(seconds=1)
+            since = self._change(since, occurrence)
+            start = self._local(since) - timedelta(seconds=1)
 
-    def _shown(self, moment: float) -> datetime:
-        """What the clocks show at a moment."""
-        return datetime.fromtimestamp(moment, self._zone).replace(tzinfo=None)
+    def _local(self, instant: float) -> datetime:
+        """Return the local time at an instant, without its zone."""
+        return datetime.fromtimestamp(instant, self._zone).replace(tzinfo=None)
 
-    def _offset(self, moment: float) -> timedelta:
-        return datetime.fromtimestamp(moment, self._zone).utcoffset() or timedelta(0)
+    def _offset(self, instant: float) -> timedelta:
+        return datetime.fromtimestamp(instant, self._zone).utcoffset() or timedelta(0)
 
     def _change(self, before: float, after: float) -> float:
-        """The first second with another offset than one moment has, up to a later one that has another."""
+        """Return the first second whose offset from UTC differs from `before`'s; `after`'s differs too."""
         offset, first, last = self._offset(before), int(before), int(after)
         while last - first > 1:
             middle = (first + last) // 2
@@ -123,10 +129,10 @@ class Cron:
         return float(last)
 
     def _instant(self, time: datetime) -> float:
-        """When the clocks show this for the first time, or the next that they do show."""
+        """Return the first instant of a local time or, if it does not exist, of the next one that does."""
         while True:
             instant = time.replace(tzinfo=self._zone).timestamp()
-            if self._shown(instant) == time:
+            if self._local(instant) == time:
                 return instant
             time += timedelta(minutes=1)
 
@@ -135,13 +141,13 @@ Timing = Every | Cron
 
 
 def timing(cron: Any, tz: Any, every: Any, default_tz: str) -> Timing:
-    """What `cron`, `tz` and `every` of `@job` say.
+    """Return the recurrence that `cron`, `tz` and `every` of `@job` stand for.
 
     Args:
-        default_tz: the time zone of a cron expression that comes without.
+        default_tz: the time zone of a cron expression without `tz`.
 
     Raises:
-        ValueError, TypeError: they are not what they must be; the message says what they must be.
+        ValueError, TypeError: they are not what they must be; the message names what they must be.
     """
     if cron is not None and every is not None:
         raise ValueError(f"cron is {cron!r} and every is {every!r}; a schedule has one of them")
@@ -159,27 +165,31 @@ def timing(cron: Any, tz: Any, every: Any, default_tz: str) -> Timing:
 
 @lru_cache(maxsize=1000)
 def first(timing: Timing, after: float) -> float | None:
-    """The first slot after a moment; None where there is none in 50 years."""
-    return next(timing.after(after), None)
+    """Return the first occurrence after an instant; None if there is none in 50 years."""
+    return next(timing.occurrences(after), None)
 
 
 def latest(timing: Timing, after: float, until: float) -> float | None:
-    """The last slot after one moment and up to another.
+    """Return the last occurrence after one instant and up to another; None if there is none.
 
-    It looks back from there, ever further: a year of slots that nobody wants is not walked through.
+    The search goes back from `until` in steps that double, so that a year of missed occurrences is not
+    walked through.
     """
     back = 60.0
     while True:
         begin = max(after, until - back)
-        found = deque(takewhile(lambda slot: slot <= until, timing.after(begin)), maxlen=1)
+        found = deque(
+            takewhile(lambda instant: instant <= until, timing.occurrences(begin)), maxlen=1
+        )
         if found or begin <= after:
             return found[0] if found else None
         back *= 2
 
 
 def between(timing: Timing, after: float, until: float, most: int) -> list[float]:
-    """The first slots, so many at most, after one moment and up to another."""
-    return list(islice(takewhile(lambda slot: slot <= until, timing.after(after)), most))
+    """Return the first `most` occurrences after one instant and up to another."""
+    instants = takewhile(lambda instant: instant <= until, timing.occurrences(after))
+    return list(islice(instants, most))
 
 
 def _cron(expression: Any, tz: Any) -> Cron:
@@ -193,15 +203,15 @@ def _cron(expression: Any, tz: Any) -> Cron:
             f"day of the week, in up to {LONGEST_CRON} characters"
         )
     try:
-        comes = next(CronSim(expression, _SOMETIME), None)
+        next_time = next(CronSim(expression, _ANY_TIME), None)
     except CronSimError as error:
         name = str(error).removeprefix("Bad ")
-        place, allowed = _FIELDS[name]
+        position, allowed = _FIELDS[name]
         raise ValueError(
-            f"{given}, with {fields[place]!r} for the {name}; it must be {allowed}, or a list (1,2), a range "
+            f"{given}, with {fields[position]!r} for the {name}; it must be {allowed}, or a list (1,2), a range "
             "(1-5), a step (*/5) or * of them"
         ) from None
-    if comes is None:
+    if next_time is None:
         raise ValueError(f"{given}, which never comes")
     try:
         ZoneInfo(tz)

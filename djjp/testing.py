@@ -1,7 +1,7 @@
-"""Tools for the tests of projects that use djjp: run jobs, and see what was enqueued.
+"""Tools for the tests of projects that use djjp: run jobs, and list and assert enqueued jobs.
 
 They work where Django's tests do: inside the transactions of a `TestCase`, on its connections. A test
-that uses them names the queue's alias: `databases = {"default", "queue"}`, or in pytest
+that uses them must name the queue's alias: `databases = {"default", "queue"}`, or in pytest
 `@pytest.mark.django_db(databases=["default", "queue"])`.
 """
 
@@ -21,7 +21,7 @@ from django.test.testcases import DatabaseOperationForbidden  # type: ignore[att
 from djjp import codec, conf
 from djjp.consumer.inline import run_due
 from djjp.durations import to_datetime
-from djjp.engine import NewJob
+from djjp.engine import KeyHolders, NewGraph, NewJob
 from djjp.jobs import JobHandle, RegisteredJob, enqueue
 from djjp.models import Job
 from djjp.outbox import serialization, table
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 _PAGE = 500
-# How many jobs a failed assertion lists.
+# The number of jobs that a failed assertion lists.
 _LISTED = 20
 
 
@@ -46,9 +46,13 @@ class EnqueuedJob:
     """A job as it was enqueued.
 
     Attributes:
-        args, kwargs: as the job will get them, decoded.
-        run_after: when it may start, if not at once.
-        place: where it went, or is: "queue", "outbox", or "on_commit" while it only waits for that.
+        id: its id in the queue.
+        name: the name of the `@job` function or the task.
+        args, kwargs: its arguments, decoded as the job will get them.
+        queue, priority: its queue and its priority.
+        run_after: its earliest start; None for at once.
+        destination: where it went, or is: "queue", "outbox", or "on_commit" while it only waits for the
+            commit of its transaction.
     """
 
     id: UUID
@@ -58,7 +62,7 @@ class EnqueuedJob:
     queue: str
     priority: int
     run_after: datetime | None
-    place: str
+    destination: str
 
     @property
     def handle(self) -> JobHandle:
@@ -70,25 +74,26 @@ class EnqueuedJob:
         text = f"{self.name}({', '.join(call)}) in queue {self.queue!r}"
         text += f", priority {self.priority}" if self.priority else ""
         text += f", not before {self.run_after}" if self.run_after else ""
-        return f"{text} ({self.place})"
+        return f"{text} ({self.destination})"
 
 
 # Run
 
 
 def drain(queues: str | Sequence[str] | None = None, max_jobs: int | None = None) -> int:
-    """Run all due work here and now, in this thread; returns how many executions there were.
+    """Run all due jobs here and now, in this thread; return the number of executions.
 
-    What waits in an outbox is relayed first; so is, inside a TestCase, what waits for its commit. Jobs
-    that jobs enqueue, steps that they release and retries that are due run too; what is not due yet is
+    The jobs of an outbox are relayed first; so are, inside a TestCase, jobs that wait for its commit. Jobs
+    that jobs enqueue, steps that they release and due retries run too; jobs that are not due yet are
     left. A job that fails is recorded as failed, as by a consumer. A timeout is not enforced.
 
     Args:
         queues: the queues to serve; None for all.
-        max_jobs: stop after this many executions; None for no limit.
+        max_jobs: stop after this number of executions; None for no limit.
 
     Raises:
         TransactionManagementError: it is called inside `atomic()` of a database that has an outbox.
+        ValueError: `max_jobs` is no whole number, 0 or more.
     """
     if max_jobs is not None and (type(max_jobs) is not int or max_jobs < 0):
         raise ValueError(f"max_jobs is {max_jobs!r}; it must be a whole number, 0 or more, or None")
@@ -106,39 +111,64 @@ def inline() -> Iterator[None]:
     """Run each job at once where it is enqueued, in any thread, also inside `atomic()`.
 
     Its arguments and its result go through the codec, and its row through the queue. A job that fails is
-    recorded as failed; its handle says so. What is to run later waits.
+    recorded as failed, as its handle shows. A job that must run later waits.
     """
-    before, enqueue.inline = enqueue.inline, _run_inline
-    try:
-        with _explained():
+    with _test_sender() as sender, _explained():
+        before, sender.runs_inline = sender.runs_inline, True
+        try:
             yield
-    finally:
-        enqueue.inline = before
+        finally:
+            sender.runs_inline = before
 
 
-def _run_inline() -> None:
-    run_due(relay=False)
-
-
-# See
+# List
 
 
 @contextmanager
 def captured_jobs() -> Iterator[list[EnqueuedJob]]:
-    """Collect what is enqueued inside the block, in any thread, wherever it goes.
+    """Collect the jobs that are enqueued inside the block, in any thread, wherever they go.
 
     A job is listed once it was enqueued, also when a transaction is rolled back later.
     """
     jobs: list[EnqueuedJob] = []
+    with _test_sender() as sender:
+        sender.captures.append(jobs)
+        try:
+            yield jobs
+        finally:
+            sender.captures[:] = [each for each in sender.captures if each is not jobs]
 
-    def note(new: Sequence[NewJob], place: str) -> None:
-        jobs.extend(_from_new(each, place) for each in new)
 
-    enqueue.observers.append(note)
+class _TestSender(enqueue.Sender):
+    """Sends jobs as ever or, for `inline()`, past open transactions; and lists and runs them."""
+
+    def __init__(self, replaced: enqueue.Sender) -> None:
+        self.replaced = replaced
+        self.runs_inline = False
+        self.captures: list[list[EnqueuedJob]] = []
+
+    def send(self, jobs: enqueue.Unit, database: str | None) -> KeyHolders:
+        alias = None if self.runs_inline else self.find_transaction(database)
+        destination, held = self.route(jobs, alias)
+        sent = jobs.jobs if isinstance(jobs, NewGraph) else jobs
+        for capture in tuple(self.captures):
+            capture += [_from_new(each, destination) for each in sent if each.id not in held]
+        if self.runs_inline:
+            run_due(relay=False)
+        return held
+
+
+@contextmanager
+def _test_sender() -> Iterator[_TestSender]:
+    """Replace the sender of all enqueues as long as a block needs it; overlapping blocks share one."""
+    current = enqueue.sender
+    sender = current if isinstance(current, _TestSender) else _TestSender(current)
+    enqueue.sender = sender
     try:
-        yield jobs
+        yield sender
     finally:
-        enqueue.observers.remove(note)
+        if not sender.runs_inline and not sender.captures:
+            enqueue.sender = sender.replaced
 
 
 def assert_enqueued(
@@ -156,12 +186,16 @@ def assert_enqueued(
         job: a `@job` function, a task of Django's framework, or the name of either.
         args: its positional arguments; None for any.
         kwargs: its keyword arguments; None for any.
-        count: how many such jobs there are; None for one or more.
-        queue: where it waits; None for any.
+        count: the exact number of such jobs; None for one or more.
+        queue: its queue; None for any.
         priority: its priority; None for any.
 
     Returns:
-        What was found, in the order in which it was enqueued.
+        The jobs found, in the order in which they were enqueued.
+
+    Raises:
+        AssertionError: there are none, or not `count`; the message lists the enqueued jobs.
+        TypeError: `job` is neither a job, nor a task, nor a name.
     """
     __tracebackhide__ = True
     wanted = _Wanted(job, args, kwargs, queue, priority)
@@ -183,13 +217,13 @@ def assert_not_enqueued(
     queue: str | None = None,
     priority: int | None = None,
 ) -> None:
-    """Assert that no such job was enqueued; takes what `assert_enqueued` takes."""
+    """Assert that no such job was enqueued; the arguments are those of `assert_enqueued`."""
     __tracebackhide__ = True
     assert_enqueued(job, args, kwargs, count=0, queue=queue, priority=priority)
 
 
 class _Wanted:
-    """What an assertion looks for."""
+    """The jobs that an assertion searches for."""
 
     def __init__(
         self,
@@ -199,12 +233,12 @@ class _Wanted:
         queue: str | None,
         priority: int | None,
     ) -> None:
-        name, arrives = _named(job)
+        name, convert = _named(job)
         values: dict[str, Any] = {"name": name, "queue": queue, "priority": priority}
         if args is not None:
-            values["args"] = tuple(arrives(each) for each in args)
+            values["args"] = tuple(convert(each) for each in args)
         if kwargs is not None:
-            values["kwargs"] = {key: arrives(value) for key, value in kwargs.items()}
+            values["kwargs"] = {key: convert(value) for key, value in kwargs.items()}
         self._values = {key: value for key, value in values.items() if value is not None}
 
     def fits(self, job: EnqueuedJob) -> bool:
@@ -216,7 +250,7 @@ class _Wanted:
 
 
 def _named(job: Any) -> tuple[str, Callable[[Any], Any]]:
-    """The name under which a job is enqueued, and what makes of an argument what it will get."""
+    """Return the name under which a job is enqueued, and what converts an argument to the one it will get."""
     if isinstance(job, str):
         return job, _through_codec
     task = getattr(job, "task", job)
@@ -230,11 +264,11 @@ def _named(job: Any) -> tuple[str, Callable[[Any], Any]]:
 
 
 def _through_codec(value: Any) -> Any:
-    return codec.decode_value(codec.encode_value(value, "an argument to look for"))
+    return codec.decode_value(codec.encode_value(value, "an argument to compare"))
 
 
 def _enqueued() -> list[EnqueuedJob]:
-    """What the outboxes and the queue have, in the order in which it was enqueued."""
+    """Return the jobs in the outboxes and the queue, in the order in which they were enqueued."""
     found: dict[UUID, EnqueuedJob] = {}
     with _explained():
         for alias in table.outboxes():
@@ -249,10 +283,12 @@ def _enqueued() -> list[EnqueuedJob]:
     return [found[id] for id in sorted(found)]
 
 
-def _from_new(job: NewJob, place: str) -> EnqueuedJob:
+def _from_new(job: NewJob, destination: str) -> EnqueuedJob:
     args, kwargs = codec.decode_arguments(job.arguments)
     due = None if job.run_after is None else to_datetime(job.run_after)
-    return EnqueuedJob(job.id, job.name, tuple(args), kwargs, job.queue, job.priority, due, place)
+    return EnqueuedJob(
+        job.id, job.name, tuple(args), kwargs, job.queue, job.priority, due, destination
+    )
 
 
 def _from_row(job: Job) -> EnqueuedJob:
@@ -273,13 +309,13 @@ def _listed(jobs: list[EnqueuedJob]) -> str:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Say what a test has to name, where Django refuses it a database."""
+    """Name the databases that a test must name, where Django refuses it one of them."""
     try:
         yield
     except DatabaseOperationForbidden as error:
         aliases = sorted({*table.outboxes(), conf.current().db_name})
         if not any(repr(alias) in str(error) for alias in aliases):
-            raise  # a database that is not djjp's business
+            raise  # a database that djjp does not use
         raise DatabaseOperationForbidden(
             f"{error} djjp's tools need databases = {{{json.dumps(aliases)[1:-1]}}} in the test class; "
             f"in pytest, @pytest.mark.django_db(databases={json.dumps(aliases)})"

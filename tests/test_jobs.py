@@ -17,8 +17,7 @@ import djjp
 from djjp import arun_many, get_job, job, run_many
 from djjp.engine import Engine
 from djjp.exceptions import EncodeError, JobDoesNotExist, JobNameTaken, JobNotRegistered
-from djjp.jobs import RegisteredJob, registry
-from djjp.jobs.bound import BoundJob
+from djjp.jobs import JobOptions, RegisteredJob, registry
 from djjp.models import Job
 from tests.project.shop.jobs import add, anap, echo, mail
 
@@ -177,7 +176,7 @@ def may(a: Any = 1, *, b: Any = 2, **more: Any) -> None: ...
 
 @pytest.mark.parametrize("function", [none, two, some, rest, needs, may])
 def test_a_call_is_accepted_exactly_if_the_function_would_take_it(function: Any) -> None:
-    its = RegisteredJob(function, "test.its")
+    its = RegisteredJob(function, JobOptions("test.its"))
     for count in range(6):
         for named in ({}, {"a": 0}, {"b": 0}, {"c": 0}, {"z": 0}):
             fits = True
@@ -189,8 +188,8 @@ def test_a_call_is_accepted_exactly_if_the_function_would_take_it(function: Any)
                 bound = its.bind(*range(count), **named)
             except TypeError:
                 assert not fits
-            else:  # one that lacks its first argument is of another type
-                assert fits == (type(bound) is BoundJob)
+            else:
+                assert fits == (not bound.missing_first)
 
 
 def test_surplus_positional_arguments_are_named_by_their_place(engine: Engine) -> None:
@@ -202,7 +201,7 @@ def test_using_changes_the_options_of_one_call_only(engine: Engine) -> None:
     mail.using(queue="bulk", priority=-3).run_later("a@b.c")
 
     assert (only_row().queue, only_row().priority) == ("bulk", -3)
-    assert (mail.queue, mail.priority) == ("mail", 5)
+    assert (mail.options.queue, mail.options.priority) == ("mail", 5)
 
 
 def test_using_an_option_that_is_none_is_refused(engine: Engine) -> None:
@@ -318,7 +317,7 @@ def test_the_name_of_a_row_imports_nothing(engine: Engine) -> None:
     from djjp.consumer.execution import Execution
     from djjp.engine import Claimed
 
-    row = Claimed(add.bind(1).row().id, "os.getcwd", '{"args":[],"kwargs":{}}', 1, 0)
+    row = Claimed(add.bind(1).to_row().id, "os.getcwd", '{"args":[],"kwargs":{}}', 1, 0)
     outcome = Execution(row).run()
 
     assert outcome.failure is not None

@@ -12,7 +12,7 @@ import pytest
 
 from djjp import Limit, Rate, chain, group
 from djjp.engine import Engine
-from djjp.jobs import RegisteredJob
+from djjp.jobs import JobOptions, RegisteredJob
 from djjp.models import Flag, Job, State
 from djjp.outbox.models import OutboxJob
 
@@ -22,7 +22,7 @@ def sync(tenant_id: int, name: str = "all", *rest: str, **more: object) -> None:
 
 def declared(function: Callable[..., Any] = sync, **options: Any) -> RegisteredJob[..., Any]:
     """A job that no registry knows."""
-    return RegisteredJob(function, "test.sync", **options)
+    return RegisteredJob(function, JobOptions("test.sync", **options))
 
 
 #: The options that have a key.
@@ -148,7 +148,7 @@ def test_what_using_changes_is_checked_too() -> None:
 )
 def test_a_key_is_made_of_the_arguments(key: Any, text: str) -> None:
     bound = declared(limit=Limit(key, 2), unique_key=key).bind(7, colour="red")
-    row = bound.row()
+    row = bound.to_row()
     assert (row.limit_key, row.limit_max, row.limit_per, row.unique_key) == (text, 2, None, text)
 
 
@@ -163,7 +163,7 @@ def test_a_key_is_made_of_the_arguments(key: Any, text: str) -> None:
     ],
 )
 def test_an_argument_is_written_as_python_writes_it(value: Any, text: str) -> None:
-    assert declared(unique_key="{tenant_id}").bind(value).row().unique_key == text
+    assert declared(unique_key="{tenant_id}").bind(value).to_row().unique_key == text
 
 
 def test_a_function_gets_its_own_copies_of_the_arguments() -> None:
@@ -173,7 +173,7 @@ def test_a_function_gets_its_own_copies_of_the_arguments() -> None:
 
     ids = [0]
     bound = declared(unique_key=key).bind(ids)
-    assert (bound.row().unique_key, bound.row().unique_key, ids) == ("[0, 1]", "[0, 1]", [0])
+    assert (bound.to_row().unique_key, bound.to_row().unique_key, ids) == ("[0, 1]", "[0, 1]", [0])
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_a_step_of_a_pipeline_has_no_unique_key(engine: Engine, place: str) -> N
 
 
 def test_a_plain_row_says_nothing_of_it() -> None:
-    row = declared().bind(7).row()
+    row = declared().bind(7).to_row()
     assert (row.flags, row[-5:]) == (0, (None,) * 5)
 
 
@@ -252,19 +252,19 @@ def test_a_row_says_what_was_agreed() -> None:
         unique_until="start",
         expires_after=30,
     )
-    row = job.bind(7).row()
+    row = job.bind(7).to_row()
     assert row.flags == Flag.RATE_LIMITED | Flag.UNIQUE | Flag.UNTIL_START | Flag.EXPIRES
     assert row[-5:] == ("7", "api", 10, 60.0, row.created_at + 30)
-    assert declared(limit=Limit("a")).bind(7).row().flags == Flag.LIMITED
+    assert declared(limit=Limit("a")).bind(7).to_row().flags == Flag.LIMITED
 
 
 def test_an_expiry_counts_from_the_time_when_a_job_may_run() -> None:
     job = declared(expires_after=timedelta(seconds=30))
-    later = job.using(run_after=timedelta(hours=1)).bind(7).row()
+    later = job.using(run_after=timedelta(hours=1)).bind(7).to_row()
     assert later.run_after is not None
     assert later.expires_at == later.run_after + 30
-    past = job.using(run_after=timedelta(hours=-1)).bind(7).row()
+    past = job.using(run_after=timedelta(hours=-1)).bind(7).to_row()
     assert (past.state, past.expires_at) == (State.READY, past.created_at + 30)
     # The last day there is has no day after it.
-    last = job.using(run_after=datetime(9998, 12, 31, 23, 59, 59, tzinfo=UTC)).bind(7).row()
+    last = job.using(run_after=datetime(9998, 12, 31, 23, 59, 59, tzinfo=UTC)).bind(7).to_row()
     assert last.expires_at == last.run_after

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -9,7 +11,8 @@ from typing import Any
 import pytest
 
 from djjp import job
-from djjp.jobs import RegisteredJob, registry
+from djjp.jobs import JobOptions, RegisteredJob, options, registry
+from djjp.jobs.options import JobOptionsDict
 
 
 @pytest.fixture
@@ -85,7 +88,7 @@ def test_retry_on_takes_classes_of_exceptions_only(declare: Callable[..., Any], 
 def test_what_an_option_takes_it_keeps(
     declare: Callable[..., Any], option: str, value: Any
 ) -> None:
-    assert getattr(declare(**{option: value}), option) == value
+    assert getattr(declare(**{option: value}).options, option) == value
 
 
 def test_an_option_that_does_not_exist_is_a_type_error(declare: Callable[..., Any]) -> None:
@@ -94,5 +97,50 @@ def test_an_option_that_does_not_exist_is_a_type_error(declare: Callable[..., An
 
 
 def test_on_crash_is_written_into_the_row(declare: Callable[..., Any]) -> None:
-    assert declare().bind().row().on_crash == "retry"
-    assert declare(on_crash="fail").bind().row().on_crash == "fail"
+    assert declare().bind().to_row().on_crash == "retry"
+    assert declare(on_crash="fail").bind().to_row().on_crash == "fail"
+
+
+# What is written twice
+
+
+def test_the_options_that_a_type_checker_knows_are_those_of_the_dataclass() -> None:
+    """All but the two that only `using()` sets; `name` has a default that the function gives."""
+    of_using = {"run_after", "database"}
+    fields = {f.name: f.type for f in dataclasses.fields(JobOptions) if f.name not in of_using}
+    written = {name: each.__forward_arg__ for name, each in JobOptionsDict.__annotations__.items()}
+    assert written == fields | {"name": "str | None"}
+
+
+def test_each_option_is_described_in_the_docstring() -> None:
+    described = re.findall(r"^        (\w+): ", JobOptions.__doc__ or "", re.MULTILINE)
+    assert described == [field.name for field in dataclasses.fields(JobOptions)]
+
+
+# Options for some calls
+
+
+def test_a_copy_validates_only_what_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = RegisteredJob(lambda: None, JobOptions("options.copied", every=60))
+    seen: list[str] = []
+    watched = {o: lambda option, value: seen.append(option) for o in options._VALIDATORS}
+    monkeypatch.setattr(options, "_VALIDATORS", watched)
+
+    copied = job.using(queue="bulk", priority=3)
+
+    assert seen == ["queue", "priority"]
+    assert copied.signature is job.signature
+
+
+def test_a_copy_knows_its_own_constraints() -> None:
+    job = RegisteredJob(lambda: None, JobOptions("options.constrained"))
+    assert not job.options.has_constraints
+    assert job.using(unique_key="one").options.has_constraints
+    assert not job.options.has_constraints
+
+
+def test_an_attribute_of_the_function_is_not_taken_for_the_options() -> None:
+    def function() -> None: ...
+
+    function.options = "its own"  # type: ignore[attr-defined]  # a function takes any
+    assert RegisteredJob(function, JobOptions("options.own")).options.name == "options.own"

@@ -169,7 +169,9 @@ def test_what_does_not_fit_is_a_type_error_and_nothing_is_written(
 
 
 def test_the_error_says_which_job_and_what_to_write() -> None:
-    with pytest.raises(TypeError, match=r"shop\.jobs\.add behind what it receives: too many"):
+    with pytest.raises(
+        TypeError, match=r"shop\.jobs\.add with the input from its pipeline first: too many"
+    ):
         chain(add.bind(1), add.bind(1, 2))
     with pytest.raises(TypeError, match=r"tests\.project\.shop\.jobs\.add\.bind\("):
         chain(add)  # type: ignore[arg-type]

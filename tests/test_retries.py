@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from djjp.exceptions import Retry
-from djjp.jobs.retries import LONGEST, check_backoff, check_retry_on, exponential, pause
+from djjp.jobs.retries import LONGEST, exponential, pause, validate_backoff, validate_retry_on
 
 
 @pytest.mark.parametrize(("attempt", "around"), [(1, 1), (2, 2), (3, 4), (6, 32), (11, 1024)])
@@ -50,7 +50,7 @@ def test_the_default_stays_within_an_hour_and_its_spread(attempt: int) -> None:
 def test_a_pause_is_what_the_backoff_says_for_the_attempt(
     backoff: Any, pauses: list[float]
 ) -> None:
-    check_backoff(backoff)
+    validate_backoff(backoff)
 
     assert [pause(backoff, attempt) for attempt in range(1, 5)] == pauses
 
@@ -58,7 +58,7 @@ def test_a_pause_is_what_the_backoff_says_for_the_attempt(
 @pytest.mark.parametrize("backoff", [-1, math.nan, "5", None, True, [], (), [1, -1], [None]])
 def test_what_can_be_no_backoff_is_refused(backoff: Any) -> None:
     with pytest.raises(ValueError, match="backoff"):
-        check_backoff(backoff)
+        validate_backoff(backoff)
 
 
 def test_a_function_that_gives_no_pause_is_found_when_it_is_asked() -> None:
@@ -69,7 +69,7 @@ def test_a_function_that_gives_no_pause_is_found_when_it_is_asked() -> None:
 @pytest.mark.parametrize("kind", [int, "ValueError", ValueError("an instance"), None])
 def test_what_is_no_class_of_exceptions_cannot_be_retried_on(kind: Any) -> None:
     with pytest.raises(TypeError, match="retry_on"):
-        check_retry_on((ValueError, kind))
+        validate_retry_on((ValueError, kind))
 
 
 @pytest.mark.parametrize("after", [-1, math.nan, "5", True, timedelta(seconds=-1), [1]])

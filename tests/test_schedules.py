@@ -152,6 +152,6 @@ def test_the_next_slot_follows_the_last_that_is_settled() -> None:
     at = datetime.fromisoformat("2026-05-04T12:00:00+02:00").timestamp()
     row = Schedule(cron="0 9 * * *", tz="Europe/Berlin", fired_until=at)
     assert schedules.when(row) == "0 9 * * * Europe/Berlin"
-    assert schedules.next_slot(row) == at + 21 * 3600
-    assert schedules.next_slot(row, at + 21 * 3600) == at + 45 * 3600
+    assert schedules.next_occurrence(row) == at + 21 * 3600
+    assert schedules.next_occurrence(row, at + 21 * 3600) == at + 45 * 3600
     assert schedules.when(Schedule(every=timedelta(minutes=5))) == "every 0:05:00"

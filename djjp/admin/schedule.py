@@ -106,7 +106,7 @@ class ScheduleAdmin(Base):
         """Its next slot, where it is enabled and can be fired by what is registered here."""
         if not row.enabled or schedules.problem(row) is not None:
             return _NOTHING
-        return _moment(schedules.next_slot(row))
+        return _moment(schedules.next_occurrence(row))
 
     @admin.display(description="last")
     def last(self, row: Schedule) -> SafeString:

@@ -23,7 +23,7 @@ from djjp.consumer import connections
 from djjp.consumer.failures import describe
 from djjp.engine import Claimed, Outcome, Progress
 from djjp.exceptions import Discard, JobInterrupted, JobTimedOut, Retry
-from djjp.jobs import RegisteredJob, options, registry, retries
+from djjp.jobs import RegisteredJob, registry, retries
 from djjp.jobs.current import CurrentJob, running
 from djjp.models import Flag, State
 
@@ -84,7 +84,7 @@ class Execution:
     @property
     def timeout(self) -> float | None:
         """Seconds that it may take; None for no limit."""
-        return None if self.job is None else self.job.timeout_seconds
+        return None if self.job is None else self.job.options.timeout_seconds
 
     @property
     def is_coroutine(self) -> bool:
@@ -112,7 +112,9 @@ class Execution:
             return self._told(self.failed(error))
         else:
             outcome = self._returned(result)
-            return outcome if self.job is None or not self.job.tells else self._told(outcome)
+            return (
+                outcome if self.job is None or not self.job.wants_outcome else self._told(outcome)
+            )
         finally:
             connections.tidy()
 
@@ -136,7 +138,7 @@ class Execution:
             outcome = self.failed(error)
         else:
             outcome = self._returned(result)
-        if self.job is not None and self.job.tells:
+        if self.job is not None and self.job.wants_outcome:
             with suppress(BaseException):  # cancelled while it is told
                 await sync_to_async(self._told)(outcome)
         if aside is not None:
@@ -171,9 +173,9 @@ class Execution:
 
     def _told(self, outcome: Outcome) -> Outcome:
         """The outcome, after the job was told of it. Nothing that comes of that changes it."""
-        if self.job is not None and self.job.tells and not self.given_up:
+        if self.job is not None and self.job.wants_outcome and not self.given_up:
             try:
-                copy_context().run(self.job.ended, outcome, self.consumer)
+                copy_context().run(self.job.on_finished, outcome, self.consumer)
             except BaseException:
                 logger.exception("%s %s has ended, and then", self.claimed.name, self.claimed.id)
         return outcome
@@ -205,7 +207,7 @@ class Execution:
             if self.claimed.input is None:
                 raise LookupError("what this step of a pipeline waits for has no result any more")
             args.insert(0, codec.decode_value(self.claimed.input))
-        return job.function_for(self.claimed, self.consumer), args, kwargs
+        return job.callable_for(self.claimed, self.consumer), args, kwargs
 
     def _pause(self, error: BaseException) -> float | None:
         """Seconds until the next attempt; None when there is none."""
@@ -214,16 +216,16 @@ class Execution:
             return None
         number = self.claimed.attempt - self.claimed.rescues
         if isinstance(error, Retry):
-            if job.max_attempts is not None and number >= job.max_attempts:
+            if job.options.max_attempts is not None and number >= job.options.max_attempts:
                 return None
-        elif number >= (job.max_attempts or 1) or not isinstance(
-            error, (*options.classes(job.retry_on), JobTimedOut)
+        elif number >= (job.options.max_attempts or 1) or not isinstance(
+            error, (*job.options.retried_exceptions, JobTimedOut)
         ):
             return None
         try:
             if isinstance(error, Retry) and error.after is not None:
                 return durations.seconds("after", error.after)
-            return retries.pause(job.backoff, number)
+            return retries.pause(job.options.backoff, number)
         except BaseException:
             logger.exception("the backoff of %s is of no use; it pauses as by default", job.name)
             return retries.exponential(number)

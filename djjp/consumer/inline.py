@@ -22,7 +22,7 @@ from djjp.consumer.liveness import new_name
 from djjp.consumer.serving import Rank, Serving
 from djjp.engine import Claimed, Engine, Outcome, Progress, current
 from djjp.jobs import registry
-from djjp.jobs.enqueue import send_waiting
+from djjp.jobs.enqueue import send_pending
 from djjp.models import FINISHED, Flag
 from djjp.outbox.relay import sweep
 
@@ -46,7 +46,7 @@ def run_due(
         while max_jobs is None or executed < max_jobs:
             if relay:
                 sweep()
-                send_waiting()
+                send_pending()
             claimed = _claim(engine, name, serving, unknown)
             if claimed is None:
                 break

@@ -56,11 +56,11 @@ class Timekeeper:
         self._read_at = self._next = inf
 
     def _fire(self, row: Schedule, now: float) -> int:
-        settled = schedules.settled_for(row, self._began, now)
+        settled = schedules.fired_until(row, self._began, now)
         try:
             due = schedules.due(row, now, settled, BATCH)
             jobs = self._jobs(row, due)
-            following = schedules.next_slot(row, due[-1] if due else settled)
+            following = schedules.next_occurrence(row, due[-1] if due else settled)
         except Exception as error:  # noqa: BLE001  (the key of a limit is made by users' code)
             self._leave(row, str(error))
             return 0
@@ -72,7 +72,7 @@ class Timekeeper:
         if not due:
             return []
         call = schedules.call(row)
-        jobs = [(slot, call.row()) for slot in due]
+        jobs = [(slot, call.to_row()) for slot in due]
         self._left.pop(row.pk, None)
         return jobs
 

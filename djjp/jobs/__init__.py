@@ -1,15 +1,17 @@
 """Jobs: what `@job` makes of a function, and how a call of it is enqueued and looked up."""
 
-from djjp.jobs.bound import BoundJob
-from djjp.jobs.bulk import arun_many, run_many
+from djjp.jobs.bound import BoundJob, arun_many, run_many
 from djjp.jobs.current import current_job
-from djjp.jobs.decorator import RegisteredJob, job
+from djjp.jobs.decorator import job
 from djjp.jobs.handles import JobHandle, aget_job, get_job
+from djjp.jobs.options import JobOptions
+from djjp.jobs.registered import RegisteredJob
 from djjp.limits import Limit, Rate
 
 __all__ = [
     "BoundJob",
     "JobHandle",
+    "JobOptions",
     "Limit",
     "Rate",
     "RegisteredJob",

@@ -1,128 +1,172 @@
-"""Bound jobs: calls that are not made yet, checked and encoded, by themselves or as steps of a pipeline."""
+"""Bound jobs: checked and encoded calls that are not enqueued yet; `run_many()` enqueues many of them."""
 
 from __future__ import annotations
 
+import inspect
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, ClassVar
+from itertools import islice
 from uuid import UUID
 
+from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.utils import timezone
 
 from djjp import codec
-from djjp.engine import KeyHolders, NewJob
-from djjp.ids import new_id
+from djjp.engine import NO_HOLDERS, KeyHolders, NewJob
+from djjp.ids import new_id, new_ids
 from djjp.jobs import constraints
 from djjp.jobs.enqueue import aenqueue, enqueue
 from djjp.jobs.handles import JobHandle
+from djjp.jobs.options import JobOptions
 from djjp.models import OnCrash, State
 
-if TYPE_CHECKING:
-    from djjp.jobs import RegisteredJob
-
+#: The number of jobs that `run_many` writes at once. A chunk is written whole or not at all.
+CHUNK = 1000
 
 _ON_CRASH = {each.value: each for each in OnCrash}
 
 
-# Not frozen: to make such a one takes three times as long, for each call that is enqueued.
+# Not frozen: a frozen dataclass takes three times as long to construct, and every enqueue constructs one.
 @dataclass(eq=False, slots=True)
 class BoundJob:
-    """A call that is not made yet.
+    """A call of a job that is not enqueued yet.
 
     Attributes:
-        job: what to call, with its options.
+        options: the options of the job.
+        signature: the parameters of its function.
         arguments: the encoded arguments.
+        takes_input: whether, behind another job of a pipeline, the call gets that job's result ahead of
+            its own arguments.
+        missing_first: whether the call lacks its first argument, so that only a pipeline can run it.
     """
 
-    job: RegisteredJob[..., Any]
+    options: JobOptions
+    signature: inspect.Signature
     arguments: str
+    takes_input: bool = True
+    missing_first: bool = False
 
-    #: Whether it gets the results of those before it in a pipeline, ahead of its arguments.
-    receives: ClassVar[bool] = True
+    def validate(self, *, has_parents: bool = False) -> None:
+        """Raise TypeError if the call does not fit the function, with the input from a pipeline or without.
 
-    def check(self, *, behind: bool = False) -> None:
-        """Raise TypeError if the call does not fit the function, alone or behind another job of a pipeline."""
+        Args:
+            has_parents: whether it runs behind other jobs of a pipeline.
+        """
         args, kwargs = codec.decode_arguments(self.arguments)
-        first = [None] if behind and self.receives else []
+        first = [None] if has_parents and self.takes_input else []
         try:
-            self.job.signature.bind(*first, *args, **kwargs)
+            self.signature.bind(*first, *args, **kwargs)
         except TypeError as error:
-            where = " behind what it receives" if first else ""
-            raise TypeError(f"{self.job.name}{where}: {error}") from None
+            where = " with the input from its pipeline first" if first else ""
+            raise TypeError(f"{self.options.name}{where}: {error}") from None
 
     def run_later(self) -> JobHandle:
-        """Enqueue the call and return its handle."""
-        row = self.row()
-        return handle_of(row, enqueue([row], self.job.database))
+        """Enqueue the call and return its handle: of the job that has its unique key, if another one has.
+
+        Raises:
+            TypeError: the call lacks its first argument, or a key cannot be made of its arguments.
+            ValueError: a key is empty or longer than 200 characters.
+            QueueUnavailable: the queue's database does not answer, and there is no outbox for the job.
+        """
+        row = self.to_row()
+        return handle_of(row, enqueue([row], self.options.database))
 
     async def arun_later(self) -> JobHandle:
         """`run_later` for coroutines."""
-        row = self.row()
-        return handle_of(row, await aenqueue([row], self.job.database))
+        row = self.to_row()
+        return handle_of(row, await aenqueue([row], self.options.database))
 
-    def row(self, id: UUID | None = None, now: float | None = None) -> NewJob:
-        """The row to enqueue; without an id and a time that many calls were given, with its own."""
-        self._must_stand_alone()
-        return self.step(id, now)
-
-    def _must_stand_alone(self) -> None:
-        """Raise TypeError for a call that waits for its first argument."""
-
-    def step(
-        self, id: UUID | None = None, now: float | None = None, *, behind: bool = False
+    def to_row(
+        self, id: UUID | None = None, now: float | None = None, *, has_parents: bool = False
     ) -> NewJob:
-        """`row()` for a place in a pipeline, behind another job or not, where the call was checked."""
-        job = self.job
+        """Return the row to enqueue.
+
+        Args:
+            id: the job's id; None for a new one.
+            now: the time of the enqueue, in seconds since the epoch; None for now.
+            has_parents: whether it runs behind other jobs of a pipeline.
+
+        Raises:
+            TypeError, ValueError: as `run_later()`.
+        """
+        if self.missing_first and not has_parents:
+            args, kwargs = codec.decode_arguments(self.arguments)
+            self.signature.bind(*args, **kwargs)  # raises
+        options = self.options
         if now is None:
             now = time.time()
-        due = None if job.run_after is None else _due(job.run_after, now)
-        state = State.READY if due is None or due <= now else State.SCHEDULED
-        on_crash = _ON_CRASH[job.on_crash]
+        due = None if options.run_after is None else _due(options.run_after, now)
         row = NewJob(
             id or new_id(),
-            job.name,
-            job.queue,
-            job.priority,
-            state,
+            options.name,
+            options.queue,
+            options.priority,
+            State.READY if due is None or due <= now else State.SCHEDULED,
             due,
             now,
             self.arguments,
-            on_crash,
+            _ON_CRASH[options.on_crash],
         )
-        if not job.has_terms:
+        if not options.has_constraints:
             return row
-        return constraints.agreed(job, row, receives=behind and self.receives)
+        takes_input = has_parents and self.takes_input
+        return constraints.apply(options, self.signature, row, takes_input=takes_input)
 
 
-class BoundRest(BoundJob):
-    """A call that lacks its first argument, which another job of a pipeline is to give."""
+def run_many(bound: Iterable[BoundJob]) -> list[JobHandle]:
+    """Enqueue many calls, of any mix of jobs, and return their handles in order.
 
-    __slots__ = ()
+    The calls are taken from the iterable and written in chunks of 1,000, each whole or not at all.
 
-    def _must_stand_alone(self) -> None:
-        args, kwargs = codec.decode_arguments(self.arguments)
-        self.job.signature.bind(*args, **kwargs)
+    Raises:
+        TypeError: a call lacks its first argument, or a key cannot be made of its arguments.
+        ValueError: a key is empty or longer than 200 characters.
+        QueueUnavailable: the queue's database does not answer, and there is no outbox for the jobs. The
+            chunks before this one are enqueued.
+    """
+    handles: list[JobHandle] = []
+    for calls in _chunks(bound):
+        now, ids = time.time(), new_ids(len(calls))
+        rows = [call.to_row(id, now) for call, id in zip(calls, ids, strict=True)]
+        databases = {call.options.database for call in calls}
+        held: KeyHolders = NO_HOLDERS
+        if len(databases) == 1:  # as a rule: None
+            held = enqueue(rows, *databases)
+        else:
+            for database in databases:
+                pairs = zip(calls, rows, strict=True)
+                theirs = [row for call, row in pairs if call.options.database == database]
+                held = {**held, **enqueue(theirs, database)}
+        if held:
+            handles += [handle_of(row, held) for row in rows]
+        else:
+            handles += [JobHandle(row.id, row.state) for row in rows]
+    return handles
 
 
-class BoundAlone(BoundJob):
-    """A call that takes nothing from other jobs of a pipeline."""
-
-    __slots__ = ()
-
-    receives = False
+async def arun_many(bound: Iterable[BoundJob]) -> list[JobHandle]:
+    """`run_many` for coroutines."""
+    return await sync_to_async(run_many)(bound)
 
 
 def handle_of(row: NewJob, held: KeyHolders) -> JobHandle:
-    """The handle of an enqueued job, or of the one that has its unique key."""
+    """Return the handle of an enqueued job, or of the job that has its unique key."""
     if row.id in held:
         return JobHandle(*held[row.id])
     return JobHandle(row.id, row.state)
 
 
+def _chunks(bound: Iterable[BoundJob]) -> Iterator[list[BoundJob]]:
+    calls = iter(bound)
+    while chunk := list(islice(calls, CHUNK)):
+        yield chunk
+
+
 def _due(run_after: timedelta | datetime, now: float) -> float:
-    """Seconds since the epoch; a naive datetime is in Django's current time zone."""
+    """Return seconds since the epoch; a naive datetime is in Django's current time zone."""
     if isinstance(run_after, timedelta):
         return now + run_after.total_seconds()
     if timezone.is_naive(run_after) and settings.USE_TZ:

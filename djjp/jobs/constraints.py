@@ -1,49 +1,53 @@
-"""The terms of one call: what its limit, its unique key and its expiry are, as its row says it."""
+"""The constraints of one call, as columns of its row: a limit or a rate, a unique key, an expiry."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import inspect
+from typing import Any
 
 from djjp import codec, limits
 from djjp.durations import END_OF_TIME, seconds
 from djjp.engine import NewJob
+from djjp.jobs.options import JobOptions
 from djjp.limits import Limit
 from djjp.models import Flag
 
-if TYPE_CHECKING:
-    from djjp.jobs import RegisteredJob
 
-
-def agreed(job: RegisteredJob[..., Any], row: NewJob, *, receives: bool = False) -> NewJob:
-    """The row of a call of a job that has terms.
+def apply(
+    options: JobOptions, signature: inspect.Signature, row: NewJob, *, takes_input: bool = False
+) -> NewJob:
+    """Return the row of a call with the columns that its job's constraints set.
 
     Args:
-        receives: whether its first argument comes only when it runs.
+        takes_input: whether the first argument is the input from its pipeline, which comes when it runs.
 
     Raises:
         TypeError, ValueError: a key cannot be made of the call's arguments.
     """
     args, kwargs = codec.decode_arguments(row.arguments)
-    if receives:
+    if takes_input:
         args.insert(0, limits.NOT_YET)
     flags = row.flags
-    more: dict[str, Any] = {}
-    limit = job.limit
+    columns: dict[str, Any] = {}
+    limit = options.limit
     if limit is not None:
         kind = type(limit).__name__
-        text = limits.text_of(f"the key of a {kind}", limit.key, job.signature, args, kwargs)
-        more.update(limit_key=text, limit_max=limit.most)
+        key = limits.key_of_call(f"the key of a {kind}", limit.key, signature, args, kwargs)
+        columns.update(limit_key=key, limit_max=limit.most)
         if isinstance(limit, Limit):
             flags |= Flag.LIMITED
         else:
             flags |= Flag.RATE_LIMITED
-            more["limit_per"] = seconds("per", limit.per)
-    if job.unique_key is not None:
-        text = limits.text_of("unique_key", job.unique_key, job.signature, args, kwargs)
-        more["unique_key"] = text
-        flags |= Flag.UNIQUE | (Flag.UNTIL_START if job.unique_until == "start" else 0)
-    if job.expires_after is not None:
+            columns["limit_per"] = seconds("per", limit.per)
+    if options.unique_key is not None:
+        columns["unique_key"] = limits.key_of_call(
+            "unique_key", options.unique_key, signature, args, kwargs
+        )
+        flags |= Flag.UNIQUE | (Flag.UNTIL_START if options.unique_until == "start" else 0)
+    if options.expires_after is not None:
         flags |= Flag.EXPIRES
         due = row.created_at if row.run_after is None else max(row.run_after, row.created_at)
-        more["expires_at"] = min(due + seconds("expires_after", job.expires_after), END_OF_TIME)
-    return row._replace(flags=flags, **more)
+        columns["expires_at"] = min(
+            due + seconds("expires_after", options.expires_after), END_OF_TIME
+        )
+    return row._replace(flags=flags, **columns)

@@ -1,4 +1,4 @@
-"""`current_job()`: what a running job can know and say of itself."""
+"""`current_job()`: the running job, as its own code sees it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from uuid import UUID
 
 from djjp.engine import Claimed, Progress
 
-_MOST = 2**63 - 1
+_MAX_NUMBER = 2**63 - 1
 
 
 class CurrentJob:
@@ -44,7 +44,7 @@ class CurrentJob:
 
     @property
     def cancelled(self) -> bool:
-        """Whether someone wants this job to stop, or another consumer has taken it over.
+        """True once this job must stop: it was cancelled, or another consumer has taken it over.
 
         A job that returns once it sees this ends as cancelled.
         """
@@ -55,19 +55,23 @@ class CurrentJob:
         self._cancelled = True
 
     def progress(self, done: int, total: int | None = None) -> None:
-        """Say how far the job has come; the handle and the admin show it within about a second.
+        """Report progress; the handle and the admin show it within about a second.
 
-        It costs no statement of its own, so it may be said for each row of a loop.
+        A report costs no statement of its own, so a loop can report each of its rows.
+
+        Args:
+            done: the number of units done.
+            total: the number of units in all; None if it is unknown.
 
         Raises:
             TypeError: a number is not a whole one.
-            ValueError: it is one that a database's 63 bits do not hold.
+            ValueError: a number does not fit into a database's 63 bits.
         """
         numbers: list[object] = [done] if total is None else [done, total]
         for number in numbers:
             if not isinstance(number, int) or isinstance(number, bool):
                 raise TypeError(f"progress takes whole numbers, not {number!r}")
-            if not -_MOST <= number <= _MOST:
+            if not -_MAX_NUMBER <= number <= _MAX_NUMBER:
                 raise ValueError(f"progress takes numbers of up to 63 bits, not {number!r}")
         if self._report is not None:
             self._report(Progress(self._claimed, done, total))
@@ -77,5 +81,5 @@ running: ContextVar[CurrentJob | None] = ContextVar("djjp_current_job", default=
 
 
 def current_job() -> CurrentJob | None:
-    """The job that runs in this thread or task; None outside of one, as when its function is just called."""
+    """Return the job that runs in this thread or task; None outside of one, as in a plain call of its function."""
     return running.get()

@@ -1,58 +1,257 @@
-"""Options of `@job`: what each may be, said in one place."""
+"""The options of `@job`: each one's type, default, meaning and validation, in this module alone."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
-from typing import Any
+from functools import cached_property
+from types import NoneType
+from typing import Any, TypedDict
 
-from djjp import conf, limits
+from django.conf import settings
+
+from djjp import conf, limits, recurrence
 from djjp.durations import seconds
-from djjp.jobs.retries import check_backoff, check_retry_on
-from djjp.models import OnCrash
+from djjp.jobs import retries
+from djjp.jobs.retries import Backoff, exponential
+from djjp.limits import Key, Limit, Rate
+from djjp.models import CatchUp, OnCrash
 
 _MAX_NAME, _MAX_QUEUE = 200, 100
 _PRIORITIES = range(-32768, 32768)
 
+#: The options that make a schedule, and its calls' arguments.
+SCHEDULE_OPTIONS = ("cron", "tz", "every", "catch_up", "schedule_args", "schedule_kwargs")
 
-def check(job: Any) -> None:
-    """Check the options of a job.
+
+class JobOptionsDict(TypedDict, total=False):
+    """The options that `@job` takes, for type checkers: the fields of `JobOptions` that a declaration can set.
+
+    A type checker needs them written out; a test compares them with the fields.
+    """
+
+    name: str | None
+    queue: str
+    priority: int
+    max_attempts: int | None
+    backoff: Backoff
+    retry_on: type[BaseException] | tuple[type[BaseException], ...]
+    timeout: float | timedelta | None
+    on_crash: str
+    limit: Limit | Rate | None
+    unique_key: Key | None
+    unique_until: str
+    expires_after: float | timedelta | None
+    cron: str | None
+    tz: str | None
+    every: float | timedelta | None
+    catch_up: str
+    schedule_args: Sequence[Any]
+    schedule_kwargs: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, eq=False)
+class JobOptions:
+    """All options of one job, validated when they are made.
+
+    Attributes:
+        name: the name under which the rows of the queue find the function again; its dotted path by
+            default. With a name of its own, a function can move while its jobs wait.
+        queue: the queue of its jobs; a queue exists by being named.
+        priority: higher is claimed first; −32768 to 32767.
+        run_after: the earliest start, as a datetime or as a timedelta from the enqueue; None for at
+            once. Set by `using()`.
+        database: the alias in `DJJP["outbox"]` whose transaction, if one is open, an enqueue belongs to;
+            None for the innermost open one. Set by `using()`.
+        max_attempts: the number of executions that can fail before the job does. Without it an error is
+            final, and a `Retry` that the job raises is granted each time.
+        backoff: the pause before the next attempt: seconds, a timedelta, a list of them (the last one is
+            repeated), or a function of the failed attempt's number, from 1. By default exponential with
+            jitter: 1, 2, 4, 8 … seconds, up to an hour.
+        retry_on: the exception class, or classes, after which another attempt is made.
+        timeout: the longest an attempt can take, in seconds or as a timedelta; None for no limit.
+        on_crash: "retry" runs the job again when its consumer dies; "fail" never runs it twice.
+        limit: a `Limit` on the number of jobs of a key that run at once, or a `Rate` for the number that
+            start within a span of time.
+        unique_key: one live job for each such key; another enqueue returns the first one's handle. In a
+            text, `{parameter}` stands for that argument; a function is called with the arguments.
+        unique_until: "finish" keeps the key until the job has ended, "start" until it runs.
+        expires_after: seconds, or a timedelta, within which the job must have started, counted from its
+            enqueue or from its `run_after`; after that it is cancelled.
+        cron: the times at which the job is enqueued automatically, as a cron expression.
+        tz: the time zone whose clocks `cron` follows; Django's `TIME_ZONE` by default.
+        every: enqueue the job automatically at each multiple of these seconds, or of this timedelta,
+            since 1970 in UTC.
+        catch_up: what becomes of occurrences at which no consumer ran: "none" leaves them out, "once"
+            runs the job once for all of them, "all" once for each.
+        schedule_args: the positional arguments of the calls that `cron` or `every` makes.
+        schedule_kwargs: the keyword arguments of these calls.
 
     Raises:
         ValueError, TypeError: an option is not what it must be; the message names it and its value.
     """
-    _text("name", job.name, _MAX_NAME)
-    _text("queue", job.queue, _MAX_QUEUE)
-    if type(job.priority) is not int or job.priority not in _PRIORITIES:
+
+    name: str
+    queue: str = "default"
+    priority: int = 0
+    run_after: timedelta | datetime | None = None
+    database: str | None = None
+    max_attempts: int | None = None
+    backoff: Backoff = exponential
+    retry_on: type[BaseException] | tuple[type[BaseException], ...] = Exception
+    timeout: float | timedelta | None = None
+    on_crash: str = OnCrash.RETRY
+    limit: Limit | Rate | None = None
+    unique_key: Key | None = None
+    unique_until: str = "finish"
+    expires_after: float | timedelta | None = None
+    cron: str | None = None
+    tz: str | None = None
+    every: float | timedelta | None = None
+    catch_up: str = CatchUp.ONCE
+    schedule_args: Sequence[Any] = ()
+    schedule_kwargs: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        for option, validate in _VALIDATORS.items():
+            validate(option, getattr(self, option))
+        _validate_schedule(self)
+
+    def replaced(self, **given: Any) -> JobOptions:
+        """Return a copy with other values, of which only these are validated: the rest was already."""
+        for option, value in given.items():
+            _VALIDATORS[option](option, value)
+        copy = object.__new__(type(self))
+        copy.__dict__.update({field: self.__dict__[field] for field in _FIELDS}, **given)
+        return copy
+
+    @cached_property
+    def has_constraints(self) -> bool:
+        """Whether its jobs have a limit, a rate, a unique key or an expiry."""
+        return (self.limit, self.unique_key, self.expires_after) != (None, None, None)
+
+    @cached_property
+    def timeout_seconds(self) -> float | None:
+        """`timeout` in seconds."""
+        return None if self.timeout is None else seconds("timeout", self.timeout)
+
+    @property
+    def retried_exceptions(self) -> tuple[type[BaseException], ...]:
+        """`retry_on` as a tuple of exception classes."""
+        return _classes(self.retry_on)
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether the job has a schedule in the code."""
+        return self.cron is not None or self.every is not None
+
+    @property
+    def timing(self) -> recurrence.Timing:
+        """When the job's schedule is due.
+
+        Raises:
+            ValueError, TypeError: `cron`, `tz` and `every` make no schedule.
+        """
+        return recurrence.timing(self.cron, self.tz, self.every, settings.TIME_ZONE)
+
+
+_FIELDS = {field.name: field.default for field in fields(JobOptions)}
+
+
+# Validation of each option; the order is that of the errors
+
+
+def _validate_text(longest: int) -> Callable[[str, object], None]:
+    def validate(option: str, value: object) -> None:
+        if not isinstance(value, str) or not 1 <= len(value) <= longest:
+            raise ValueError(
+                f"{option} is {value!r}; it must be a text of 1 to {longest} characters"
+            )
+
+    return validate
+
+
+def _validate_priority(option: str, value: object) -> None:
+    if type(value) is not int or value not in _PRIORITIES:
         raise ValueError(
-            f"priority is {job.priority!r}; it must be a whole number from "
+            f"{option} is {value!r}; it must be a whole number from "
             f"{_PRIORITIES[0]} to {_PRIORITIES[-1]}"
         )
-    if not isinstance(job.run_after, (timedelta, datetime, type(None))):
-        raise TypeError(
-            f"run_after is {job.run_after!r}; it must be a timedelta from now or a datetime"
-        )
-    if job.database is not None and job.database not in conf.outbox():
+
+
+def _validate_run_after(option: str, value: object) -> None:
+    if not isinstance(value, (timedelta, datetime, NoneType)):
+        raise TypeError(f"{option} is {value!r}; it must be a timedelta from now or a datetime")
+
+
+def _validate_database(option: str, value: object) -> None:
+    if value is not None and value not in conf.outbox():
         raise ValueError(
-            f"database is {job.database!r}; it must be an alias in DJJP['outbox'], "
+            f"{option} is {value!r}; it must be an alias in DJJP['outbox'], "
             f"which has {', '.join(map(repr, conf.outbox())) or 'none'}"
         )
-    most = job.max_attempts
-    if most is not None and (type(most) is not int or most < 1):
-        raise ValueError(f"max_attempts is {most!r}; it must be a whole number, 1 or more")
-    check_backoff(job.backoff)
-    check_retry_on(classes(job.retry_on))
-    if job.timeout is not None and not seconds("timeout", job.timeout) > 0:
-        raise ValueError(f"timeout is {job.timeout!r}; it must be above 0, or None for no limit")
-    if job.on_crash not in OnCrash.values:
-        raise ValueError(f"on_crash is {job.on_crash!r}; it must be 'retry' or 'fail'")
-    limits.check(job.limit, job.unique_key, job.unique_until, job.expires_after)
 
 
-def classes(retry_on: Any) -> tuple[Any, ...]:
-    """One exception class, or some, as a tuple."""
+def _validate_max_attempts(option: str, value: object) -> None:
+    if value is not None and (type(value) is not int or value < 1):
+        raise ValueError(f"{option} is {value!r}; it must be a whole number, 1 or more")
+
+
+def _validate_backoff(option: str, value: Any) -> None:
+    retries.validate_backoff(value)
+
+
+def _validate_retry_on(option: str, value: object) -> None:
+    retries.validate_retry_on(_classes(value))
+
+
+def _validate_timeout(option: str, value: object) -> None:
+    if value is not None and not seconds(option, value) > 0:
+        raise ValueError(f"{option} is {value!r}; it must be above 0, or None for no limit")
+
+
+def _validate_on_crash(option: str, value: object) -> None:
+    if value not in OnCrash.values:
+        raise ValueError(f"{option} is {value!r}; it must be 'retry' or 'fail'")
+
+
+#: What validates each option of one value. The options of a schedule are validated together.
+_VALIDATORS: dict[str, Callable[[str, Any], None]] = {
+    "name": _validate_text(_MAX_NAME),
+    "queue": _validate_text(_MAX_QUEUE),
+    "priority": _validate_priority,
+    "run_after": _validate_run_after,
+    "database": _validate_database,
+    "max_attempts": _validate_max_attempts,
+    "backoff": _validate_backoff,
+    "retry_on": _validate_retry_on,
+    "timeout": _validate_timeout,
+    "on_crash": _validate_on_crash,
+    "limit": limits.validate_limit,
+    "unique_key": limits.validate_unique_key,
+    "unique_until": limits.validate_unique_until,
+    "expires_after": limits.validate_expires_after,
+}
+
+
+def _validate_schedule(options: JobOptions) -> None:
+    if not options.is_scheduled:
+        for option in SCHEDULE_OPTIONS:
+            if (value := getattr(options, option)) != _FIELDS[option]:
+                raise ValueError(
+                    f"{option} is {value!r}, but the job has no schedule; give it cron or every"
+                )
+        return
+    _ = options.timing  # raises where it makes no sense
+    if options.catch_up not in CatchUp.values:
+        raise ValueError(f"catch_up is {options.catch_up!r}; it must be 'none', 'once' or 'all'")
+    if not isinstance(options.schedule_args, (list, tuple)):
+        raise TypeError(f"schedule_args is {options.schedule_args!r}; it must be a list or a tuple")
+    if not isinstance(options.schedule_kwargs, (Mapping, NoneType)):
+        raise TypeError(f"schedule_kwargs is {options.schedule_kwargs!r}; it must be a dictionary")
+
+
+def _classes(retry_on: Any) -> tuple[Any, ...]:
+    """Return one exception class, or a collection of them, as a tuple."""
     return tuple(retry_on) if isinstance(retry_on, (tuple, list, set, frozenset)) else (retry_on,)
-
-
-def _text(option: str, value: object, longest: int) -> None:
-    if not isinstance(value, str) or not 1 <= len(value) <= longest:
-        raise ValueError(f"{option} is {value!r}; it must be a text of 1 to {longest} characters")

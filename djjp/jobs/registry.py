@@ -1,14 +1,12 @@
-"""The registered job functions by name: the only code that a row of the queue can run."""
+"""The registered jobs by name: the only code that a row of the queue can run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from djjp.exceptions import JobNameTaken, JobNotRegistered
-
-if TYPE_CHECKING:
-    from djjp.jobs import RegisteredJob
+from djjp.jobs.registered import RegisteredJob
 
 _jobs: dict[str, RegisteredJob[..., Any]] = {}
 
@@ -16,19 +14,28 @@ _jobs: dict[str, RegisteredJob[..., Any]] = {}
 conflict: JobNameTaken | None = None
 
 
-class Tasks(NamedTuple):
-    """How rows of tasks are told and what they run; there once a backend of tasks is in use.
+class _Resolver(NamedTuple):
+    """What finds the jobs of rows that it recognizes by their arguments."""
 
-    Attributes:
-        marked: whether a row's arguments are those of a task.
-        found: the task of a row's name and arguments; for one that is gone, one that fails and says so.
+    recognizes: Callable[[str], bool]
+    resolve: Callable[[str, str], RegisteredJob[..., Any]]
+
+
+_resolver: _Resolver | None = None
+
+
+def register_resolver(
+    recognizes: Callable[[str], bool], resolve: Callable[[str, str], RegisteredJob[..., Any]]
+) -> None:
+    """Have rows that are not of `@job` functions found by something else: the backend of Django's tasks.
+
+    Args:
+        recognizes: returns whether a row with these arguments is its own.
+        resolve: returns the job of such a row by its name and arguments; for a row whose code is gone, a
+            job that fails with the reason.
     """
-
-    marked: Callable[[str], bool]
-    found: Callable[[str, str], RegisteredJob[..., Any]]
-
-
-tasks: Tasks | None = None
+    global _resolver
+    _resolver = _Resolver(recognizes, resolve)
 
 
 def add(job: RegisteredJob[..., Any]) -> None:
@@ -36,37 +43,37 @@ def add(job: RegisteredJob[..., Any]) -> None:
 
     Raises:
         JobNameTaken: another function has the name. The same function defined anew, as by a module
-            that is loaded twice, takes its own place.
+            that is loaded twice, replaces the earlier one.
     """
     taken = _jobs.get(job.name)
     if taken is not None and type(taken) is not type(job):
         raise JobNameTaken(f"{job.name!r} is a job and a task: keep one of @job and @task")
-    if taken is not None and _place(taken) != _place(job):
+    if taken is not None and _location(taken) != _location(job):
         raise JobNameTaken(
-            f"two jobs are named {job.name!r}: {_where(taken)} and {_where(job)}; "
+            f"two jobs are named {job.name!r}: {_described(taken)} and {_described(job)}; "
             "give one of them another name with @job(name=...)"
         )
     _jobs[job.name] = job
 
 
 def find(name: str) -> RegisteredJob[..., Any] | None:
-    """What is registered under this name."""
+    """Return the job that is registered under this name, if there is one."""
     return _jobs.get(name)
 
 
 def names() -> list[str]:
-    """The names of all that is registered, in order."""
+    """Return the names of all registered jobs, in order."""
     return sorted(_jobs)
 
 
 def get(name: str, arguments: str = "") -> RegisteredJob[..., Any]:
-    """What a row with this name and these arguments runs.
+    """Return the job that a row with this name and these arguments runs.
 
     Raises:
         JobNotRegistered: no job has this name.
     """
-    if tasks is not None and tasks.marked(arguments):
-        return tasks.found(name, arguments)
+    if _resolver is not None and _resolver.recognizes(arguments):
+        return _resolver.resolve(name, arguments)
     try:
         return _jobs[name]
     except KeyError:
@@ -74,15 +81,15 @@ def get(name: str, arguments: str = "") -> RegisteredJob[..., Any]:
 
 
 def knows(name: str, arguments: str = "") -> bool:
-    """Whether such a row is for this process. A task's always is: one that is gone fails here."""
-    return name in _jobs or (tasks is not None and tasks.marked(arguments))
+    """Return whether this process runs such a row. It runs every task's: one whose code is gone fails here."""
+    return name in _jobs or (_resolver is not None and _resolver.recognizes(arguments))
 
 
-def _place(job: RegisteredJob[..., Any]) -> tuple[str, str, int]:
+def _location(job: RegisteredJob[..., Any]) -> tuple[str, str, int]:
     function = job.function
     return function.__module__, function.__qualname__, function.__code__.co_firstlineno
 
 
-def _where(job: RegisteredJob[..., Any]) -> str:
-    module, qualname, line = _place(job)
+def _described(job: RegisteredJob[..., Any]) -> str:
+    module, qualname, line = _location(job)
     return f"{module}.{qualname} (line {line})"

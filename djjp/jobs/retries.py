@@ -1,4 +1,4 @@
-"""Retries: whether a failed attempt is followed by another one, and when."""
+"""Retries: the pause between a failed attempt and the next one, and the validation of what sets it."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from djjp.durations import seconds
 Span = float | timedelta
 Backoff = Span | Sequence[Span] | Callable[[int], Span]
 
-#: The longest pause that the default backoff makes, in seconds.
+#: The longest pause of the default backoff before its jitter, in seconds.
 LONGEST = 3600.0
 
 
 def exponential(attempt: int) -> float:
-    """The default backoff: 1, 2, 4, 8 … seconds, give or take a quarter, up to an hour.
+    """Return the default backoff: 1, 2, 4, 8 … seconds, give or take a quarter, up to an hour.
 
-    The spread keeps jobs that failed together, as in an outage, from coming back together.
+    The jitter keeps jobs that failed together, as in an outage, from coming back together.
     """
     base = min(LONGEST, 2.0 ** min(attempt - 1, 20))
     return base * random.uniform(0.75, 1.25)  # noqa: S311  (to spread retries, not to keep a secret)
 
 
 def pause(backoff: Backoff, attempt: int) -> float:
-    """Seconds to wait after the failure of an attempt, counted from 1.
+    """Return the seconds to wait after the failure of an attempt, counted from 1.
 
     Raises:
-        ValueError: a callable has returned what is no span of time.
+        ValueError: a callable has returned neither seconds, 0 or more, nor a timedelta.
     """
     if callable(backoff):
         return seconds("the backoff's value", backoff(attempt))
@@ -37,8 +37,8 @@ def pause(backoff: Backoff, attempt: int) -> float:
     return seconds("backoff", backoff)
 
 
-def check_backoff(backoff: Backoff) -> None:
-    """Raises ValueError for what no backoff can be."""
+def validate_backoff(backoff: Backoff) -> None:
+    """Raise ValueError for a value that is no backoff."""
     if callable(backoff):
         return
     if isinstance(backoff, Sequence) and not isinstance(backoff, str):
@@ -50,8 +50,8 @@ def check_backoff(backoff: Backoff) -> None:
     seconds("backoff", backoff)
 
 
-def check_retry_on(classes: tuple[object, ...]) -> None:
-    """Raises TypeError for what are no classes of exceptions."""
+def validate_retry_on(classes: tuple[object, ...]) -> None:
+    """Raise TypeError for values that are no exception classes."""
     for kind in classes:
         if not isinstance(kind, type) or not issubclass(kind, BaseException):
             raise TypeError(f"retry_on holds {kind!r}; it must be one or more exception classes")

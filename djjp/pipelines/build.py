@@ -1,7 +1,7 @@
-"""Pipelines: jobs that wait for one another, put together by `chain` and `group` and enqueued as one.
+"""Pipelines: jobs that wait for one another, built by `chain` and `group` and enqueued as one.
 
-What is put together is checked before anything is written. A step behind others gets their result as its
-first argument, a list of results after a group; the first steps get nothing.
+A pipeline is validated before anything is written. A step behind others gets their result as its first
+argument, a list of results after a group; the first steps get no input.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
@@ -30,20 +31,27 @@ __all__ = [
     "group",
 ]
 
-#: How many pairs two steps may make that follow each other: each member of a group waits for each
-#: member of the group before it.
-MOST_PAIRS = 100_000
+#: The limit on the edges between two consecutive steps: each member of a group waits for each member of
+#: the group before it.
+MAX_EDGES = 100_000
 
-#: Where results come from, in order: jobs, and the place of each.
-_Ends = list[tuple[UUID, str]]
+
+class _End(NamedTuple):
+    """A last job of a step, and where its result goes in the step's result: see `Dependency`.
+
+    The path is empty for a step that ends with one job, whose result is the step's.
+    """
+
+    id: UUID
+    result_path: str
 
 
 class Pipeline(ABC):
-    """Bound jobs in an order, not enqueued yet: what `chain()` and `group()` return.
+    """Bound jobs in an order, not enqueued yet, as `chain()` and `group()` return them.
 
     Attributes:
-        first: the bound jobs that wait for nothing in it.
-        width: how many jobs it ends with.
+        first: the bound jobs that wait for no other job of it.
+        width: the number of its last jobs.
     """
 
     first: tuple[BoundJob, ...]
@@ -58,7 +66,7 @@ class Pipeline(ABC):
         if on_failure is not None:
             if not isinstance(on_failure, BoundJob):
                 raise TypeError(f"on_failure is {on_failure!r}; it must be a bound job")
-            on_failure.check(behind=True)
+            on_failure.validate(has_parents=True)
         self.steps = tuple(steps)
         self.on_failure = on_failure
 
@@ -67,36 +75,39 @@ class Pipeline(ABC):
 
         Raises:
             TypeError: the arguments of a first step do not fit its function.
-            ValueError: its jobs name different databases.
+            ValueError: its jobs name different databases, or one has a unique key.
+            QueueUnavailable: the queue's database does not answer, and there is no outbox for the jobs.
         """
-        graph, handle, database = self._made()
+        graph, handle, database = self._build()
         enqueue(graph, database)
         return handle
 
     async def arun_later(self) -> PipelineHandle:
         """`run_later` for coroutines."""
-        graph, handle, database = await sync_to_async(self._made)()
+        graph, handle, database = await sync_to_async(self._build)()
         await aenqueue(graph, database)
         return handle
 
-    def _made(self) -> tuple[NewGraph, PipelineHandle, str | None]:
+    def _build(self) -> tuple[NewGraph, PipelineHandle, str | None]:
         layout = _Layout()
-        ends = self._lay(layout, [])
-        graph = layout.graph(ends)
+        self._add_to(layout, [])
+        graph = layout.graph()
         steps = [(job.id, job.state) for job in graph.jobs if not job.flags & Flag.ON_FAILURE]
-        kind = GroupHandle if ends[0][1] else PipelineHandle
-        state = dict(steps)[ends[0][0]]
+        kind = GroupHandle if layout.ends_with_group else PipelineHandle
+        state = dict(steps)[layout.ends[0].id]
         return graph, kind(graph.id, state, steps), layout.database()
 
-    def _lay(self, layout: _Layout, before: _Ends) -> _Ends:
-        ends = self._steps_laid(layout, before)
+    def _add_to(self, layout: _Layout, parents: list[_End]) -> list[_End]:
+        """Add the rows of all steps behind their parents; return the last jobs."""
+        ends = self._add_steps(layout, parents)
+        layout.ends = ends
         if self.on_failure is not None:
-            layout.watch(self.on_failure, ends)
+            layout.add_on_failure(self.on_failure, ends)
         return ends
 
     @abstractmethod
-    def _steps_laid(self, layout: _Layout, before: _Ends) -> _Ends:
-        """Make the rows of the steps behind others; returns where the results come from."""
+    def _add_steps(self, layout: _Layout, parents: list[_End]) -> list[_End]:
+        """Add the rows of the steps behind their parents; return the last jobs."""
 
 
 Step = BoundJob | Pipeline
@@ -110,18 +121,18 @@ class _Chain(Pipeline):
         self.first, self.width = _first(steps[0]), _width(steps[-1])
         for before, behind in pairwise(steps):
             first, width = _first(behind), _width(before)
-            if len(first) * width > MOST_PAIRS:
+            if len(first) * width > MAX_EDGES:
                 raise ValueError(
-                    f"{len(first):,} jobs that each wait for {width:,} make more than {MOST_PAIRS:,} "
+                    f"{len(first):,} jobs that each wait for {width:,} make more than {MAX_EDGES:,} "
                     "pairs; put one job between the two groups"
                 )
             for bound in first:
-                bound.check(behind=True)
+                bound.validate(has_parents=True)
 
-    def _steps_laid(self, layout: _Layout, before: _Ends) -> _Ends:
+    def _add_steps(self, layout: _Layout, parents: list[_End]) -> list[_End]:
         for step in self.steps:
-            before = layout.lay(step, before)
-        return before
+            parents = layout.add(step, parents)
+        return parents
 
 
 class _Group(Pipeline):
@@ -132,49 +143,50 @@ class _Group(Pipeline):
         self.first = tuple(bound for step in steps for bound in _first(step))
         self.width = sum(map(_width, steps))
 
-    def _steps_laid(self, layout: _Layout, before: _Ends) -> _Ends:
-        ends: _Ends = []
+    def _add_steps(self, layout: _Layout, parents: list[_End]) -> list[_End]:
+        ends: list[_End] = []
         for number, step in enumerate(self.steps):
-            for id, place in layout.lay(step, before):
-                ends.append((id, f"{number}/{place}" if place else str(number)))
+            for id, path in layout.add(step, parents):
+                ends.append(_End(id, f"{number}/{path}" if path else str(number)))
         return ends
 
 
 class _Layout:
-    """Rows and edges of a pipeline as they are made, each job after those that it waits for."""
+    """The rows and edges of a pipeline while it is built, each job after its parents.
+
+    Attributes:
+        ends: the last jobs of the step that was added last: in the end, of the pipeline.
+    """
 
     def __init__(self) -> None:
+        self.ends: list[_End] = []
         self._jobs: dict[UUID, NewJob] = {}
         self._edges: list[Edge] = []
         self._databases: set[str] = set()
 
-    def lay(self, step: Step, before: _Ends) -> _Ends:
-        """Make the rows of a step behind others; returns where its results come from."""
+    @property
+    def ends_with_group(self) -> bool:
+        """Whether the pipeline's result is a list of results, not that of one last job."""
+        return self.ends[0].result_path != ""
+
+    def add(self, step: Step, parents: list[_End]) -> list[_End]:
+        """Add the rows of a step behind its parents; return its last jobs."""
         if isinstance(step, Pipeline):
-            return step._lay(self, before)  # noqa: SLF001  (its other half)
+            return step._add_to(self, parents)  # noqa: SLF001  (its other half)
         _require_no_unique_key(step)
-        if not before:
-            return [(self._add(step.row(), step), "")]
-        job = step.step(behind=True)
-        flags = job.flags | (Flag.TAKES_INPUT if step.receives else 0)
-        job = job._replace(state=State.BLOCKED, waits_for=len(before), flags=flags)
-        id = self._add(job, step)
-        self._edges += [Edge(parent, id, place) for parent, place in before]
-        return [(id, "")]
+        if not parents:
+            return [_End(self._add_row(step.to_row(), step), "")]
+        return [_End(self._add_blocked(step, parents, 0), "")]
 
-    def watch(self, on_failure: BoundJob, ends: _Ends) -> None:
-        """Make the row of a job that waits for one of these not to succeed."""
+    def add_on_failure(self, on_failure: BoundJob, parents: list[_End]) -> None:
+        """Add the row of a job that waits for one of its parents not to succeed."""
         _require_no_unique_key(on_failure)
-        job = on_failure.step(behind=True)
-        flags = job.flags | Flag.ON_FAILURE | (Flag.TAKES_INPUT if on_failure.receives else 0)
-        job = job._replace(state=State.BLOCKED, waits_for=len(ends), flags=flags)
-        id = self._add(job, on_failure)
-        self._edges += [Edge(parent, id, ON_FAILURE) for parent, _ in ends]
+        edges = [_End(parent.id, ON_FAILURE) for parent in parents]
+        self._add_blocked(on_failure, edges, Flag.ON_FAILURE)
 
-    def graph(self, ends: _Ends) -> NewGraph:
-        """All of it, to be enqueued."""
-        single = not ends[0][1]
-        pipeline = ends[0][0] if single else new_id()
+    def graph(self) -> NewGraph:
+        """Return the whole pipeline, to be enqueued."""
+        pipeline = new_id() if self.ends_with_group else self.ends[0].id
         flags = dict.fromkeys((edge.parent for edge in self._edges), Flag.HAS_DEPENDENTS)
         for edge in self._edges:
             if self._jobs[edge.child].run_after is not None:
@@ -184,41 +196,49 @@ class _Layout:
             for job in self._jobs.values()
         ]
         edges = self._edges
-        if not single:
-            edges = edges + [Edge(id, pipeline, place) for id, place in ends]
+        if self.ends_with_group:
+            edges = edges + [Edge(end.id, pipeline, end.result_path) for end in self.ends]
         return NewGraph(pipeline, jobs, edges)
 
     def database(self) -> str | None:
-        """The database whose transaction the pipeline belongs to, if its jobs name one."""
+        """Return the database whose transaction the pipeline belongs to, if its jobs name one."""
         if len(self._databases) > 1:
             names = ", ".join(sorted(self._databases))
             raise ValueError(f"the jobs of a pipeline are enqueued together, not with {names}")
         return next(iter(self._databases), None)
 
-    def _add(self, job: NewJob, bound: BoundJob) -> UUID:
+    def _add_blocked(self, bound: BoundJob, parents: list[_End], flags: int) -> UUID:
+        job = bound.to_row(has_parents=True)
+        flags |= job.flags | (Flag.TAKES_INPUT if bound.takes_input else 0)
+        job = job._replace(state=State.BLOCKED, waits_for=len(parents), flags=flags)
+        self._edges += [Edge(parent.id, job.id, parent.result_path) for parent in parents]
+        return self._add_row(job, bound)
+
+    def _add_row(self, job: NewJob, bound: BoundJob) -> UUID:
         self._jobs[job.id] = job
-        if bound.job.database is not None:
-            self._databases.add(bound.job.database)
+        if bound.options.database is not None:
+            self._databases.add(bound.options.database)
         return job.id
 
 
 def chain(*steps: Step, on_failure: BoundJob | None = None) -> Pipeline:
-    """Bound jobs, chains and groups one after the other: each step gets the result of the one before.
+    """Return bound jobs, chains and groups one after the other: each step gets the result of the one before.
 
     Args:
-        on_failure: a bound job that runs when the chain does not come to its end; it gets the reason, a
-            text, as its first argument.
+        steps: the bound jobs, chains and groups, in order.
+        on_failure: a bound job that runs when a job of the chain fails or is cancelled; it gets the
+            reason, a text, as its first argument.
 
     Raises:
         TypeError: a step is no bound job, chain or group, or its arguments do not fit its function behind
-            what it receives.
-        ValueError: there is no step, or two groups that follow each other are too large.
+            the input from the step before.
+        ValueError: there is no step, or two consecutive groups are too large: more than 100,000 pairs.
     """
     return _Chain(steps, on_failure)
 
 
 def group(*steps: Step, on_failure: BoundJob | None = None) -> Pipeline:
-    """Bound jobs, chains and groups side by side; what follows gets the list of their results, in order.
+    """Return bound jobs, chains and groups side by side; a step behind them gets the list of results, in order.
 
     Args, Raises: as `chain()`.
     """
@@ -237,9 +257,9 @@ def _require_step(kind: str, step: object) -> None:
 
 
 def _require_no_unique_key(step: BoundJob) -> None:
-    if step.job.unique_key is not None:
+    if step.options.unique_key is not None:
         raise ValueError(
-            f"{step.job.name} has a unique key: no step of a pipeline can have one, "
+            f"{step.options.name} has a unique key: no step of a pipeline can have one, "
             "for another job would have to stand in for it"
         )
 

@@ -1,10 +1,12 @@
-"""The handles of pipelines: how far one has come, its result, and how it is stopped and taken up again."""
+"""The handles of pipelines: their progress, steps and results, and their cancel and retry."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
@@ -13,18 +15,25 @@ from django.db.models import Count, F, QuerySet
 from djjp import engine
 from djjp.engine import Engine
 from djjp.exceptions import JobDoesNotExist
-from djjp.jobs.handles import JobHandle, get_job
+from djjp.jobs.handles import JobHandle, as_uuid, get_job
 from djjp.models import Attempt, Flag, Job, State
 from djjp.outbox import cancelling
 from djjp.outbox import lookup as outbox
 
-# What a group is in, by what its jobs are in: the first that one of them is in. It has failed as soon as
-# it can't succeed any more.
-_FIRST = (State.FAILED, State.CANCELLED, State.RUNNING, State.READY, State.SCHEDULED, State.BLOCKED)
+# The state of a group is the first of these that one of its jobs is in: it has failed as soon as it cannot
+# succeed any more.
+_PRECEDENCE = (
+    State.FAILED,
+    State.CANCELLED,
+    State.RUNNING,
+    State.READY,
+    State.SCHEDULED,
+    State.BLOCKED,
+)
 
 
 class PipelineHandle(JobHandle):
-    """A pipeline with one last job, whose handle this is too: state, result and `join()` are that job's."""
+    """A pipeline with one last job, whose state, result and `join()` are the pipeline's."""
 
     def __init__(
         self,
@@ -40,28 +49,37 @@ class PipelineHandle(JobHandle):
 
     @property
     def progress(self) -> tuple[int, int]:
-        """How many of its jobs have succeeded, and how many there are; read anew each time."""
+        """The number of its jobs that have succeeded, and the number of all; read anew each time."""
         counts = engine.run(lambda engine: _counts(engine, self.id))
         return counts[State.SUCCEEDED], counts.total() or len(self._steps or ())
 
     @property
     def steps(self) -> list[JobHandle]:
-        """The handles of its jobs, in the order in which they were put together; read anew each time."""
+        """The handles of its jobs, in the order in which it was built; read anew each time."""
         loaded = engine.run(lambda engine: _load_steps(engine, self.id))
-        # Before its transaction has committed only the enqueuer knows them.
+        # Before its transaction has committed only this handle has them.
         self._steps = loaded or self._steps
         return [JobHandle(id, state) for id, state in self._steps or ()]
 
     def cancel(self) -> None:
-        """Stop all of its jobs that have not ended, as `JobHandle.cancel()` stops one; no `on_failure` runs."""
+        """Stop all of its jobs that have not ended, as `JobHandle.cancel()` stops one; no `on_failure` runs.
+
+        Raises:
+            JobDoesNotExist: its rows are gone.
+            QueueUnavailable: the queue's database does not answer.
+        """
         if not engine.run(lambda engine: engine.control.cancel_pipeline(self.id, time.time())):
             cancelling.cancel(self.id)
         self.refresh()
 
     def retry(self) -> None:
-        """Run again what has failed or was cancelled, and then what waits for it.
+        """Run the failed and cancelled jobs again, and then their dependents.
 
-        When all has succeeded, its last jobs run again. Jobs that have not ended are left alone.
+        If all have succeeded, the last jobs run again. Jobs that have not ended are left alone.
+
+        Raises:
+            JobDoesNotExist: its rows are gone.
+            QueueUnavailable: the queue's database does not answer.
         """
         engine.run(lambda engine: engine.control.retry_pipeline(self.id))
         self.refresh()
@@ -72,38 +90,32 @@ class GroupHandle(PipelineHandle):
 
     @property
     def errors(self) -> list[Attempt]:
-        """The failed attempts of those of its jobs that have failed, oldest first."""
+        """The failed attempts of its failed jobs, oldest first, as `JobHandle.errors` has those of one job."""
         if self._errors is None:
             self._errors = engine.run(lambda engine: _load_errors(engine, self.id))
         return list(self._errors)
 
-    def _refreshed(self) -> Job:
-        """A row that stands for all of its jobs."""
-        row = engine.run(lambda engine: _summary(engine, self.id)) or outbox.find(self.id)
-        # It may have been relayed between the two looks.
-        row = row or engine.run(lambda engine: _summary(engine, self.id))
-        if row is None:
-            raise JobDoesNotExist(self.id)
-        self._row, self._state, self._errors = row, State(row.state), None
-        return row
+    def _load(self, engine: Engine) -> Job | None:
+        """Return a row that stands for all of its jobs."""
+        return _summary(engine, self.id)
 
 
 def get_pipeline(id: UUID | str) -> PipelineHandle:
-    """The handle of a pipeline, by its own id or by that of one of its jobs.
+    """Return the handle of a pipeline, by its own id or by the id of one of its jobs.
+
+    It is a `GroupHandle` if the pipeline ends with a group: its result is then the list of the last jobs'
+    results. Otherwise it is a plain `PipelineHandle`, whose result is that of the one last job.
 
     Raises:
         JobDoesNotExist: there is no such pipeline or job, or the job is in no pipeline.
+        QueueUnavailable: the queue's database does not answer.
     """
-    try:
-        pipeline = get_job(id)._read().pipeline  # noqa: SLF001  (a handle's row)
-    except JobDoesNotExist:
-        try:
-            pipeline = id if isinstance(id, UUID) else UUID(id)
-        except (ValueError, AttributeError, TypeError):
-            raise JobDoesNotExist(id) from None
+    pipeline: UUID | None = as_uuid(id)
+    with suppress(JobDoesNotExist):  # the id of a pipeline that ends with a group is no job's
+        pipeline = get_job(id)._read().pipeline  # noqa: SLF001  (the row that `get_job` has just read)
     if pipeline is None:
         raise JobDoesNotExist(id)
-    single = engine.run(lambda engine: _is_job(engine, pipeline)) or _is_single(pipeline)
+    single = engine.run(partial(_is_job, id=pipeline)) or _is_single(pipeline)
     handle = PipelineHandle(pipeline) if single else GroupHandle(pipeline)
     handle.refresh()
     return handle
@@ -119,13 +131,13 @@ def _is_job(engine: Engine, id: UUID) -> bool:
 
 
 def _is_single(id: UUID) -> bool:
-    """Whether what waits in an outbox under this id ends with one job."""
+    """Return whether the pipeline that an outbox holds under this id ends with one job."""
     row = outbox.find(id)
     return row is not None and row.pk == id
 
 
 def _jobs(engine: Engine, pipeline: UUID) -> QuerySet[Job]:
-    """The jobs of a pipeline but for those that run on failure."""
+    """Return the jobs of a pipeline without its `on_failure` jobs."""
     jobs = Job.objects.using(engine.db.alias).filter(pipeline=pipeline)
     return jobs.alias(handler=F("flags").bitand(Flag.ON_FAILURE)).filter(handler=0)
 
@@ -146,7 +158,7 @@ def _summary(engine: Engine, pipeline: UUID) -> Job | None:
     if not counts:
         return None
     row = Job(id=pipeline, pipeline=pipeline)
-    row.state = next((state for state in _FIRST if counts[state]), State.SUCCEEDED)
+    row.state = next((state for state in _PRECEDENCE if counts[state]), State.SUCCEEDED)
     if row.state == State.SUCCEEDED:
         row.result = engine.pipelines.results(pipeline)
     elif counts[State.SUCCEEDED] and row.state not in (State.FAILED, State.CANCELLED):

@@ -1,85 +1,35 @@
-"""Schedules: jobs that run by themselves, as the code declares them or as rows of the queue say it.
+"""Schedules: recurring jobs, declared by `@job(cron=…)` or `@job(every=…)`, or created in the admin.
 
-A `@job` with `cron` or `every` has one schedule; consumers write it down as a row. Others are rows that
-people make in the admin, for any registered job. Whoever fires one takes what is due from the row, and
-what runs, with its options, from what is registered here: for a row nothing is imported.
+A `@job` with `cron` or `every` has one schedule, which consumers write as a row. Other schedules are rows
+from the admin, for any registered job. A consumer that fires a schedule reads from the row when it is due,
+and from the job registered in its own process what runs and with which options: for a row nothing is
+imported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import timedelta
 from functools import lru_cache
-from types import NoneType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.conf import settings
 
 from djjp import codec, engine, recurrence
-from djjp.exceptions import EncodeError, JobNotRegistered
-from djjp.jobs import registry
+from djjp.exceptions import JobNotRegistered
+from djjp.jobs import BoundJob, JobHandle, RegisteredJob, registry
 from djjp.models import CatchUp, Schedule, Source
 
-if TYPE_CHECKING:
-    from djjp.jobs import JobHandle, RegisteredJob
-    from djjp.jobs.bound import BoundJob
-
-#: How late a slot may be fired that is not to be caught up with, in seconds.
+#: The longest delay, in seconds, at which an occurrence still fires that must not be caught up with.
 GRACE = 60.0
-
-#: The options of `@job` that say when it runs by itself, and with what.
-OPTIONS = ("cron", "tz", "every", "catch_up", "schedule_args", "schedule_kwargs")
-_USUAL = {"tz": None, "catch_up": CatchUp.ONCE, "schedule_args": (), "schedule_kwargs": None}
 
 
 # From the code
 
 
-def check(job: RegisteredJob[..., Any]) -> None:
-    """Check the options of a job that say when it runs by itself.
-
-    Raises:
-        ValueError, TypeError: one is not what it must be, or the schedule's arguments do not fit the
-            function; the message names it and its value.
-    """
-    if not is_scheduled(job):
-        for option, usual in _USUAL.items():
-            if (value := getattr(job, option)) != usual:
-                raise ValueError(
-                    f"{option} is {value!r}, but the job has no schedule; give it cron or every"
-                )
-        return
-    recurrence.timing(job.cron, job.tz, job.every, settings.TIME_ZONE)
-    if job.catch_up not in CatchUp.values:
-        raise ValueError(f"catch_up is {job.catch_up!r}; it must be 'none', 'once' or 'all'")
-    if not isinstance(job.schedule_args, (list, tuple)):
-        raise TypeError(f"schedule_args is {job.schedule_args!r}; it must be a list or a tuple")
-    if not isinstance(job.schedule_kwargs, (Mapping, NoneType)):
-        raise TypeError(f"schedule_kwargs is {job.schedule_kwargs!r}; it must be a dictionary")
-    try:
-        _bound(job)
-    except EncodeError:
-        raise
-    except TypeError as error:
-        raise TypeError(
-            f"the arguments of the schedule do not fit ({error}); schedule_args and schedule_kwargs "
-            "are what the job is called with"
-        ) from None
-
-
-def is_scheduled(job: RegisteredJob[..., Any]) -> bool:
-    """Whether the code says when the job runs by itself."""
-    return (job.cron, job.every) != (None, None)
-
-
 def declared() -> list[Schedule]:
-    """The schedules of the code that is loaded here, as rows."""
+    """Return the schedules of the code that is loaded here, as rows."""
     jobs = [registry.get(name) for name in registry.names()]
-    return [_row(job) for job in jobs if is_scheduled(job)]
-
-
-def _bound(job: RegisteredJob[..., Any]) -> BoundJob:
-    return job.bind_alone(*job.schedule_args, **(job.schedule_kwargs or {}))
+    return [_row(job) for job in jobs if job.options.is_scheduled]
 
 
 def _row(job: RegisteredJob[..., Any]) -> Schedule:
@@ -87,14 +37,14 @@ def _row(job: RegisteredJob[..., Any]) -> Schedule:
         name=job.name,
         job=job.name,
         source=Source.CODE,
-        arguments=_bound(job).arguments,
-        catch_up=job.catch_up,
-        **columns(recurrence.timing(job.cron, job.tz, job.every, settings.TIME_ZONE)),
+        arguments=job.scheduled_call().arguments,
+        catch_up=job.options.catch_up,
+        **columns(job.options.timing),
     )
 
 
 def columns(timing: recurrence.Timing) -> dict[str, Any]:
-    """What a row says of its slots."""
+    """Return the columns of a row that hold its recurrence."""
     if isinstance(timing, recurrence.Cron):
         return {"cron": timing.expression, "tz": timing.tz, "every": None}
     return {"cron": "", "tz": "", "every": timedelta(microseconds=timing.interval)}
@@ -104,7 +54,7 @@ def columns(timing: recurrence.Timing) -> dict[str, Any]:
 
 
 def timing(row: Schedule) -> recurrence.Timing:
-    """When a row is due; raises ValueError where it says no such thing."""
+    """Return the recurrence of a row; raise ValueError if it has none."""
     return _timing(row.cron, row.tz, row.every)
 
 
@@ -114,11 +64,11 @@ def _timing(cron: str, tz: str, every: timedelta | None) -> recurrence.Timing:
 
 
 def call(row: Schedule) -> BoundJob:
-    """The call that a row stands for.
+    """Return the call that a row makes.
 
     Raises:
         JobNotRegistered: its job is not registered here.
-        ValueError, TypeError: the code has no such schedule any more, or the arguments do not fit.
+        ValueError, TypeError: the code no longer has such a schedule, or the arguments do not fit.
     """
     job = registry.find(row.job)
     if job is None:
@@ -130,13 +80,13 @@ def call(row: Schedule) -> BoundJob:
 
 
 def is_in_code(row: Schedule) -> bool:
-    """Whether the code that is loaded here declares a schedule."""
+    """Return whether the code that is loaded here declares a schedule."""
     job = registry.find(row.job)
-    return row.source == Source.CODE and job is not None and is_scheduled(job)
+    return row.source == Source.CODE and job is not None and job.options.is_scheduled
 
 
 def problem(row: Schedule) -> str | None:
-    """Why this process cannot fire a schedule; None where it can."""
+    """Return why this process cannot fire a schedule; None if it can."""
     try:
         timing(row)
         call(row)
@@ -145,49 +95,54 @@ def problem(row: Schedule) -> str | None:
     return None
 
 
-def next_slot(row: Schedule, settled: float | None = None) -> float | None:
-    """The first slot that is not settled, by the row or by what is given; seconds since the epoch."""
-    return recurrence.first(timing(row), row.fired_until if settled is None else settled)
-
-
-def due(row: Schedule, now: float, settled: float, most: int) -> list[float]:
-    """The slots that are to have their job now.
+def next_occurrence(row: Schedule, fired_until: float | None = None) -> float | None:
+    """Return the first occurrence that is not handled, in seconds since the epoch; None if there is none.
 
     Args:
-        settled: up to when they are done with.
-        most: how many at once.
+        fired_until: the time up to which occurrences are handled; None for the row's.
+    """
+    return recurrence.first(timing(row), row.fired_until if fired_until is None else fired_until)
+
+
+def due(row: Schedule, now: float, fired_until: float, most: int) -> list[float]:
+    """Return the occurrences whose jobs must be enqueued now.
+
+    Args:
+        fired_until: the time up to which occurrences are handled.
+        most: the limit on their number.
     """
     if row.catch_up == CatchUp.ALL:
-        return recurrence.between(timing(row), settled, now, most)
-    slot = recurrence.latest(timing(row), settled, now)
-    return [] if slot is None else [slot]
+        return recurrence.between(timing(row), fired_until, now, most)
+    occurrence = recurrence.latest(timing(row), fired_until, now)
+    return [] if occurrence is None else [occurrence]
 
 
-def settled_for(row: Schedule, began: float, now: float) -> float:
-    """Up to when a row's slots are done with, for a consumer that began to look at a time.
+def fired_until(row: Schedule, started: float, now: float) -> float:
+    """Return the time up to which occurrences are handled, for a consumer that has started at a time.
 
-    What is not to be caught up with may be due only since then, and not be late.
+    With `catch_up="none"`, occurrences before this consumer started, or more than `GRACE` late, count as
+    handled.
     """
     return (
         row.fired_until
         if row.catch_up != CatchUp.NONE
-        else max(row.fired_until, began, now - GRACE)
+        else max(row.fired_until, started, now - GRACE)
     )
 
 
-# For people
+# For the admin and the commands
 
 
 def when(row: Schedule) -> str:
-    """When a row is due, in words."""
+    """Return when a row is due, in words."""
     return f"{row.cron} {row.tz}" if row.cron else f"every {row.every}"
 
 
 def listing() -> list[Schedule]:
-    """All schedules, by name."""
+    """Return all schedules, by name."""
     return engine.run(lambda engine: engine.schedules.all())
 
 
 def run_now(row: Schedule) -> JobHandle:
-    """Enqueue a schedule's job at once, beside its slots; raises as `call` does."""
+    """Enqueue a schedule's job at once, beside its occurrences; raise as `call` and `run_later` do."""
     return call(row).run_later()

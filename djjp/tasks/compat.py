@@ -1,6 +1,6 @@
-"""Django's task framework, wherever it is: `django.tasks`, or on Django 5.2 its backport `django_tasks`.
+"""Django's task framework: `django.tasks`, or on Django 5.2 its backport `django_tasks`.
 
-The choice is made once, when this module is imported. All else in djjp takes the framework's names
+The choice is made once, when this module is imported. The rest of djjp imports the framework's names
 from here, so that one backend serves both.
 """
 
@@ -30,7 +30,7 @@ __all__ = [
     "task_started",
 ]
 
-#: The name of the package that is in use.
+#: The name of the package in use.
 PACKAGE = "django.tasks" if django.VERSION >= (6, 0) else "django_tasks"
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ else:
     BaseTaskBackend = import_module(f"{PACKAGE}.backends.base").BaseTaskBackend
     Task, TaskContext, TaskError = _base.Task, _base.TaskContext, _base.TaskError
     TaskResult, TaskResultStatus = _base.TaskResult, _base.TaskResultStatus
-    AnyTask, AnyResult = Task, TaskResult  # they take no parameters, or others
+    AnyTask, AnyResult = Task, TaskResult  # at runtime they take other type parameters, or none
     # The backport calls it InvalidTaskError.
     InvalidTask = getattr(_exceptions, "InvalidTask", None) or _exceptions.InvalidTaskError
     TaskResultDoesNotExist = _exceptions.TaskResultDoesNotExist

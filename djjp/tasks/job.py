@@ -1,9 +1,9 @@
 """Tasks of Django's framework as jobs: the job that stands for a task, and its life.
 
-A task's row is a job's row under the task's module path. Its arguments begin with a mark, which tells
-it from the row of a job and keeps what `Task.using()` changed. It runs by the task that this process
-has registered under that path, and by nothing else: a row makes nothing be imported, unless an
-installed app declares just that task.
+A task's row is a job's row under the task's module path. Its arguments begin with a mark, which
+distinguishes it from the row of a job and keeps what `Task.using()` changed. It runs the task that this
+process has registered under that path, and nothing else: for a row no module is imported, unless it is an
+installed app's and declares just that task.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import inspect
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
@@ -23,10 +23,10 @@ from asgiref.sync import sync_to_async
 from django.apps import apps
 from django.dispatch import Signal
 
-from djjp import schedules
 from djjp.engine import Claimed, Outcome
 from djjp.exceptions import EncodeError
-from djjp.jobs import BoundJob, RegisteredJob, registry
+from djjp.jobs import BoundJob, JobOptions, RegisteredJob, registry
+from djjp.jobs.options import SCHEDULE_OPTIONS
 from djjp.models import FINISHED
 from djjp.tasks import results
 from djjp.tasks.compat import (
@@ -53,12 +53,12 @@ class RegisteredTask(RegisteredJob[..., Any]):
         given: the options of `@job` that were given for it.
     """
 
-    task: AnyTask = None  # type: ignore[assignment]  # RegisteredJob's last fields have defaults
-    given: Mapping[str, Any] = field(default_factory=dict)
+    task: AnyTask
+    given: Mapping[str, Any]
 
     @cached_property
     def signature(self) -> inspect.Signature:
-        """What a caller passes. A decorator between the function and `@task` is taken at its word."""
+        """The parameters that a caller fills. Those of a decorator between the function and `@task` count."""
         signature = inspect.signature(self.function, follow_wrapped=False)
         if not self.task.takes_context:
             return signature
@@ -68,7 +68,7 @@ class RegisteredTask(RegisteredJob[..., Any]):
         return signature.replace(parameters=others)
 
     def bind(self, *args: Any, **kwargs: Any) -> BoundJob:
-        """A call that is not made yet, its arguments made JSON as the framework makes them.
+        """Return the call without enqueueing it, its arguments made JSON as the framework makes them.
 
         Raises:
             TypeError: the arguments do not fit the function.
@@ -80,7 +80,8 @@ class RegisteredTask(RegisteredJob[..., Any]):
             self._explain(args, kwargs)
             raise
         bound = super().bind(*args, **kwargs)
-        return replace(bound, arguments=results.marked(bound.arguments, self.task))
+        bound.arguments = results.marked(bound.arguments, self.task)
+        return bound
 
     def _explain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Raise the error that names the argument which is not JSON."""
@@ -101,45 +102,45 @@ class RegisteredTask(RegisteredJob[..., Any]):
 
     # In a consumer
 
-    tells = True
+    wants_outcome = True
 
-    def function_for(self, claimed: Claimed, consumer: str) -> Callable[..., Any]:
+    def callable_for(self, claimed: Claimed, consumer: str) -> Callable[..., Any]:
         if not results.is_marked(claimed.arguments):
             return self.function  # a row that was enqueued when the function was a job
         return partial(self._arun if self.is_coroutine else self._run, claimed, consumer)
 
     def _run(self, claimed: Claimed, consumer: str, /, *args: Any, **kwargs: Any) -> Any:
-        context = self._begin(claimed, consumer, args, kwargs)
+        context = self._start(claimed, consumer, args, kwargs)
         return normalize_json(self.function(*context, *args, **kwargs))
 
     async def _arun(self, claimed: Claimed, consumer: str, /, *args: Any, **kwargs: Any) -> Any:
-        context = await sync_to_async(self._begin)(claimed, consumer, args, kwargs)
+        context = await sync_to_async(self._start)(claimed, consumer, args, kwargs)
         return normalize_json(await self.function(*context, *args, **kwargs))
 
-    def _begin(self, claimed: Claimed, consumer: str, args: Any, kwargs: Any) -> list[Any]:
-        """Say that the task starts; returns what it gets before its arguments."""
-        begun = results.begun(self.task, claimed, consumer, args, kwargs)
-        _tell(task_started, begun)
-        return [TaskContext(task_result=begun)] if self.task.takes_context else []
+    def _start(self, claimed: Claimed, consumer: str, args: Any, kwargs: Any) -> list[Any]:
+        """Send the signal `task_started`; return the arguments that the task gets before its own."""
+        started = results.started(self.task, claimed, consumer, args, kwargs)
+        _send(task_started, started)
+        return [TaskContext(task_result=started)] if self.task.takes_context else []
 
-    def ended(self, outcome: Outcome, consumer: str) -> None:
+    def on_finished(self, outcome: Outcome, consumer: str) -> None:
         if outcome.state in FINISHED and results.is_marked(outcome.claimed.arguments):
-            _tell(task_finished, results.ended(self.task, outcome, consumer))
+            _send(task_finished, results.ended(self.task, outcome, consumer))
 
 
-def _tell(signal: Signal, result: AnyResult) -> None:
-    """Send a signal whose receivers can change nothing; what they raise is logged."""
+def _send(signal: Signal, result: AnyResult) -> None:
+    """Send a signal whose receivers can change nothing; their exceptions are logged."""
     try:
         signal.send_robust(sender=type(result.task.get_backend()), task_result=result)
     except (Exception, SystemExit):  # Django lets a receiver's SystemExit pass
-        logger.exception("task %s: not all were told of it", result.id)
+        logger.exception("task %s: a signal receiver raised", result.id)
 
 
 # From a task to its job
 
 
 def job_for(task: AnyTask, options: Mapping[str, Any]) -> RegisteredTask:
-    """The job that stands for a task; it is registered, if it was not yet.
+    """Return the job that stands for a task; register it, if it was not yet.
 
     Raises:
         TypeError, ValueError: an option that `@job` does not have, or does not take.
@@ -156,47 +157,44 @@ def job_for(task: AnyTask, options: Mapping[str, Any]) -> RegisteredTask:
         registry.add(known)
     if known.task is task:
         return known
-    return replace(
-        known,
-        task=task,
-        queue=task.queue_name,
-        priority=int(task.priority),
-        run_after=task.run_after,
-    )
+    variant = known._with(_task_options(task))  # noqa: SLF001  (its subclass's own)
+    assert isinstance(variant, RegisteredTask)  # noqa: S101  (a copy has the class of its original)
+    variant.task = task
+    return variant
 
 
 def _job(task: AnyTask, options: Mapping[str, Any]) -> RegisteredTask:
-    theirs = {"function", "name", "queue", "priority", "run_after", "task", "given"} & {*options}
-    if theirs:
-        raise TypeError(f"{', '.join(sorted(theirs))}: to be said to @task or to its using()")
-    if scheduled := {*schedules.OPTIONS} & {*options}:
+    if theirs := {"name", "queue", "priority", "run_after"} & {*options}:
+        raise TypeError(f"{', '.join(sorted(theirs))}: an option of @task or of its using()")
+    if scheduled := {*SCHEDULE_OPTIONS} & {*options}:
         raise TypeError(
             f"{', '.join(sorted(scheduled))}: a task has no schedule in the code; make one in the admin, or "
             "have a @job with a schedule enqueue it"
         )
-    return RegisteredTask(
-        function=task.func,
-        name=task.module_path,
-        queue=task.queue_name,
-        priority=int(task.priority),
-        run_after=task.run_after,
-        task=task,
-        given=dict(options),
-        **options,
-    )
+    all_options = JobOptions(task.module_path, **_task_options(task), **options)
+    return RegisteredTask(task.func, all_options, task=task, given=dict(options))
+
+
+def _task_options(task: AnyTask) -> dict[str, Any]:
+    """Return the options of `@job` that come from the task, not from `task_options`."""
+    return {
+        "queue": task.queue_name,
+        "priority": int(task.priority),
+        "run_after": task.run_after,
+    }
 
 
 def try_options(options: Mapping[str, Any]) -> None:
-    """Raise TypeError or ValueError for options that no task's job would take."""
+    """Raise TypeError or ValueError for options that the job of no task takes."""
     _job(results.unchecked(_example, {}), options)
 
 
 def _example() -> None:
-    """A function for `try_options` to try them on."""
+    """Stand in for a task's function in `try_options`."""
 
 
 def enqueue(job: RegisteredTask, args: Any, kwargs: Any, *, sender: type) -> AnyResult:
-    """Enqueue a call of a task, and say so by the signal `task_enqueued`."""
+    """Enqueue a call of a task, and send the signal `task_enqueued`."""
     handle = job.bind(*args, **kwargs).run_later()
     result = results.enqueued(job.task, handle.id, args, kwargs)
     task_enqueued.send_robust(sender=sender, task_result=result)
@@ -204,15 +202,15 @@ def enqueue(job: RegisteredTask, args: Any, kwargs: Any, *, sender: type) -> Any
 
 
 def get_result(result_id: str) -> AnyResult:
-    """What the queue knows of an enqueued task; raises TaskResultDoesNotExist."""
-    return results.load(result_id, lambda name, arguments: found(name, arguments).task)
+    """Return the result of an enqueued task; raise TaskResultDoesNotExist if there is none."""
+    return results.load(result_id, lambda name, arguments: resolve(name, arguments).task)
 
 
 # From a row to its task
 
 
-def found(name: str, arguments: str) -> RegisteredTask:
-    """The task that a marked row names. Where there is none, one that fails with the reason."""
+def resolve(name: str, arguments: str) -> RegisteredTask:
+    """Return the task that a marked row names; if there is none, a task that fails with the reason."""
     known = registry.find(name)
     if isinstance(known, RegisteredTask):
         return known
@@ -224,31 +222,31 @@ def found(name: str, arguments: str) -> RegisteredTask:
             _require_declared(module, function)
             import_module(module)
         return _in_module(name, arguments)
-    except Exception as error:  # noqa: BLE001  (a module may raise anything; it is the row's failure)
-        return _gone(name, error)
+    except Exception as error:  # noqa: BLE001  (a module can raise anything; it is the row's failure)
+        return _missing(name, error)
 
 
 def _in_module(name: str, arguments: str) -> RegisteredTask:
-    """The task of a module that is imported."""
+    """Return the task of an imported module."""
     module, _, function = name.rpartition(".")
     task = getattr(sys.modules[module], function, None)
     if not isinstance(task, Task) or task.module_path != name:
         raise AttributeError(f"{module} has no task {function!r}")
     known = registry.find(name)
     if known is None:
-        # It is defined for another backend; the one that it was enqueued to takes it up.
+        # It is defined for another backend; the backend that it was enqueued to registers it.
         variant = results.as_enqueued(task, arguments)
         task_backends[variant.backend].validate_task(variant)
         known = registry.find(name)
     if not isinstance(known, RegisteredTask):
-        raise AttributeError(f"{name} is no task of a backend of djjp")  # noqa: TRY004  (it is what is missing)
+        raise AttributeError(f"{name} is no task of a backend of djjp")  # noqa: TRY004  (the attribute is missing)
     return known
 
 
 def _require_declared(module: str, function: str) -> None:
-    """Let a module be imported only if it is an installed app's, and its code decorates this function.
+    """Raise unless the module is an installed app's and its code decorates this function.
 
-    So the code says what is imported, and not whoever can write a row.
+    So the code decides what is imported, and nobody who can only write a row.
     """
     for app in apps.get_app_configs():
         inside = module.removeprefix(f"{app.name}.")
@@ -262,8 +260,8 @@ def _require_declared(module: str, function: str) -> None:
                 return
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
     raise ModuleNotFoundError(
-        f"{module!r} is imported by nothing here, and for a row nothing is imported but an installed "
-        "app's module; name it in OPTIONS['modules'] of the backend",
+        f"{module!r} is not imported in this process, and for a row only modules of installed apps are; "
+        "name it in OPTIONS['modules'] of the backend",
         name=module,
     )
 
@@ -277,15 +275,16 @@ def _declares(file: Path, function: str) -> bool:
     )
 
 
-def _gone(name: str, error: Exception) -> RegisteredTask:
-    """A task that stands in for one that is not there."""
+def _missing(name: str, error: Exception) -> RegisteredTask:
+    """Return a task that stands in for a missing one, and fails."""
 
     def function(*args: Any, **kwargs: Any) -> None:
         raise error
 
     function.__module__, _, function.__qualname__ = name.rpartition(".")
     function.__name__ = function.__qualname__
-    return RegisteredTask(function, name, task=results.unchecked(function, {}))
+    task = results.unchecked(function, {})
+    return RegisteredTask(function, JobOptions(name), task=task, given={})
 
 
-registry.tasks = registry.Tasks(results.is_marked, found)
+registry.register_resolver(results.is_marked, resolve)

@@ -1,8 +1,8 @@
-"""`TaskResult`s of Django's task framework: of a task that is enqueued, that runs, or that has ended.
+"""`TaskResult`s of Django's task framework: of enqueued, running and ended tasks.
 
-It also reads and writes the mark by which a row of the queue says that it is a task's: the arguments'
-first key, `"task"`. The mark holds what differs from the framework's defaults: the backend's alias, and
-the queue, the priority and the time that the task was enqueued for.
+This module also reads and writes the mark that distinguishes a task's row from a job's: the first key of
+the arguments, `"task"`. The mark holds the differences from the framework's defaults: the backend's alias,
+and the queue, the priority and the time that the task was enqueued for.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ logger = logging.getLogger("djjp.tasks")
 
 _PREFIX = '{"task":'
 _PLAIN = '{"task":{},'
-# As the framework has them; Django 6.0 has them in its decorator only.
+# The framework's defaults; Django 6.0 has them in its decorator only.
 _DEFAULTS = {"backend": "default", "queue_name": "default", "priority": 0, "run_after": None}
 
 _STATUS = {
@@ -49,26 +49,26 @@ _STATUS = {
     State.CANCELLED: TaskResultStatus.FAILED,
 }
 
-#: Stands for the consumer of an execution that nobody could record, because its consumer died.
+#: Stands for the consumer of an execution that was not recorded, because its consumer died.
 UNKNOWN_WORKER = "unknown"
 
 # The mark
 
 
 def marked(arguments: str, task: AnyTask) -> str:
-    """A job's encoded arguments, as those of a task."""
+    """Return a job's encoded arguments with the mark of a task."""
     changes = {k: getattr(task, k) for k, usual in _DEFAULTS.items() if getattr(task, k) != usual}
     text = codec.encode_value(changes, "task") if changes else "{}"
     return f"{_PREFIX}{text},{arguments[1:]}"
 
 
 def is_marked(arguments: str) -> bool:
-    """Whether a row's arguments are those of a task."""
+    """Return whether a row's arguments are those of a task."""
     return arguments.startswith(_PREFIX)
 
 
 def mark(arguments: str) -> dict[str, Any]:
-    """What a row says of its task beside the path."""
+    """Return the changes from the defaults that a row's mark holds."""
     if arguments.startswith(_PLAIN):
         return {}
     changes = codec.decode_value(arguments)["task"]
@@ -76,7 +76,7 @@ def mark(arguments: str) -> dict[str, Any]:
 
 
 def unchecked(function: Callable[..., Any], changes: Mapping[str, Any]) -> AnyTask:
-    """A task made without validation: what was enqueued once may not be valid now, and still is there."""
+    """Return a task made without validation, because an enqueued task may no longer be valid."""
     values = {"takes_context": False, **_DEFAULTS, **changes, "func": function}
     task: AnyTask = object.__new__(Task)
     for each in fields(Task):
@@ -85,7 +85,7 @@ def unchecked(function: Callable[..., Any], changes: Mapping[str, Any]) -> AnyTa
 
 
 def as_enqueued(task: AnyTask, arguments: str) -> AnyTask:
-    """A task with the backend, queue, priority and time that a row says it was enqueued for."""
+    """Return a task with the backend, queue, priority and time in a row's mark."""
     return unchecked(task.func, {**mark(arguments), "takes_context": task.takes_context})
 
 
@@ -93,12 +93,12 @@ def as_enqueued(task: AnyTask, arguments: str) -> AnyTask:
 
 
 def enqueued(task: AnyTask, id: UUID, args: Any, kwargs: Any) -> AnyResult:
-    """The result of a task that was just enqueued."""
+    """Return the result of a task that was just enqueued."""
     return _result(task, id, State.READY, args, kwargs)
 
 
-def begun(task: AnyTask, claimed: Claimed, consumer: str, args: Any, kwargs: Any) -> AnyResult:
-    """The result of a task that begins to run here and now."""
+def started(task: AnyTask, claimed: Claimed, consumer: str, args: Any, kwargs: Any) -> AnyResult:
+    """Return the result of a task that starts to run here and now."""
     now = to_datetime(time.time())
     earlier = _earlier(claimed)
     return _result(
@@ -115,10 +115,10 @@ def begun(task: AnyTask, claimed: Claimed, consumer: str, args: Any, kwargs: Any
 
 
 def ended(task: AnyTask, outcome: Outcome, consumer: str) -> AnyResult:
-    """The result of a task that ran to its end here."""
+    """Return the result of a task that has ended here."""
     claimed, failure = outcome.claimed, outcome.failure
     args, kwargs = codec.decode_arguments(claimed.arguments)
-    earlier, started = _earlier(claimed), to_datetime(outcome.started_at)
+    earlier, last_start = _earlier(claimed), to_datetime(outcome.started_at)
     errors = [*map(_error, earlier)]
     if failure is not None:
         errors.append(
@@ -134,15 +134,15 @@ def ended(task: AnyTask, outcome: Outcome, consumer: str) -> AnyResult:
         kwargs,
         errors=errors,
         worker_ids=_worker_ids(claimed.attempt, earlier, consumer),
-        started_at=_first_start(claimed.attempt, earlier) or started,
-        last_attempted_at=started,
+        started_at=_first_start(claimed.attempt, earlier) or last_start,
+        last_attempted_at=last_start,
         finished_at=to_datetime(outcome.finished_at),
         value=None if outcome.result is None else codec.decode_value(outcome.result),
     )
 
 
 def load(result_id: str, find: Callable[[str, str], AnyTask]) -> AnyResult:
-    """What the queue knows of an enqueued task; `find` gives the task of a name and its arguments.
+    """Return the result of an enqueued task; `find` returns the task of a name and its arguments.
 
     Raises:
         TaskResultDoesNotExist: there is no such row, or it is a job's and no task's.
@@ -157,7 +157,7 @@ def load(result_id: str, find: Callable[[str, str], AnyTask]) -> AnyResult:
         raise TaskResultDoesNotExist(result_id)
     state = State(row.state)
     if state == State.RUNNING and row.started_at is not None:
-        # It may have ended between the two looks.
+        # It may have ended between the two reads.
         failures = [failure for failure in failures if failure.started_at < row.started_at]
     errors = [*map(_error, failures)]
     if state == State.CANCELLED:
@@ -217,25 +217,27 @@ def _result(
 
 
 def _earlier(claimed: Claimed) -> list[Attempt]:
-    """The failed attempts before this one. A task runs on when the queue cannot tell them now."""
+    """Return the failed attempts before this one; none if the queue does not answer: the task still runs."""
     if claimed.attempt == 1:
         return []
     try:
         return JobHandle(claimed.id).errors
     except Exception:
-        logger.exception("%s %s: its earlier attempts are not known", claimed.name, claimed.id)
+        logger.exception(
+            "task %s %s: could not read its earlier attempts", claimed.name, claimed.id
+        )
         return []
 
 
 def _first_start(attempts: int, failures: Sequence[Attempt]) -> datetime | None:
-    """When the first attempt began, where that is known to have failed."""
+    """Return the start of the first attempt, if its failure was recorded."""
     if attempts < 2 and not (attempts and failures):
         return None
     return next((f.started_at for f in reversed(failures) if f.number == 1), None)
 
 
 def _worker_ids(attempts: int, failures: Sequence[Attempt], last: str | None) -> list[str]:
-    """Who ran each attempt: there are as many as there were executions."""
+    """Return the consumer of each execution, in order."""
     workers = {failure.number: failure.consumer for failure in failures}
     if last is not None:
         workers[attempts] = last
@@ -247,6 +249,6 @@ def _error(failure: Attempt) -> TaskError:
 
 
 def _cancelled(reason: str | None) -> TaskError:
-    """Django has no status for what was cancelled: it failed, by this."""
+    """Return the error of a cancelled job: Django has no status for it, so it counts as failed."""
     path = f"{JobCancelled.__module__}.{JobCancelled.__qualname__}"
     return TaskError(exception_class_path=path, traceback=f"{path}: {reason or 'cancelled'}\n")

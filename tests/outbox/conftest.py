@@ -38,7 +38,7 @@ class Application(NamedTuple):
 @pytest.fixture(autouse=True)
 def rested() -> None:
     """No failure of an earlier test keeps this process from relaying."""
-    enqueue._rest_until = 0.0
+    enqueue._paused_until = 0.0
 
 
 @contextmanager

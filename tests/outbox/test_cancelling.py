@@ -48,7 +48,7 @@ def test_a_cancellation_vanishes_with_the_savepoint_that_it_was_made_in(
 def test_a_job_that_was_left_in_the_outbox_is_cancelled_from_elsewhere(
     engine: Engine, application: Application
 ) -> None:
-    enqueue._rest_until = float("inf")  # this process leaves relaying to others
+    enqueue._paused_until = float("inf")  # this process leaves relaying to others
     with transaction.atomic(application.alias):
         execute(application.alias)
         handle = add.run_later(1)

@@ -348,7 +348,7 @@ def test_a_queue_that_is_away_fails_no_request_and_loses_no_job(
         assert executions(application.alias) == 1
         assert application.waiting() == 2
         (said,) = caplog.messages  # the second was not even tried
-        assert "1 jobs wait in the outbox" in said
+        assert "1 jobs stay in the outbox" in said
         first.refresh()
         assert first.state == "ready"
         assert get_job(second.id).state == "ready"

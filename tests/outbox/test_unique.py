@@ -36,7 +36,7 @@ def test_one_whose_key_was_taken_meanwhile_is_cancelled_with_the_data_unharmed(
         done = execute(application.alias)
         late = import_from.run_later("a")
         with transaction.atomic(using=engine.db.alias):  # as another process does
-            job = import_from.bind("a").row()
+            job = import_from.bind("a").to_row()
             engine.jobs.enqueue(job)
     assert type(done).objects.using(application.alias).filter(pk=done.pk).exists()
     with pytest.raises(JobCancelled, match=f"job {job.id} has its unique key"):

@@ -65,12 +65,12 @@ def test_keys_of_a_task_are_made_of_its_arguments() -> None:
 
 def test_options_of_the_backend_are_the_default_of_its_tasks() -> None:
     with with_options(max_attempts=2, backoff=0, on_crash="fail"):
-        assert as_job(errands.flaky).max_attempts == 3  # its own
-        assert as_job(errands.flaky).on_crash == "fail"
+        assert as_job(errands.flaky).options.max_attempts == 3  # its own
+        assert as_job(errands.flaky).options.on_crash == "fail"
         result = ran(errands.fail.enqueue("broken"))
         assert Job.objects.get().on_crash == OnCrash.FAIL
     assert (result.status, result.attempts, len(result.errors)) == (FAILED, 2, 2)
-    assert as_job(errands.fail).max_attempts is None
+    assert as_job(errands.fail).options.max_attempts is None
 
 
 def test_what_using_changes_leaves_the_options() -> None:
@@ -89,8 +89,8 @@ def test_a_task_is_stopped_at_its_timeout() -> None:
     [
         ({"max_atempts": 3}, "max_atempts"),
         ({"max_attempts": 0}, "max_attempts is 0"),
-        ({"queue": "mail"}, "queue: to be said to @task"),
-        ({"name": "x", "task": None}, "name, task: to be said to @task"),
+        ({"queue": "mail"}, "queue: an option of @task or of its using()"),
+        ({"name": "x", "priority": 1}, "name, priority: an option of @task"),
         ({"cron": "* * * * *", "tz": "UTC"}, "cron, tz: a task has no schedule in the code"),
     ],
     ids=["misspelt", "out of range", "the queue", "the name", "a schedule"],

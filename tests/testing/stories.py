@@ -355,7 +355,7 @@ class Captured(TestCase):
         self.assertEqual((restock.args, restock.kwargs), ((["Emma"],), {"shelf": 2}))
         self.assertEqual(restock.name, tasks.restock.module_path)
         places = ["outbox"] * 4 if OUTBOX else ["queue", "on_commit", "queue", "queue"]
-        self.assertEqual([job.place for job in enqueued], places)
+        self.assertEqual([job.destination for job in enqueued], places)
 
     def test_also_those_that_jobs_enqueue_and_in_the_order_in_which_they_come(self) -> None:
         with inline(), captured_jobs() as enqueued:
@@ -382,7 +382,9 @@ class Asserted(TestCase):
     def test_a_job_is_found_by_what_is_said_of_it(self) -> None:
         handle = jobs.mail.run_later("a@b.c", copies=("d@e.f",))
         (found,) = assert_enqueued(jobs.mail)
-        self.assertEqual((found.handle, found.place), (handle, "outbox" if OUTBOX else "queue"))
+        self.assertEqual(
+            (found.handle, found.destination), (handle, "outbox" if OUTBOX else "queue")
+        )
         assert_enqueued(jobs.mail, args=["a@b.c"])
         assert_enqueued(jobs.mail, kwargs={"copies": ("d@e.f",)}, queue="mail", priority=5, count=1)
         assert_enqueued(jobs.mail.name)

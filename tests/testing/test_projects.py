@@ -125,7 +125,7 @@ class Together(TestCase):
             jobs.order_all.run_later("Emma")
             assert_enqueued(jobs.order_all)
             self.assertEqual(drain(), 2)
-        self.assertEqual([job.place for job in enqueued], ["queue", "queue"])
+        self.assertEqual([job.destination for job in enqueued], ["queue", "queue"])
         with inline():
             handle = jobs.order_twice.run_later("Sanditon")
             self.assertEqual(handle.state, "ready")  # as it was enqueued

@@ -17,7 +17,7 @@ from djjp.durations import to_datetime
 from djjp.exceptions import JobDoesNotExist, QueueUnavailable
 from djjp.jobs.handles import JobHandle, get_job
 from djjp.models import FINISHED, Job, Schedule, State
-from djjp.schedules import listing, next_slot, problem, when
+from djjp.schedules import listing, next_occurrence, problem, when
 
 
 @contextmanager
@@ -166,7 +166,7 @@ def schedules() -> None:
 
 def _scheduled(row: Schedule) -> list[object]:
     wrong = problem(row)
-    following = next_slot(row) if row.enabled and wrong is None else None
+    following = next_occurrence(row) if row.enabled and wrong is None else None
     times = [
         _moment(None if at is None else to_datetime(at)) for at in (following, row.last_occurrence)
     ]

@@ -98,7 +98,7 @@ CHANGES = [
 
 @pytest.mark.parametrize(("expression", "tz", "start", "expected"), CHANGES)
 def test_where_clocks_change(expression: str, tz: str, start: str, expected: list[str]) -> None:
-    assert shown(cron(expression, tz).after(at(start, tz)), tz, len(expected)) == expected
+    assert shown(cron(expression, tz).occurrences(at(start, tz)), tz, len(expected)) == expected
 
 
 @pytest.mark.parametrize("tz", [NEW_YORK, BERLIN, "Australia/Lord_Howe", "Africa/Cairo"])
@@ -156,19 +156,22 @@ def looked_for(expression: str, zone: ZoneInfo, window: list[float]) -> list[flo
 
 
 def test_an_interval_has_its_slots_at_its_multiples_since_1970() -> None:
-    assert list(islice(every(timedelta(minutes=5)).after(1_000_000_000.0), 2)) == [
+    assert list(islice(every(timedelta(minutes=5)).occurrences(1_000_000_000.0), 2)) == [
         1_000_000_200.0,
         1_000_000_500.0,
     ]
     week = every(timedelta(weeks=1))
-    assert shown(week.after(at("2026-05-04")), "UTC", 2) == ["07 00:00 +0000", "14 00:00 +0000"]
+    assert shown(week.occurrences(at("2026-05-04")), "UTC", 2) == [
+        "07 00:00 +0000",
+        "14 00:00 +0000",
+    ]
 
 
 @pytest.mark.parametrize("seconds", [0.1, 0.3, 1, 1.5, 7.7, 3600, 86_400 * 366])
 @pytest.mark.parametrize("year", [1971, 2026, 2199])
 def test_each_slot_of_an_interval_leads_to_the_next(seconds: float, year: int) -> None:
     timing, moment = every(seconds), at(f"{year}-03-01T00:00:00.1")
-    seen = list(islice(timing.after(moment), 200))
+    seen = list(islice(timing.occurrences(moment), 200))
     for before, slot in pairwise(seen):
         assert recurrence.first(timing, before) == slot
         assert slot - before == pytest.approx(seconds, abs=1e-5)
