@@ -47,7 +47,8 @@ def test_options_stand_above_the_task_or_below_it() -> None:
     one = task_options(max_attempts=4, timeout=5)(tasks.task(above))
     other = tasks.task(task_options(max_attempts=4, timeout=5)(below))
     for task in (one, other, one.using(priority=3)):
-        assert (as_job(task).max_attempts, as_job(task).timeout) == (4, 5)
+        options = as_job(task).options
+        assert (options.max_attempts, options.timeout) == (4, 5)
     assert type(one) is type(other)
 
 
