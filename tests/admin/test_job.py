@@ -7,7 +7,6 @@ import pytest
 from django.contrib.admin.models import CHANGE, DELETION, LogEntry
 from django.db import connections
 
-import djjp.engine
 from djjp.admin import job as module
 from djjp.engine import Failure, Outcome
 from djjp.models import FINISHED, Attempt, Flag, Job, State
@@ -39,7 +38,7 @@ def gone(job):
 # The page of one job
 
 
-def test_a_job_that_ran_shows_its_arguments_and_its_result(queue, admin, processes):
+def test_a_job_that_ran_shows_its_arguments_and_its_result(engine, admin, processes):
     handle = echo.run_later(42, "ünïcode", when=(1, 2))
     assert processes.run("start_consumer", "--drain").returncode == 0
     shown = text(admin.get(f"{LIST}{handle.id}/change/"))
@@ -50,7 +49,7 @@ def test_a_job_that_ran_shows_its_arguments_and_its_result(queue, admin, process
     assert str(handle.id) in shown
 
 
-def test_a_job_that_failed_shows_its_traceback(queue, admin, processes):
+def test_a_job_that_failed_shows_its_traceback(engine, admin, processes):
     handle = fail.run_later("order 7 has no address")
     assert processes.run("start_consumer", "--drain").returncode == 0
     shown = text(admin.get(f"{LIST}{handle.id}/change/"))
@@ -59,12 +58,12 @@ def test_a_job_that_failed_shows_its_traceback(queue, admin, processes):
     assert "raise ValueError(message)" in shown
 
 
-def test_attempts_are_shown_latest_first_and_bounded_in_number(queue, admin, monkeypatch):
+def test_attempts_are_shown_latest_first_and_bounded_in_number(engine, admin, monkeypatch):
     monkeypatch.setattr(module, "ATTEMPTS_SHOWN", 2)
     job = make(State.FAILED)
     for number in (1, 2):
         failure(job, number)
-    with asked(queue) as seen:
+    with asked(engine) as seen:
         shown = text(admin.get(page(job)))
     assert [s for s in seen.queue if s.endswith('ORDER BY "djjp_attempt"."id" DESC LIMIT 3')]
     assert re.findall(r"Attempt (\d)", shown) == ["2", "1"]
@@ -75,7 +74,7 @@ def test_attempts_are_shown_latest_first_and_bounded_in_number(queue, admin, mon
     assert "Earlier attempts are not shown" in shown
 
 
-def test_a_message_that_the_traceback_leaves_out_is_shown_beside_it(queue, admin):
+def test_a_message_that_the_traceback_leaves_out_is_shown_beside_it(engine, admin):
     job = make(State.FAILED)
     failure(job, message="first\nsecond", traceback="<its traceback could not be printed>")
     shown = text(admin.get(page(job)))
@@ -83,7 +82,7 @@ def test_a_message_that_the_traceback_leaves_out_is_shown_beside_it(queue, admin
     assert "&lt;its traceback could not be printed&gt;" in shown
 
 
-def test_nothing_that_a_job_carries_becomes_markup(queue, admin):
+def test_nothing_that_a_job_carries_becomes_markup(engine, admin):
     job = make(
         State.FAILED,
         name=f"shop.{SCRIPT}",
@@ -112,7 +111,7 @@ def test_nothing_that_a_job_carries_becomes_markup(queue, admin):
     assert "<script>alert" not in text(act(admin, "delete_selected", job, damaged))
 
 
-def test_a_job_that_no_code_knows_and_no_codec_reads_is_shown(queue, admin):
+def test_a_job_that_no_code_knows_and_no_codec_reads_is_shown(engine, admin):
     job = make(State.READY, name="long.gone.job", arguments='{"$djjp":', result="{nor this")
     assert "long.gone.job" in text(admin.get(LIST))
     shown = text(admin.get(page(job)))
@@ -120,13 +119,13 @@ def test_a_job_that_no_code_knows_and_no_codec_reads_is_shown(queue, admin):
     assert "{nor this</pre>" in shown
 
 
-def test_half_a_character_in_an_argument_is_shown_as_json_spells_it(queue, admin):
+def test_half_a_character_in_an_argument_is_shown_as_json_spells_it(engine, admin):
     job = make(arguments='{"args":["\\ud800","\\u0000"],"kwargs":{}}')
     assert "&quot;\\ud800&quot;, &quot;\\u0000&quot;" in text(admin.get(page(job)))
 
 
 @pytest.mark.parametrize("address", ["nonsense/change/", "0/change/", "a_00b/change/"])
-def test_a_page_of_no_job_leads_away(queue, admin, address):
+def test_a_page_of_no_job_leads_away(engine, admin, address):
     response = admin.get(LIST + address, follow=True)
     assert response.redirect_chain
     assert "doesn’t exist" in said(response)[0]
@@ -135,7 +134,7 @@ def test_a_page_of_no_job_leads_away(queue, admin, address):
 # Who may do what
 
 
-def test_nobody_adds_or_edits_a_job(queue, staff):
+def test_nobody_adds_or_edits_a_job(engine, staff):
     admin, job = staff("add", "view", "change", "delete"), make()
     assert admin.get(f"{LIST}add/").status_code == 403
     assert admin.post(f"{LIST}add/", {"name": "x"}).status_code == 403
@@ -148,7 +147,7 @@ def test_nobody_adds_or_edits_a_job(queue, staff):
     assert Job.objects.get().name == "shop.echo"
 
 
-def test_who_may_only_look_sees_no_action_and_can_forge_none(queue, staff):
+def test_who_may_only_look_sees_no_action_and_can_forge_none(engine, staff):
     viewer, job, waiting = staff("view"), make(State.FAILED), make(State.READY)
     assert 'name="action"' not in text(viewer.get(LIST))
     shown = text(viewer.get(page(job)))
@@ -163,7 +162,7 @@ def test_who_may_only_look_sees_no_action_and_can_forge_none(queue, staff):
     assert states(job, waiting) == ["failed", "ready"]
 
 
-def test_retry_and_cancel_are_allowed_apart_from_delete(queue, staff):
+def test_retry_and_cancel_are_allowed_apart_from_delete(engine, staff):
     job, waiting = make(State.FAILED), make(State.READY)
     retrier, deleter = staff("change"), staff("view", "delete")
     assert "/retry/" in text(retrier.get(page(job)))
@@ -182,7 +181,7 @@ def test_retry_and_cancel_are_allowed_apart_from_delete(queue, staff):
     assert states(waiting) == ["ready"]
 
 
-def test_a_project_may_keep_some_jobs_from_being_deleted(queue, admin, monkeypatch):
+def test_a_project_may_keep_some_jobs_from_being_deleted(engine, admin, monkeypatch):
     kept, other = make(queue="audit"), make()
     monkeypatch.setattr(
         module.JobAdmin, "has_delete_permission", lambda self, request, obj=None: obj != kept
@@ -192,7 +191,7 @@ def test_a_project_may_keep_some_jobs_from_being_deleted(queue, admin, monkeypat
     assert states(kept, other) == ["succeeded", "succeeded"]
 
 
-def test_strangers_are_sent_to_log_in(queue, staff, client):
+def test_strangers_are_sent_to_log_in(engine, staff, client):
     job = make(State.FAILED)
     for url in (LIST, page(job), f"{LIST}{job.pk}/retry/", f"{LIST}{job.pk}/cancel/"):
         assert "/admin/login/" in client.post(url).headers["Location"]
@@ -205,7 +204,7 @@ def test_strangers_are_sent_to_log_in(queue, staff, client):
     ("button", "before", "after"),
     [("retry", State.FAILED, "ready"), ("cancel", State.READY, "cancelled")],
 )
-def test_a_button_needs_a_post_with_the_token(queue, staff, button, before, after):
+def test_a_button_needs_a_post_with_the_token(engine, staff, button, before, after):
     job, strict = make(before), staff("view", "change", strict=True)
     assert strict.get(f"{LIST}{job.pk}/{button}/").status_code == 405
     assert strict.post(f"{LIST}{job.pk}/{button}/").status_code == 403
@@ -220,7 +219,7 @@ def test_a_button_needs_a_post_with_the_token(queue, staff, button, before, afte
 
 
 @pytest.mark.parametrize("state", ENDED)
-def test_the_button_retries_a_job_that_has_ended(queue, admin, state):
+def test_the_button_retries_a_job_that_has_ended(engine, admin, state):
     job = make(state, rescues=2)
     failure(job)
     filters = "?_changelist_filters=state%3Dfailed"
@@ -235,7 +234,7 @@ def test_the_button_retries_a_job_that_has_ended(queue, admin, state):
 
 
 @pytest.mark.parametrize("state", OPEN)
-def test_a_job_that_has_not_ended_has_no_button_and_is_left_alone(queue, admin, state):
+def test_a_job_that_has_not_ended_has_no_button_and_is_left_alone(engine, admin, state):
     job = make(state)
     assert "/retry/" not in text(admin.get(page(job)))
     response = admin.post(f"{LIST}{job.pk}/retry/", follow=True)
@@ -244,7 +243,7 @@ def test_a_job_that_has_not_ended_has_no_button_and_is_left_alone(queue, admin, 
     assert not LogEntry.objects.exists()
 
 
-def test_the_action_retries_what_has_ended_and_says_what_it_left_alone(queue, admin):
+def test_the_action_retries_what_has_ended_and_says_what_it_left_alone(engine, admin):
     jobs = {state: make(state) for state in State}
     untouched = make(State.FAILED)
     response = act(admin, "retry_selected", *jobs.values())
@@ -257,27 +256,27 @@ def test_the_action_retries_what_has_ended_and_says_what_it_left_alone(queue, ad
     }
 
 
-def test_a_retried_job_is_claimed_again(queue, admin):
+def test_a_retried_job_is_claimed_again(engine, admin):
     job = make(State.FAILED)
     admin.post(f"{LIST}{job.pk}/retry/")
-    with queue.db.transaction():
-        assert [claimed.id for claimed in queue.jobs.claim("me", 5, time.time())] == [job.pk]
+    with engine.db.transaction():
+        assert [claimed.id for claimed in engine.jobs.claim("me", 5, time.time())] == [job.pk]
 
 
-def test_retrying_a_job_that_is_gone_leads_away(queue, admin):
+def test_retrying_a_job_that_is_gone_leads_away(engine, admin):
     job = make(State.FAILED)
     Job.objects.all().delete()
     response = admin.post(f"{LIST}{job.pk}/retry/", follow=True)
     assert "doesn’t exist" in said(response)[0]
 
 
-def test_actions_take_only_what_is_ticked(queue, admin):
+def test_actions_take_only_what_is_ticked(engine, admin):
     ticked, other = make(State.FAILED), make(State.FAILED)
     act(admin, "retry_selected", ticked, select_across="1")
     assert states(ticked, other) == ["ready", "failed"]
 
 
-def test_the_list_does_not_offer_to_select_what_it_does_not_show(queue, admin):
+def test_the_list_does_not_offer_to_select_what_it_does_not_show(engine, admin):
     for _ in range(101):
         make()
     shown = text(admin.get(LIST))
@@ -290,7 +289,7 @@ def test_the_list_does_not_offer_to_select_what_it_does_not_show(queue, admin):
 
 
 @pytest.mark.parametrize("state", OPEN)
-def test_the_button_cancels_a_job_that_has_not_ended(queue, admin, state):
+def test_the_button_cancels_a_job_that_has_not_ended(engine, admin, state):
     job = make(state)
     filters = "?_changelist_filters=state%3Dready"
     assert f"/cancel/{filters}" in text(admin.get(page(job) + filters))
@@ -309,7 +308,7 @@ def test_the_button_cancels_a_job_that_has_not_ended(queue, admin, state):
 
 
 @pytest.mark.parametrize("state", ENDED)
-def test_a_job_that_has_ended_has_no_button_to_cancel_it_and_is_left_alone(queue, admin, state):
+def test_a_job_that_has_ended_has_no_button_to_cancel_it_and_is_left_alone(engine, admin, state):
     job = make(state)
     assert "/cancel/" not in text(admin.get(page(job)))
     response = admin.post(f"{LIST}{job.pk}/cancel/", follow=True)
@@ -318,7 +317,7 @@ def test_a_job_that_has_ended_has_no_button_to_cancel_it_and_is_left_alone(queue
     assert not LogEntry.objects.exists()
 
 
-def test_the_action_cancels_what_has_not_ended_and_says_what_it_left_alone(queue, admin):
+def test_the_action_cancels_what_has_not_ended_and_says_what_it_left_alone(engine, admin):
     jobs, untouched = {state: make(state) for state in State}, make(State.READY)
     response = act(admin, "cancel_selected", *jobs.values())
     assert said(response) == [
@@ -333,7 +332,7 @@ def test_the_action_cancels_what_has_not_ended_and_says_what_it_left_alone(queue
     }
 
 
-def test_a_running_job_that_is_cancelled_here_is_stopped(queue, admin, processes):
+def test_a_running_job_that_is_cancelled_here_is_stopped(engine, admin, processes):
     handle = hog.run_later(600.0)
     processes.consumer()
     eventually(lambda: Job.objects.get().state == "running")
@@ -357,7 +356,7 @@ def test_a_running_job_that_is_cancelled_here_is_stopped(queue, admin, processes
         (-1, -4, "-1 of -4"),
     ],
 )
-def test_the_progress_is_shown_as_far_as_it_is_known(queue, admin, done, total, shown):
+def test_the_progress_is_shown_as_far_as_it_is_known(engine, admin, done, total, shown):
     job = make(State.RUNNING, progress_done=done, progress_total=total)
     row = re.search(
         r'field-progress">.*?<div class="readonly">(.*?)</div>',
@@ -368,7 +367,7 @@ def test_the_progress_is_shown_as_far_as_it_is_known(queue, admin, done, total, 
     assert row[1] == (shown or "-")
 
 
-def test_why_a_job_was_cancelled_and_what_its_crashes_did_are_shown(queue, admin):
+def test_why_a_job_was_cancelled_and_what_its_crashes_did_are_shown(engine, admin):
     job = make(State.CANCELLED, reason=f"no <stock> {SCRIPT}", rescues=2, on_crash="fail")
     shown = text(admin.get(page(job)))
     assert "no &lt;stock&gt; &lt;script&gt;" in shown
@@ -381,7 +380,7 @@ def test_why_a_job_was_cancelled_and_what_its_crashes_did_are_shown(queue, admin
         assert row[1] == value
 
 
-def test_why_a_job_failed_is_said_at_the_top_and_a_plain_one_has_no_empty_rows(queue, admin):
+def test_why_a_job_failed_is_said_at_the_top_and_a_plain_one_has_no_empty_rows(engine, admin):
     job = make(State.FAILED)
     failure(job, message="first")
     failure(job, 2, message=f"{SCRIPT}\nmore")
@@ -420,13 +419,13 @@ def test_why_a_job_failed_is_said_at_the_top_and_a_plain_one_has_no_empty_rows(q
     ],
     ids=lambda value: "" if isinstance(value, dict) else None,
 )
-def test_what_holds_a_job_back_is_on_its_page(queue, admin, state, fields, shown):
+def test_what_holds_a_job_back_is_on_its_page(engine, admin, state, fields, shown):
     said = text(admin.get(page(make(state, created_at=NOW - timedelta(days=9), **fields))))
     assert shown in said
     assert "<script>alert" not in said
 
 
-def test_a_running_job_that_is_told_to_stop_says_so_and_is_told_once(queue, admin):
+def test_a_running_job_that_is_told_to_stop_says_so_and_is_told_once(engine, admin):
     job = make(State.RUNNING, cancel_requested=True)
     for url in (LIST, page(job)):
         assert "Running</span> told to stop" in text(admin.get(url))
@@ -436,15 +435,15 @@ def test_a_running_job_that_is_told_to_stop_says_so_and_is_told_once(queue, admi
     assert not LogEntry.objects.exists()
 
 
-def test_what_others_have_changed_between_the_look_and_the_verb_is_said(queue, admin, monkeypatch):
+def test_what_others_have_changed_between_the_look_and_the_verb_is_said(engine, admin, monkeypatch):
     job, other = make(State.FAILED), make(State.FAILED)
-    verb = type(queue).retry
+    verb = type(engine.control).retry
 
     def late(self, ids):
         verb(self, [other.pk])
         return verb(self, ids)
 
-    monkeypatch.setattr(type(djjp.engine.current()), "retry", late)
+    monkeypatch.setattr(type(engine.control), "retry", late)
     response = act(admin, "retry_selected", job, other)
     assert said(response) == [
         "Retried 1 job.",
@@ -455,7 +454,7 @@ def test_what_others_have_changed_between_the_look_and_the_verb_is_said(queue, a
 # Delete
 
 
-def test_deleting_a_job_takes_its_attempts_along(queue, admin):
+def test_deleting_a_job_takes_its_attempts_along(engine, admin):
     job, other = make(State.FAILED), make(State.FAILED)
     for number in (1, 2):
         failure(job, number)
@@ -471,7 +470,7 @@ def test_deleting_a_job_takes_its_attempts_along(queue, admin):
     assert (entry.action_flag, entry.object_id) == (DELETION, str(job.pk))
 
 
-def test_deleting_selected_jobs_asks_first(queue, admin):
+def test_deleting_selected_jobs_asks_first(engine, admin):
     jobs, other = [make(state) for state in State], make()
     for job in jobs:
         failure(job)
@@ -486,11 +485,11 @@ def test_deleting_selected_jobs_asks_first(queue, admin):
     assert LogEntry.objects.filter(action_flag=DELETION).count() == 7
 
 
-def test_deleting_reads_neither_tracebacks_nor_payloads_of_many(queue, admin):
+def test_deleting_reads_neither_tracebacks_nor_payloads_of_many(engine, admin):
     jobs = [make(State.FAILED) for _ in range(3)]
     for job in jobs:
         failure(job)
-    with asked(queue) as seen:
+    with asked(engine) as seen:
         act(admin, "delete_selected", *jobs)
         act(admin, "delete_selected", *jobs, post="yes")
     assert not Job.objects.exists()
@@ -500,7 +499,7 @@ def test_deleting_reads_neither_tracebacks_nor_payloads_of_many(queue, admin):
 
 @pytest.mark.parametrize("action", ["retry_selected", "cancel_selected", "delete_selected"])
 @pytest.mark.parametrize("forged", ["", "1", "x" * 36, "\0", "' OR 1=1 --"], ids=ascii)
-def test_an_action_on_what_is_no_id_is_refused_and_nothing_happens(queue, admin, action, forged):
+def test_an_action_on_what_is_no_id_is_refused_and_nothing_happens(engine, admin, action, forged):
     job = make(State.FAILED)
     for post in ({}, {"index": "0"}, {"post": "yes"}):
         ticked = [str(job.pk), forged]
@@ -509,23 +508,23 @@ def test_an_action_on_what_is_no_id_is_refused_and_nothing_happens(queue, admin,
     assert states(job) == [State.FAILED]
 
 
-def test_a_running_job_may_be_deleted_and_its_outcome_is_dropped(queue, admin):
+def test_a_running_job_may_be_deleted_and_its_outcome_is_dropped(engine, admin):
     job = make(State.READY)
-    with queue.db.transaction():
-        (claimed,) = queue.jobs.claim("me", 1, time.time())
+    with engine.db.transaction():
+        (claimed,) = engine.jobs.claim("me", 1, time.time())
     admin.post(f"{LIST}{job.pk}/delete/", {"post": "yes"})
-    with queue.db.transaction():
-        assert queue.jobs.finish("me", [failed(claimed)]) == set()
+    with engine.db.transaction():
+        assert engine.jobs.finish("me", [failed(claimed)]) == set()
     assert not Job.objects.exists()
     assert not Attempt.objects.exists()
 
 
-def test_a_deletion_waits_for_the_consumer_that_is_about_to_record_a_failure(queue, admin):
-    if queue.db.alias != "postgresql":
+def test_a_deletion_waits_for_the_consumer_that_is_about_to_record_a_failure(engine, admin):
+    if engine.db.alias != "postgresql":
         pytest.skip("SQLite has one writer: no deletion can begin inside a consumer's turn")
     job = make(State.READY)
-    with queue.db.transaction():
-        (claimed,) = queue.jobs.claim("me", 1, time.time())
+    with engine.db.transaction():
+        (claimed,) = engine.jobs.claim("me", 1, time.time())
     responses = []
 
     def delete():
@@ -533,23 +532,23 @@ def test_a_deletion_waits_for_the_consumer_that_is_about_to_record_a_failure(que
         connections.close_all()
 
     deletion = threading.Thread(target=delete)
-    with queue.db.transaction():
-        assert queue.jobs.finish("me", [failed(claimed)]) == {job.pk}
+    with engine.db.transaction():
+        assert engine.jobs.finish("me", [failed(claimed)]) == {job.pk}
         deletion.start()
-        eventually(lambda: waiting(queue))
+        eventually(lambda: waiting(engine))
     deletion.join(30)
     assert said(responses[0]) == ["Successfully deleted 1 job."]
     assert not Job.objects.exists()
     assert not Attempt.objects.exists()
 
 
-def test_the_queue_is_free_while_a_deletion_is_logged(queue, admin):
+def test_the_queue_is_free_while_a_deletion_is_logged(engine, admin):
     job = make()
     free = []
 
     def look(execute, sql, params, many, context):
         if sql.startswith("INSERT") and "django_admin_log" in sql:
-            free.append((not connections[queue.db.alias].in_atomic_block, gone(job)))
+            free.append((not connections[engine.db.alias].in_atomic_block, gone(job)))
         return execute(sql, params, many, context)
 
     with connections["default"].execute_wrapper(look):
@@ -562,8 +561,8 @@ def failed(claimed):
     return Outcome(claimed, State.FAILED, now, now, failure=Failure("E", "m", "t"))
 
 
-def waiting(queue):
-    with queue.db.connection.cursor() as cursor:
+def waiting(engine):
+    with engine.db.connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
         return cursor.fetchone()[0]
 
@@ -571,11 +570,11 @@ def waiting(queue):
 # Where it is read and written
 
 
-def test_the_application_and_the_queue_are_each_asked_for_their_own_only(queue, admin):
+def test_the_application_and_the_queue_are_each_asked_for_their_own_only(engine, admin):
     jobs = [make(State.FAILED) for _ in range(6)]
     for job in jobs:
         failure(job)
-    with asked(queue) as seen:
+    with asked(engine) as seen:
         for url in (
             "/admin/",
             "/admin/djjp/",
@@ -600,21 +599,21 @@ def test_the_application_and_the_queue_are_each_asked_for_their_own_only(queue, 
     named = {table for sql in seen.queue for table in tables.findall(sql)}
     assert named - {"json_each"} == {"djjp_job", "djjp_attempt"}
     verbs = {sql.split()[0] for sql in seen.queue if not tables.search(sql)}
-    notify = {"SELECT"} if queue.db.alias == "postgresql" else set()  # pg_notify('djjp_ready', '')
+    notify = {"SELECT"} if engine.db.alias == "postgresql" else set()  # pg_notify('djjp_ready', '')
     assert verbs <= {"BEGIN", "COMMIT", "SAVEPOINT", "RELEASE", *notify}
 
 
 @pytest.mark.parametrize(("name", "state"), [("retry", State.FAILED), ("cancel", State.READY)])
-def test_what_is_done_goes_through_the_verb_of_the_queue(queue, admin, monkeypatch, name, state):
+def test_what_is_done_goes_through_the_verb_of_the_queue(engine, admin, monkeypatch, name, state):
     """So that what the verb will do one day (dependents, unique keys) is done here too."""
     job, calls = make(state), []
-    verb = getattr(type(queue), name)
+    verb = getattr(type(engine.control), name)
 
     def seen(self, ids, *more):
         calls.append(list(ids))
         return verb(self, calls[-1], *more)
 
-    monkeypatch.setattr(type(djjp.engine.current()), name, seen)
+    monkeypatch.setattr(type(engine.control), name, seen)
     admin.post(f"{LIST}{job.pk}/{name}/")
     other = make(state)
     act(admin, f"{name}_selected", other)

@@ -83,7 +83,7 @@ def rows():
 # Made here
 
 
-def test_a_schedule_is_made_for_a_registered_job(queue, admin):
+def test_a_schedule_is_made_for_a_registered_job(engine, admin):
     given = {"positional": '[42, "ünï"]', "keyword": '{"at": {"$djjp": "tuple", "value": [1, 2]}}'}
     before = time.time()
     response = admin.post(f"{LIST}add/", FORM | given, follow=True)
@@ -122,7 +122,7 @@ def test_a_schedule_is_made_for_a_registered_job(queue, admin):
         ({"catch_up": "twice"}, "is not one of the available choices"),
     ],
 )
-def test_what_cannot_be_is_refused_and_nothing_written(queue, admin, fields, complaint):
+def test_what_cannot_be_is_refused_and_nothing_written(engine, admin, fields, complaint):
     by_hand("shop.echo", NOW, name="taken", every=timedelta(minutes=1))
     before = rows()
     response = admin.post(f"{LIST}add/", FORM | fields)
@@ -131,7 +131,7 @@ def test_what_cannot_be_is_refused_and_nothing_written(queue, admin, fields, com
     assert logged() == []
 
 
-def test_a_page_shows_what_can_be_posted_back(queue, admin):
+def test_a_page_shows_what_can_be_posted_back(engine, admin):
     arguments = codec.encode_arguments((1, (2, 3)), {"to": "ü"}, None)
     row = by_hand("shop.echo", NOW, every=timedelta(minutes=5), arguments=arguments)
     form = admin.get(page(row)).context["adminform"].form
@@ -143,11 +143,11 @@ def test_a_page_shows_what_can_be_posted_back(queue, admin):
     assert rows() == before
 
 
-def test_to_edit_one_schedule_leaves_the_others_and_the_marks_of_its_slots_alone(queue, admin):
+def test_to_edit_one_schedule_leaves_the_others_and_the_marks_of_its_slots_alone(engine, admin):
     """An interval keeps its place too, as long as what says when it is due does not change."""
     one, two = (by_hand("shop.echo", NOW, name=n, cron="0 9 * * *", tz="UTC") for n in "ab")
     for row in (one, two):
-        queue.schedules.fire(row, [(NOW + 60, new_job())])
+        engine.schedules.fire(row, [(NOW + 60, new_job())])
     first, second = rows()
 
     response = admin.post(page(one), FORM | {"name": "a", "tz": "UTC", "positional": "[7]"})
@@ -168,12 +168,12 @@ def test_to_edit_one_schedule_leaves_the_others_and_the_marks_of_its_slots_alone
     assert now[0]["last_occurrence"] == NOW + 60
 
 
-def test_what_a_consumer_writes_meanwhile_is_not_overwritten(queue, admin, monkeypatch):
+def test_what_a_consumer_writes_meanwhile_is_not_overwritten(engine, admin, monkeypatch):
     row = by_hand("shop.echo", NOW, cron="0 9 * * *", tz="UTC")
     clean = schedules.call
 
     def fire_first(seen):
-        queue.schedules.fire(row, [(NOW + 60, new_job())])
+        engine.schedules.fire(row, [(NOW + 60, new_job())])
         return clean(seen)
 
     monkeypatch.setattr(schedules, "call", fire_first)
@@ -186,9 +186,9 @@ def test_what_a_consumer_writes_meanwhile_is_not_overwritten(queue, admin, monke
 # Written by the code
 
 
-def test_of_a_schedule_of_the_code_only_the_switch_can_be_set(queue, admin):
+def test_of_a_schedule_of_the_code_only_the_switch_can_be_set(engine, admin):
     with registered(every=60, schedule_args=[SCRIPT]):
-        queue.schedules.sync(schedules.declared(), NOW)
+        engine.schedules.sync(schedules.declared(), NOW)
         row, before = Schedule.objects.get(), rows()
         shown = text(admin.get(page(row)))
         assert re.findall(r'<(?:input|textarea|select)[^>]* name="(\w+)"', shown).count("cron") == 0
@@ -201,9 +201,9 @@ def test_of_a_schedule_of_the_code_only_the_switch_can_be_set(queue, admin):
         assert rows() == [before[0] | {"enabled": False}]
 
 
-def test_one_that_the_code_declares_cannot_be_deleted_and_one_that_it_has_dropped_can(queue, admin):
+def test_one_that_the_code_declares_cannot_be_deleted_and_one_that_it_has_dropped_can(engine, admin):
     with registered(every=60):
-        queue.schedules.sync(schedules.declared(), NOW)
+        engine.schedules.sync(schedules.declared(), NOW)
         row = Schedule.objects.get()
         assert admin.post(f"{LIST}{row.pk}/delete/", {"post": "yes"}).status_code == 403
         act(admin, "delete_selected", row, post="yes")
@@ -214,13 +214,13 @@ def test_one_that_the_code_declares_cannot_be_deleted_and_one_that_it_has_droppe
     assert not Schedule.objects.exists()
 
 
-def test_what_the_code_says_anew_meanwhile_is_not_overwritten(queue, admin, monkeypatch):
+def test_what_the_code_says_anew_meanwhile_is_not_overwritten(engine, admin, monkeypatch):
     with registered(every=60):
-        queue.schedules.sync(schedules.declared(), NOW)
+        engine.schedules.sync(schedules.declared(), NOW)
     row, fields = Schedule.objects.get(), ScheduleAdmin.get_readonly_fields
 
     def declare_first(self, *args):
-        queue.schedules.sync(schedules.declared(), NOW)
+        engine.schedules.sync(schedules.declared(), NOW)
         return fields(self, *args)
 
     monkeypatch.setattr(ScheduleAdmin, "get_readonly_fields", declare_first)
@@ -233,7 +233,7 @@ def test_what_the_code_says_anew_meanwhile_is_not_overwritten(queue, admin, monk
 # Gone
 
 
-def test_a_schedule_whose_job_is_not_registered_says_so_and_can_be_switched_off(queue, admin):
+def test_a_schedule_whose_job_is_not_registered_says_so_and_can_be_switched_off(engine, admin):
     row = by_hand(f"long.gone{SCRIPT}", NOW, name=f"n{SCRIPT}", every=timedelta(minutes=1))
     for url in (LIST, page(row), f"{LIST}{row.pk}/delete/", f"{LIST}?q={SCRIPT}"):
         shown = text(admin.get(url))
@@ -252,7 +252,7 @@ def test_a_schedule_whose_job_is_not_registered_says_so_and_can_be_switched_off(
     assert not Job.objects.exists()
 
 
-def test_damaged_arguments_are_shown_and_can_be_mended(queue, admin):
+def test_damaged_arguments_are_shown_and_can_be_mended(engine, admin):
     row = by_hand("shop.echo", NOW, every=timedelta(minutes=1), arguments=SCRIPT)
     assert "cannot decode" in text(admin.get(LIST))
     admin.post(page(row), FORM | {"positional": "[1]"})
@@ -262,7 +262,7 @@ def test_damaged_arguments_are_shown_and_can_be_mended(queue, admin):
 # Actions
 
 
-def test_schedules_are_enabled_and_disabled_one_by_one(queue, admin):
+def test_schedules_are_enabled_and_disabled_one_by_one(engine, admin):
     on, off = (by_hand("shop.echo", NOW, name=n, every=timedelta(minutes=1)) for n in "ab")
     assert said(act(admin, "disable_selected", off)) == ["Disabled 1 schedule."]
     _, second = rows()
@@ -276,7 +276,7 @@ def test_schedules_are_enabled_and_disabled_one_by_one(queue, admin):
 
 
 @pytest.mark.parametrize("way", ["button", "action"])
-def test_a_schedule_runs_now_beside_its_slots(queue, admin, way):
+def test_a_schedule_runs_now_beside_its_slots(engine, admin, way):
     row = by_hand(
         mail.name, NOW, cron="0 9 * * *", tz="UTC", arguments='{"args":["x"],"kwargs":{}}'
     )
@@ -293,10 +293,10 @@ def test_a_schedule_runs_now_beside_its_slots(queue, admin, way):
     assert logged() == [(CHANGE, row.name, f"Run now: job {job.pk}.")]
 
 
-def test_a_deleted_schedule_goes_with_its_slots(queue, admin):
+def test_a_deleted_schedule_goes_with_its_slots(engine, admin):
     one, two = (by_hand("shop.echo", NOW, name=n, every=timedelta(minutes=1)) for n in "ab")
     for row in (one, two):
-        queue.schedules.fire(row, [(NOW + 60, new_job())])
+        engine.schedules.fire(row, [(NOW + 60, new_job())])
     act(admin, "delete_selected", one, post="yes")
     assert list(Occurrence.objects.values_list("schedule", flat=True)) == [two.pk]
     admin.post(f"{LIST}{two.pk}/delete/", {"post": "yes"})
@@ -307,7 +307,7 @@ def test_a_deleted_schedule_goes_with_its_slots(queue, admin):
 # Who may do what
 
 
-def test_who_may_only_look_can_do_nothing(queue, who):
+def test_who_may_only_look_can_do_nothing(engine, who):
     row = by_hand("shop.echo", NOW, every=timedelta(minutes=1))
     looker, before = who("view"), rows()
     shown = text(looker.get(page(row)))
@@ -323,7 +323,7 @@ def test_who_may_only_look_can_do_nothing(queue, who):
     assert (rows(), Job.objects.count()) == (before, 0)
 
 
-def test_each_permission_allows_its_own_and_no_more(queue, who):
+def test_each_permission_allows_its_own_and_no_more(engine, who):
     row = by_hand("shop.echo", NOW, every=timedelta(minutes=1))
     adder, changer, deleter = who("view", "add"), who("view", "change"), who("view", "delete")
     assert adder.post(f"{LIST}{row.pk}/run/").status_code == 403
@@ -339,17 +339,17 @@ def test_each_permission_allows_its_own_and_no_more(queue, who):
     assert [row["name"] for row in rows()] == ["Nightly"]
 
 
-def test_the_list_asks_the_queue_a_few_things_however_long_it_is(queue, admin):
+def test_the_list_asks_the_queue_a_few_things_however_long_it_is(engine, admin):
     for n in range(20):
         by_hand(echo.name, NOW, name=f"s{n}", cron="0 9 * * *", tz="Europe/Berlin")
-    with asked(queue) as seen:
+    with asked(engine) as seen:
         shown = text(admin.get(LIST))
     assert shown.count("0 9 * * * Europe/Berlin") == 20
     assert len(seen.queue) <= 4
 
 
-def test_a_schedule_of_the_code_and_one_made_here_may_have_one_name(queue, admin):
+def test_a_schedule_of_the_code_and_one_made_here_may_have_one_name(engine, admin):
     with registered("shop.both", every=60):
-        queue.schedules.sync(schedules.declared(), NOW)
+        engine.schedules.sync(schedules.declared(), NOW)
         admin.post(f"{LIST}add/", FORM | {"name": "shop.both"})
         assert [row["source"] for row in rows()] == [Source.CODE, Source.ADMIN]
