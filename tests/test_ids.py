@@ -27,6 +27,7 @@ def test_an_id_is_a_uuid_of_version_7() -> None:
         assert id.variant == RFC_4122
 
 
+@pytest.mark.borrowed
 def test_an_id_behaves_as_a_uuid_in_all_respects() -> None:
     for id in (new_id(), from_hex(new_id().hex)):
         plain = UUID(str(id))

@@ -37,6 +37,7 @@ def _(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterat
     importlib.reload(jsontext)
 
 
+@pytest.mark.borrowed
 @pytest.mark.parametrize("value", VALUES, ids=ascii)
 def test_the_text_is_that_of_the_standard_encoder_without_spaces(value: Any) -> None:
     text = jsontext.dumps(value)

@@ -201,7 +201,9 @@ def test_of_a_schedule_of_the_code_only_the_switch_can_be_set(engine, admin):
         assert rows() == [before[0] | {"enabled": False}]
 
 
-def test_one_that_the_code_declares_cannot_be_deleted_and_one_that_it_has_dropped_can(engine, admin):
+def test_one_that_the_code_declares_cannot_be_deleted_and_one_that_it_has_dropped_can(
+    engine, admin
+):
     with registered(every=60):
         engine.schedules.sync(schedules.declared(), NOW)
         row = Schedule.objects.get()

@@ -429,6 +429,7 @@ def test_a_consumer_that_has_to_end_gives_back_what_does_not(engine: Engine) -> 
 # Databases
 
 
+@pytest.mark.borrowed
 def test_coroutines_share_threads_and_connections_and_leave_none(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -544,6 +545,7 @@ def test_what_a_coroutine_enqueues_in_its_transaction_vanishes_with_it(engine: E
 # The watchdog
 
 
+@pytest.mark.borrowed
 @pytest.mark.sqlite_only
 @pytest.mark.parametrize("culprit", [hog, child_hog], ids=["itself", "a task of it"])
 def test_the_watchdog_names_the_job_that_blocks_the_loop_and_where_it_is(

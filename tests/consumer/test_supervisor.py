@@ -260,6 +260,7 @@ def test_a_child_that_holds_too_much_memory_is_replaced_however_long_its_job_run
     assert (first.attempts, second.attempts) == (1, 1)
 
 
+@pytest.mark.borrowed
 @pytest.mark.sqlite_only
 def test_new_code_is_run_after_it_was_saved_and_broken_code_is_survived(
     processes: Processes, engine: Engine, tmp_path: Path

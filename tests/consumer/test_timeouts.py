@@ -176,6 +176,7 @@ def outcome(handle: Any) -> tuple[str, list[str]]:
 TIMED_OUT = ("failed", ["djjp.exceptions.JobTimedOut"])
 
 
+@pytest.mark.borrowed
 @pytest.mark.parametrize("slow", [loop, coroutine], ids=["function", "coroutine"])
 def test_a_job_that_runs_for_too_long_is_stopped_and_may_clean_up(
     engine: Engine, slow: Any

@@ -135,6 +135,7 @@ def test_a_rollback_does_not_wake_a_listener(engine: Engine) -> None:
     assert not listener.woken()
 
 
+@pytest.mark.borrowed
 def test_a_wake_up_during_other_statements_is_not_lost(engine: Engine) -> None:
     listener = engine.db.listener()
     quiet(listener)

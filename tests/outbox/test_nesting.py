@@ -15,6 +15,7 @@ def holders(second: Application) -> tuple[int, int]:
     return len(waiting()), second.waiting()
 
 
+@pytest.mark.borrowed
 def test_the_innermost_transaction_takes_the_job_whichever_way_they_are_nested(
     engine: Engine, second: Application
 ) -> None:

@@ -97,6 +97,7 @@ def test_a_job_of_a_savepoint_that_is_rolled_back_goes_with_it(
     assert application.waiting() == 0
 
 
+@pytest.mark.borrowed
 def test_a_job_behind_a_rolled_back_savepoint_is_relayed_though_it_was_the_first_to_be_lost(
     engine: Engine,
 ) -> None:

@@ -433,6 +433,7 @@ def test_using_leaves_the_task_as_it_is() -> None:
 # Results
 
 
+@pytest.mark.borrowed
 def test_a_result_can_be_looked_up() -> None:
     now = timezone.now() + timedelta(days=1, microseconds=1)
     for task in (

@@ -51,6 +51,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
+@pytest.mark.borrowed
 @pytest.mark.parametrize("outbox", [True, False], ids=["outbox", "no outbox"])
 def test_the_stories_of_a_project_come_true(databases: dict[str, str], outbox: bool) -> None:
     environment = databases | ({"BOOKSHOP_OUTBOX": "1"} if outbox else {})
