@@ -1,8 +1,8 @@
-"""The job list: what keeps it fast and standing, whatever is in the queue and in the URL.
+"""The job list: fast and safe, whatever is in the queue and in the URL.
 
-A queue has millions of finished jobs and no index on them, so nothing here counts them, sorts them
-or looks for distinct values. The list goes backwards along the primary key, which is the order of
-time, and counts no further than `COUNTED`.
+A queue has millions of finished jobs and no index on them, so nothing here counts them all, sorts them or
+selects distinct values. The list follows the primary key backwards, which is the order of time, and counts
+up to `MAX_COUNT` only.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 else:
     JobPaginator = Paginator
 
-#: The list has pages for this many jobs; older ones are reached by search and filters.
-COUNTED = 10_000
+#: Number of jobs that the list has pages for; older jobs are reached by search and filters.
+MAX_COUNT = 10_000
 
-_LONGEST_NAME = 200
+_MAX_NAME = 200
 
 
 class BoundedPaginator(JobPaginator):
-    """Pages of the newest `COUNTED` jobs.
+    """Pages of the newest `MAX_COUNT` jobs.
 
     Attributes:
         cut_off: there are more jobs than it has pages for.
@@ -44,37 +44,37 @@ class BoundedPaginator(JobPaginator):
     @cached_property
     def count(self) -> int:
         jobs: QuerySet[Job] = self.object_list  # type: ignore[assignment]
-        found = jobs.order_by()[: COUNTED + 1].count()
-        self.cut_off = found > COUNTED
-        return min(found, COUNTED)
+        found = jobs.order_by()[: MAX_COUNT + 1].count()
+        self.cut_off = found > MAX_COUNT
+        return min(found, MAX_COUNT)
 
 
 class JobList(ChangeList):
-    """Newest first, without the payloads, each job with the way to its queue's jobs."""
+    """Newest first, without arguments and results, each job with a link to the jobs of its queue."""
 
     def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
-        return ["-pk"]  # whatever `?o=` asks for: any other order is a sort of the whole table
+        return ["-pk"]  # ignores `?o=`: any other order sorts the whole table
 
     def get_queryset(self, *args: Any, **kwargs: Any) -> QuerySet[Any]:
         return super().get_queryset(*args, **kwargs).defer("arguments", "result")
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
-        # Where all fits on one page, thousands more may have been enqueued since the count.
+        # If all jobs fit on one page, Django shows all, and thousands can be enqueued after the count.
         self.result_list = self.result_list[: max(self.list_per_page, self.list_max_show_all)]
         for job in self.result_list:
             job.queue_query = self.get_query_string({QueueFilter.parameter_name: job.queue})
 
 
 class PageActionForm(ActionForm):
-    """Actions take what is ticked on the page; "all" could be millions in one statement."""
+    """Limits actions to the selected jobs of the page; "all" could be millions in one statement."""
 
     def clean_select_across(self) -> bool:
         return False
 
 
 def search(queryset: QuerySet[Job], term: str) -> QuerySet[Job]:
-    """The job with this id and those of its pipeline; else the jobs with the term in their name."""
+    """Return the job with this id and those of its pipeline; else the jobs with the term in their name."""
     term = term.strip()
     if not term:
         return queryset
@@ -82,12 +82,12 @@ def search(queryset: QuerySet[Job], term: str) -> QuerySet[Job]:
         return queryset.filter(Q(pk=UUID(term)) | Q(pipeline=UUID(term)))
     except ValueError:
         pass
-    # No name is that long, and SQLite refuses long patterns.
-    return queryset.filter(name__icontains=term) if len(term) <= _LONGEST_NAME else queryset.none()
+    # Names are shorter than that, and SQLite refuses long patterns.
+    return queryset.filter(name__icontains=term) if len(term) <= _MAX_NAME else queryset.none()
 
 
 class StateFilter(admin.SimpleListFilter):
-    """The states, known beforehand."""
+    """Filters by a state; the states are known without a query."""
 
     title = "state"
     parameter_name = "state"
@@ -103,10 +103,10 @@ class StateFilter(admin.SimpleListFilter):
 
 
 class ExactTextFilter(admin.ListFilter):
-    """One text column is exactly what was typed.
+    """Filters a text column by an exact value that the user types.
 
-    A list to choose from would need the distinct values of all history, or of another table that
-    every enqueue has to keep; to type a queue's name, or click on it in the list, needs neither.
+    A list of choices would need the distinct values of all history, or another table that every enqueue
+    must maintain. To type a queue's name, or to click on it in the list, needs neither.
     """
 
     template = "djjp/text_filter.html"
@@ -131,7 +131,7 @@ class ExactTextFilter(admin.ListFilter):
     def queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> QuerySet[Job]:
         if not self.value:
             return queryset
-        if "\0" in self.value:  # which PostgreSQL would not even compare with
+        if "\0" in self.value:  # PostgreSQL raises an error for it
             return queryset.none()
         return queryset.filter(**{self.parameter_name: self.value})
 

@@ -1,7 +1,7 @@
-"""How a job's columns look to people: times, durations, and the codec's text as readable JSON.
+"""A job's columns for display: times, durations, and the codec's text as readable JSON.
 
-Nothing here decodes a value or looks at the code of a job: it reads JSON and writes text, so a row
-whose job is gone, or whose text is damaged, is shown like any other.
+Nothing here decodes a value or needs the code of a job: it reads JSON and writes text. A row whose job is
+gone, or whose text is damaged, is therefore shown like any other.
 """
 
 from __future__ import annotations
@@ -17,57 +17,60 @@ from django.utils.safestring import SafeString
 from djjp.codec import TAG
 from djjp.models import Attempt, Job, State
 
-#: Characters of one text that a page shows; a longer text is cut, and not laid out anew.
-LONGEST = 120_000
+#: Shown instead of an empty value.
+NOTHING = SafeString("-")
+
+#: Characters of one text that a page shows; a longer text is cut and keeps its layout.
+MAX_TEXT = 120_000
 
 _WIDTH = 80
 _INDENT = "  "
 
 
 def split_arguments(text: str) -> tuple[str, str | None]:
-    """Positional and keyword arguments, laid out; or else the damaged text as it is, and None."""
+    """Return positional and keyword arguments as indented JSON; for a damaged text that text and None."""
     try:
         call = _load(text)
         if call.keys() == {"args", "kwargs"} and isinstance(call["args"], list):
-            return _lay_out(call["args"]), _lay_out(call["kwargs"])
+            return _pretty(call["args"]), _pretty(call["kwargs"])
     except _UNREADABLE:
         pass
     return text, None
 
 
-def lay_out(text: str) -> str:
-    """The codec's text as indented JSON with its tags as `tag(value)`; damaged text as it is."""
+def pretty_json(text: str) -> str:
+    """Return the codec's text as indented JSON with its tags as `tag(value)`; a damaged text unchanged."""
     try:
-        return _lay_out(_load(text))
+        return _pretty(_load(text))
     except _UNREADABLE:
         return text
 
 
 def block(text: str) -> SafeString:
-    """A text of any size and content as an HTML block that keeps its lines."""
-    shown = text[:LONGEST]
-    if len(text) > LONGEST:
-        shown += f"\n… and {len(text) - LONGEST:,} more characters"
-    # JSON can spell half a character, which no page can carry.
+    """Return a text of any size and content as an HTML block that keeps its lines."""
+    shown = text[:MAX_TEXT]
+    if len(text) > MAX_TEXT:
+        shown += f"\n… and {len(text) - MAX_TEXT:,} more characters"
+    # JSON can contain half of a surrogate pair, which cannot be encoded.
     shown = shown.encode("utf-8", "backslashreplace").decode("utf-8")
     return format_html('<pre class="djjp-text">{}</pre>', shown)
 
 
 def badge(job: Job) -> SafeString:
-    """A job's state; of one that runs, also that it is to stop."""
+    """Return a job's state, and for a running job whether its cancellation was requested."""
     shown = format_html(
         '<span class="djjp-state djjp-state-{}">{}</span>', job.state, job.get_state_display()
     )
-    return format_html("{} told to stop", shown) if is_told_to_stop(job) else shown
+    return format_html("{} cancelling", shown) if is_cancelling(job) else shown
 
 
-def is_told_to_stop(job: Job) -> bool:
-    """Whether a job still runs that somebody has cancelled."""
+def is_cancelling(job: Job) -> bool:
+    """Return whether the job still runs although its cancellation was requested."""
     return job.state == State.RUNNING and job.cancel_requested
 
 
-def moment(value: datetime | None) -> SafeString | None:
-    """A time in the current time zone to the second; pointing at it shows all of it."""
+def timestamp(value: datetime | None) -> SafeString | None:
+    """Return a time in the current time zone, to the second; its tooltip has the full value."""
     if value is None:
         return None
     local = timezone.localtime(value) if timezone.is_aware(value) else value
@@ -81,11 +84,11 @@ def moment(value: datetime | None) -> SafeString | None:
 
 
 def duration(started: datetime | None, finished: datetime | None) -> str | None:
-    """How long an execution took, or has taken so far."""
+    """Return how long an execution took, or has taken so far."""
     if started is None:
         return None
     spent = ((finished or timezone.now()) - started).total_seconds()
-    if spent < 0:  # two hosts, two clocks
+    if spent < 0:  # the clocks of two hosts differ
         spent = 0.0
     if spent < 0.9995:
         return f"{spent * 1000:.0f} ms"
@@ -99,7 +102,7 @@ def duration(started: datetime | None, finished: datetime | None) -> str | None:
 
 
 def progress(done: int | None, total: int | None) -> str | None:
-    """How far a job said that it has come."""
+    """Return a job's last reported progress."""
     if done is None:
         return None
     if total is None:
@@ -109,7 +112,7 @@ def progress(done: int | None, total: int | None) -> str | None:
 
 
 def limit(key: str | None, most: int | None, per: float | None) -> str | None:
-    """How many jobs of a key may run at once, or start in so many seconds."""
+    """Return the number of jobs of a key that can run at once, or start within a period."""
     if key is None or most is None:
         return None
     span = "at once" if per is None else f"in any {per:,.12g} s"
@@ -117,20 +120,20 @@ def limit(key: str | None, most: int | None, per: float | None) -> str | None:
 
 
 def error(failed: Attempt) -> str:
-    """The class of what was raised, and the first line of its message."""
+    """Return the class of an exception and the first line of its message."""
     first_line = failed.message.partition("\n")[0][:200]
     return f"{failed.exception_class}: {first_line}" if first_line else failed.exception_class
 
 
 def attempt(failed: Attempt) -> dict[str, Any]:
-    """A failed attempt for the job's page; its message only where the traceback leaves it out."""
+    """Return a failed attempt for the job's page; its message only if the traceback does not contain it."""
     texts = [failed.traceback] if failed.traceback else []
     if failed.message not in failed.traceback:
         texts.insert(0, failed.message)
     return {
         "number": failed.number,
         "error": error(failed),
-        "finished": moment(failed.finished_at),
+        "finished": timestamp(failed.finished_at),
         "duration": duration(failed.started_at, failed.finished_at),
         "consumer": failed.consumer,
         "texts": [block(text) for text in texts],
@@ -138,11 +141,12 @@ def attempt(failed: Attempt) -> dict[str, Any]:
 
 
 def count(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural where needed."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 class _Number(str):
-    """A number as it was written: neither rounded nor refused for its digits."""
+    """A number as it was written: neither rounded nor refused because of its length."""
 
     __slots__ = ()
 
@@ -151,23 +155,23 @@ _UNREADABLE = (ValueError, RecursionError, AttributeError)
 
 
 def _load(text: str) -> Any:
-    if len(text) > LONGEST:
-        raise ValueError("too long to lay out")
+    if len(text) > MAX_TEXT:
+        raise ValueError("too long for a new layout")
     return json.loads(text, parse_int=_Number, parse_float=_Number, parse_constant=_Number)
 
 
-def _lay_out(value: Any, margin: str = "") -> str:
+def _pretty(value: Any, margin: str = "") -> str:
     match value:
         case _Number():
             return str(value)
         case dict() if _is_tagged(value):
-            return f"{value[TAG]}({_lay_out(_payload(value), margin)})"
+            return f"{value[TAG]}({_pretty(_payload(value), margin)})"
         case dict():
             inner = margin + _INDENT
-            items = [f"{_quote(key)}: {_lay_out(held, inner)}" for key, held in value.items()]
+            items = [f"{_quote(key)}: {_pretty(held, inner)}" for key, held in value.items()]
             return _enclose("{", items, "}", margin)
         case list():
-            return _enclose("[", [_lay_out(held, margin + _INDENT) for held in value], "]", margin)
+            return _enclose("[", [_pretty(held, margin + _INDENT) for held in value], "]", margin)
     return _quote(value)
 
 
@@ -176,7 +180,7 @@ def _is_tagged(value: dict[str, Any]) -> bool:
 
 
 def _payload(tagged: dict[str, Any]) -> Any:
-    """What a tag says of its value; a timedelta's microseconds put into words."""
+    """Return the value under a tag; a timedelta's microseconds as days and clock time."""
     payload = tagged["value"]
     if tagged[TAG] == "timedelta" and isinstance(payload, _Number):
         try:
@@ -187,7 +191,7 @@ def _payload(tagged: dict[str, Any]) -> Any:
 
 
 def _enclose(opening: str, items: list[str], closing: str, margin: str) -> str:
-    """One line where it fits, else a line for each item."""
+    """Join the items on one line if they fit, else on a line each."""
     line = opening + ", ".join(items) + closing
     if len(margin) + len(line) <= _WIDTH and "\n" not in line:
         return line

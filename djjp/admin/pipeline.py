@@ -1,4 +1,4 @@
-"""What a job's page says of its pipeline: what the job runs after, and what runs after it."""
+"""The pipeline on a job's page: the job's parents and its dependents."""
 
 from __future__ import annotations
 
@@ -7,45 +7,45 @@ from typing import Any
 from django.urls import reverse
 from django.utils.http import urlencode
 
-from djjp.admin import display as show
+from djjp.admin import display
 from djjp.engine.records import ON_FAILURE
 from djjp.models import Dependency, Job
 
-#: How many jobs are shown on each side.
+#: Maximum number of jobs shown on each side.
 SHOWN = 20
 
 
-def family(job: Job, site_name: str) -> dict[str, Any] | None:
-    """The job's pipeline and its neighbours in it; None for a job by itself."""
+def neighbours(job: Job, site_name: str) -> dict[str, Any] | None:
+    """Return the job's pipeline and its neighbours in it; None for a job outside of pipelines."""
     if job.pipeline is None:
         return None
     jobs = reverse("admin:djjp_job_changelist", current_app=site_name)
     edges = Dependency.objects.order_by("parent", "child")
-    above = edges.filter(child=job.pk).values_list("parent", "result_path")
-    # The edges of a pipeline's last group lead to the pipeline itself, which is no job.
-    below = edges.filter(parent=job.pk).values_list("child", "result_path")
+    parents = edges.filter(child=job.pk).values_list("parent", "result_path")
+    # The edges of a pipeline's last group lead to the pipeline itself, which is not a job.
+    children = edges.filter(parent=job.pk).values_list("child", "result_path")
     return {
         "url": f"{jobs}?{urlencode({'q': str(job.pipeline)})}",
         "id": job.pipeline,
         "sides": [
-            ("Runs after", *_shown(list(above[: SHOWN + 1]), site_name)),
-            ("Runs before", *_shown(list(below[: SHOWN + 1]), site_name)),
+            ("Runs after", *_shown(list(parents[: SHOWN + 1]), site_name)),
+            ("Runs before", *_shown(list(children[: SHOWN + 1]), site_name)),
         ],
     }
 
 
 def _shown(edges: list[tuple[Any, str]], site_name: str) -> tuple[list[dict[str, Any]], bool]:
-    """The jobs to show, and whether there are more."""
+    """Return the jobs to show, and whether there are more."""
     ids = [id for id, _ in edges]
     found = Job.objects.only("pk", "name", "state", "cancel_requested").in_bulk(ids[:SHOWN])
     shown = [
         {
             "url": reverse("admin:djjp_job_change", args=[id], current_app=site_name),
             "name": found[id].name,
-            "state": show.badge(found[id]),
-            "on_failure": place == ON_FAILURE,
+            "state": display.badge(found[id]),
+            "on_failure": path == ON_FAILURE,
         }
-        for id, place in edges[:SHOWN]
+        for id, path in edges[:SHOWN]
         if id in found
     ]
     return shown, len(ids) > SHOWN

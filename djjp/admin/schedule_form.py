@@ -1,7 +1,7 @@
-"""The form of a schedule that is made in the admin: held to what is registered in this process.
+"""The form of a schedule that is created in the admin: validated against the jobs registered in this process.
 
-It imports no job's code. What it takes for arguments is JSON, read by the codec, which makes plain values
-of it and nothing else.
+It imports no job's code. Arguments are JSON, decoded by the codec, which creates plain values and nothing
+else.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 
 from djjp import codec, recurrence, schedules
+from djjp.engine.schedules import WHEN
 from djjp.jobs import registry
 from djjp.models import Schedule, Source
 
@@ -22,11 +23,8 @@ if TYPE_CHECKING:
 else:
     Base = forms.ModelForm
 
-#: The fields that it writes.
+#: The columns that the form writes.
 WRITTEN = ("name", "job", "cron", "tz", "every", "catch_up", "enabled", "arguments")
-#: … and those that say when a schedule is due.
-WHEN = ("cron", "tz", "every")
-
 _JSON = forms.Textarea(attrs={"rows": 3, "cols": 80, "class": "vLargeTextField"})
 
 
@@ -54,9 +52,9 @@ class ScheduleForm(Base):
         fields = ("name", "cron", "tz", "every", "catch_up", "enabled")
         help_texts = {
             "cron": "Minute, hour, day of the month, month, day of the week: 0 9 * * MON-FRI.",
-            "tz": "Of the cron expression, such as Europe/Berlin; this site's own where it is empty.",
+            "tz": "Of the cron expression, such as Europe/Berlin; if empty, the time zone of this site.",
             "every": "An interval instead of a cron expression: 00:05:00, or 2 00:00:00 for two days.",
-            "catch_up": "What comes of times at which no consumer ran: no job, one for all, or one for each.",
+            "catch_up": "For occurrences at which no consumer ran: no job, one job for all, or one for each.",
         }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -110,7 +108,7 @@ class ScheduleForm(Base):
             self.instance.job, self.instance.arguments = name, text
 
     def _value(self, field: str, kind: type) -> Any:
-        """What a field's JSON says; None, with an error of the field, where it is not of a kind."""
+        """Return the value of a field's JSON; None, with an error of the field, if its type is wrong."""
         text = self.cleaned_data.get(field, "").strip()
         try:
             value = codec.decode_value(text) if text else kind()
@@ -118,21 +116,21 @@ class ScheduleForm(Base):
             self.add_error(field, str(error))
             return None
         if type(value) is not kind or (isinstance(value, dict) and {*map(type, value)} - {str}):
-            what = "a list" if kind is list else "an object with texts for keys"
-            self.add_error(field, f"This must be {what}.")
+            expected = "a list" if kind is list else "an object with texts for keys"
+            self.add_error(field, f"This must be {expected}.")
             return None
         return value
 
 
 def _parameters(job: str) -> str:
-    """What a job takes, as its code says it but for the types."""
+    """Return a job's signature without its annotations."""
     signature = registry.get(job).signature
     plain = [each.replace(annotation=each.empty) for each in signature.parameters.values()]
     return str(signature.replace(parameters=plain, return_annotation=signature.empty))
 
 
 def _texts(arguments: str) -> tuple[str, str]:
-    """Positional and keyword arguments as JSON; empty for a text that is damaged."""
+    """Return positional and keyword arguments as JSON; empty strings for a damaged text."""
     try:
         call = json.loads(arguments)
         return tuple(json.dumps(call[key], ensure_ascii=False) for key in ("args", "kwargs"))  # type: ignore[return-value]  # two

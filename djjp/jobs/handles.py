@@ -14,8 +14,7 @@ from djjp import codec, engine
 from djjp.engine import Engine
 from djjp.exceptions import JobCancelled, JobDoesNotExist, JobFailed, QueueUnavailable
 from djjp.models import FINISHED, Attempt, Job, State
-from djjp.outbox import cancelling
-from djjp.outbox import lookup as outbox
+from djjp.outbox import pending
 
 # `join()` reads the row soon and then ever more rarely; pauses in seconds.
 _FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_FACTOR = 0.002, 0.25, 1.3
@@ -145,7 +144,7 @@ class JobHandle:
             QueueUnavailable: the queue's database does not answer.
         """
         if not engine.run(lambda engine: engine.control.cancel([self.id], time.time())):
-            cancelling.cancel(self.id)
+            pending.cancel(self.id)
         self.refresh()
 
     async def arefresh(self) -> None:
@@ -234,9 +233,9 @@ def read_row(id: UUID, load: Callable[[Engine], Job | None]) -> Job:
         QueueUnavailable: the queue's database does not answer, and no outbox has it.
     """
     try:
-        row = engine.run(load) or outbox.find(id)
+        row = engine.run(load) or pending.find(id)
     except QueueUnavailable:
-        row = outbox.find(id)
+        row = pending.find(id)
         if row is None:
             raise
     # It may have been relayed between the two reads.

@@ -9,8 +9,8 @@ class OutboxJob(models.Model):
     """One job, or one pipeline, on its way to the queue.
 
     Attributes:
-        id: the id that it has in the queue.
-        job: the job, or all jobs of the pipeline, as text: see `payload`.
+        id: the id that it will have in the queue.
+        job: the job, or all jobs of the pipeline, as text: see `serialization`.
     """
 
     id = models.UUIDField(primary_key=True, editable=False)

@@ -1,7 +1,7 @@
 """A new job, or a new pipeline with all its jobs, as text, field by field.
 
-Rows outlive a deployment: what the text has and this code does not know is left out, and what it lacks
-has the field's default.
+Rows outlive a deployment: fields of the text that this code does not know are ignored, and fields that the
+text lacks get their defaults.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ from djjp.models import State
 
 
 def to_text(job: NewJob | NewGraph) -> str:
-    """The text of a job or a pipeline."""
-    given = job._asdict()
+    """Return a job or a pipeline as text."""
+    fields = job._asdict()
     if isinstance(job, NewGraph):
-        given["jobs"] = [each._asdict() for each in job.jobs]
-    return json.dumps(given, default=_plain, separators=(",", ":"))
+        fields["jobs"] = [each._asdict() for each in job.jobs]
+    return json.dumps(fields, default=_json_value, separators=(",", ":"))
 
 
 def from_text(text: str) -> NewJob | NewGraph:
-    """The job or the pipeline of a text.
+    """Return the job or the pipeline that a text describes.
 
     Raises:
-        ValueError: the text is none of either.
+        ValueError: the text describes neither.
     """
     try:
-        given = json.loads(text)
-        if "edges" not in given:
-            return _job(given)
-        edges = [Edge(UUID(parent), UUID(child), place) for parent, child, place in given["edges"]]
-        return NewGraph(UUID(given["id"]), [_job(each) for each in given["jobs"]], edges)
+        fields = json.loads(text)
+        if "edges" not in fields:
+            return _job(fields)
+        edges = [Edge(UUID(parent), UUID(child), path) for parent, child, path in fields["edges"]]
+        return NewGraph(UUID(fields["id"]), [_job(each) for each in fields["jobs"]], edges)
     except (TypeError, AttributeError, KeyError) as error:
         raise ValueError(f"this is no job: {error}") from error
 
 
 def jobs_of(text: str) -> list[NewJob]:
-    """The one job of a text, or all jobs of the pipeline."""
+    """Return the one job of a text, or all jobs of its pipeline."""
     unit = from_text(text)
     return unit.jobs if isinstance(unit, NewGraph) else [unit]
 
 
 def cancelled(text: str) -> str:
-    """The text of the same, for the queue to have it as cancelled from the first."""
+    """Return the text of the same jobs, changed so that they enter the queue as cancelled."""
     unit = from_text(text)
     if isinstance(unit, NewGraph):
         jobs = [job._replace(state=State.CANCELLED) for job in unit.jobs]
@@ -57,31 +57,31 @@ def cancelled(text: str) -> str:
     return to_text(unit._replace(state=State.CANCELLED))
 
 
-def _job(given: Any) -> NewJob:
-    return NewJob(**{n: read(given[n]) for n, read in _readers().items() if n in given})
+def _job(fields: Any) -> NewJob:
+    return NewJob(**{n: decode(fields[n]) for n, decode in _decoders().items() if n in fields})
 
 
-def _plain(value: object) -> str:
+def _json_value(value: object) -> str:
     if isinstance(value, UUID):
         return value.hex
     raise TypeError(f"a field of a job is {value!r}, which JSON has no type for")
 
 
 @cache
-def _readers() -> Mapping[str, Callable[[Any], Any]]:
-    return {name: _reader(hint) for name, hint in get_type_hints(NewJob).items()}
+def _decoders() -> Mapping[str, Callable[[Any], Any]]:
+    return {name: _decoder(hint) for name, hint in get_type_hints(NewJob).items()}
 
 
-def _reader(hint: Any) -> Callable[[Any], Any]:
-    """What makes a value of this type from what JSON made of it."""
+def _decoder(hint: Any) -> Callable[[Any], Any]:
+    """Return the function that turns a JSON value into a value of this type."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
-        (some,) = [_reader(each) for each in inner if each is not type(None)]
-        return lambda value: None if value is None else some(value)
+        (decode,) = [_decoder(each) for each in inner if each is not type(None)]
+        return lambda value: None if value is None else decode(value)
     if isinstance(origin, type) and issubclass(origin, Sequence):
-        each = _reader(inner[0])
+        decode_item = _decoder(inner[0])
         kind: Any = list if origin is list else tuple
-        return lambda value: kind(each(one) for one in value)
+        return lambda value: kind(decode_item(item) for item in value)
     if isinstance(hint, type) and issubclass(hint, (UUID, Enum)):
         return hint
     return lambda value: value

@@ -1,6 +1,6 @@
-"""The statements on the outbox's table, each on an alias that is named.
+"""The statements on the outbox's table; each takes the alias of its database.
 
-The application's database may be any that Django knows, so they are the plainest there are.
+The application's database can be any that Django supports, so only the plainest SQL is used.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _APP, _TABLE = "djjp_outbox", "djjp_outbox"
 
 
 class Row(NamedTuple):
-    """One row as it was read: an id, the job as text, and where it was asked for, when it was enqueued."""
+    """One row as it was read: its id, the job as text and, from `page()` only, when it was enqueued."""
 
     id: UUID
     text: str
@@ -35,20 +35,20 @@ class Row(NamedTuple):
 
 
 def installed() -> bool:
-    """Whether `djjp.outbox` is in INSTALLED_APPS."""
+    """Return whether `djjp.outbox` is in INSTALLED_APPS."""
     return _APP in apps.app_configs
 
 
 def outboxes() -> list[str]:
-    """The aliases that have an outbox: none without the app, and never the queue's own."""
+    """Return the aliases that have an outbox: none without the app, and never the queue's own."""
     settings = conf.current()
     return [a for a in settings.outbox if a != settings.db_name] if installed() else []
 
 
 def write(alias: str, jobs: Sequence[NewJob | NewGraph]) -> None:
-    """Write jobs and pipelines, a row for each, in the transaction that is open there."""
+    """Write one row for each job or pipeline, in the transaction that is open there."""
     model = _model()
-    with _explained(alias):
+    with _with_hint(alias):
         model._base_manager.using(alias).bulk_create(
             [
                 model(
@@ -62,50 +62,50 @@ def write(alias: str, jobs: Sequence[NewJob | NewGraph]) -> None:
 
 
 def read(alias: str, ids: Sequence[UUID]) -> list[Row]:
-    """Those of the rows with these ids that are there, by id."""
-    # Beneath the ORM, which takes longer to put this together than the whole relay does otherwise.
-    with _explained(alias), connections[alias].cursor() as cursor:
-        cursor.execute(*_statement(alias, "SELECT id, job FROM {table} WHERE {those}", ids))
+    """Return the rows with these ids that exist, in order of their ids."""
+    # A raw cursor, because the ORM takes longer to build this query than all the rest of the relay.
+    with _with_hint(alias), connections[alias].cursor() as cursor:
+        cursor.execute(*_statement(alias, "SELECT id, job FROM {table} WHERE {condition}", ids))
         found = [Row(_uuid(id), text) for id, text in cursor.fetchall()]
     return sorted(found, key=lambda row: row.id)
 
 
 def page(alias: str, after: UUID | None, limit: int) -> list[Row]:
-    """The first rows behind an id, by id."""
+    """Return up to `limit` rows after an id, in order of their ids."""
     found = _all(alias)
     if after is not None:
         found = found.filter(pk__gt=after)
-    with _explained(alias):
+    with _with_hint(alias):
         values = found.values_list("pk", "job", "created_at")[:limit]
         return [Row(id, text, to_seconds(at)) for id, text, at in values]
 
 
-def there(alias: str, ids: Collection[UUID]) -> set[UUID]:
-    """Which of these ids have a row."""
-    with _explained(alias):
+def existing(alias: str, ids: Collection[UUID]) -> set[UUID]:
+    """Return which of these ids have a row."""
+    with _with_hint(alias):
         return set(_all(alias).filter(pk__in=ids).values_list("pk", flat=True))
 
 
 def delete(alias: str, ids: Sequence[UUID]) -> None:
     """Delete the rows with these ids."""
-    with _explained(alias), connections[alias].cursor() as cursor:
-        cursor.execute(*_statement(alias, "DELETE FROM {table} WHERE {those}", ids))
+    with _with_hint(alias), connections[alias].cursor() as cursor:
+        cursor.execute(*_statement(alias, "DELETE FROM {table} WHERE {condition}", ids))
 
 
-def rewrite(alias: str, id: UUID, text: str) -> None:
-    """Put another text in the place of a row's."""
-    with _explained(alias):
+def replace_text(alias: str, id: UUID, text: str) -> None:
+    """Replace the text of a row."""
+    with _with_hint(alias):
         _all(alias).filter(pk=id).update(job=text)
 
 
 def _statement(alias: str, sql: str, ids: Sequence[UUID]) -> tuple[str, list[Any]]:
-    """A statement on the rows with these ids, and its parameters as the database takes them."""
+    """Return a statement on the rows with these ids, and its parameters as the database takes them."""
     model, connection = _model(), connections[alias]
-    places = ", ".join(["%s"] * len(ids))
+    placeholders = ", ".join(["%s"] * len(ids))
     table = connection.ops.quote_name(model._meta.db_table)
     field = model._meta.get_field("id")
     return (
-        sql.format(table=table, those=f"id IN ({places})"),
+        sql.format(table=table, condition=f"id IN ({placeholders})"),
         [field.get_db_prep_value(id, connection) for id in ids],
     )
 
@@ -124,8 +124,8 @@ def _all(alias: str) -> QuerySet[OutboxJob]:
 
 
 @contextmanager
-def _explained(alias: str) -> Iterator[None]:
-    """Say what to do where the table is missing."""
+def _with_hint(alias: str) -> Iterator[None]:
+    """Add to an error about the outbox's table how to create it."""
     try:
         yield
     except (OperationalError, ProgrammingError) as error:
@@ -133,5 +133,5 @@ def _explained(alias: str) -> Iterator[None]:
             raise
         raise type(error)(
             f"the outbox of {alias!r} cannot be used: {error}; "
-            f"if its table was never made, run: python manage.py migrate --database={alias}"
+            f"if its table was never created, run: python manage.py migrate --database={alias}"
         ) from error

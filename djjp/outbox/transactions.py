@@ -1,7 +1,7 @@
-"""Which open transaction is the innermost: Django knows it of each database, not across them.
+"""Find the innermost open transaction across databases, which Django knows for each database only.
 
 Django keeps the open `atomic()` blocks of a connection in a list, `connection.atomic_blocks`. Here each
-connection is given a list that also numbers the blocks as they are entered, one count for all.
+connection gets a list that also numbers the blocks as they are entered, with one counter for all.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class _Blocks(list[Any]):
 
 
 def innermost(aliases: Iterable[str]) -> str | None:
-    """The alias among these whose `atomic()` block was entered last; None when none has one open.
+    """Return the alias among these whose `atomic()` block was entered last; None if none has one open.
 
-    A connection that was open and in a block before djjp was imported is not numbered; between such
-    ones the first is taken.
+    Blocks that were entered before djjp was imported have no number; among connections with such
+    blocks only, the first alias is returned.
     """
     inside = [alias for alias in aliases if _connection(alias).in_atomic_block]
     if len(inside) < 2:
@@ -48,9 +48,9 @@ def innermost(aliases: Iterable[str]) -> str | None:
 
 
 def is_of_testcase(alias: str) -> bool:
-    """Whether only the transactions that a TestCase wraps around its tests are open."""
+    """Return whether the only open transactions are those that a TestCase wraps around its tests."""
     blocks = _connection(alias).atomic_blocks
-    return bool(blocks) and all(block._from_testcase for block in blocks)  # noqa: SLF001  (as Django itself tells)
+    return bool(blocks) and all(block._from_testcase for block in blocks)  # noqa: SLF001  (Django's own mark of such blocks)
 
 
 def _last_entered(alias: str) -> int:
@@ -70,5 +70,5 @@ def _number(connection: Any, **kwargs: Any) -> None:
         connection.atomic_blocks = _Blocks()
 
 
-# A connection begins with a plain list each time it connects.
+# A connection gets a new plain list each time it connects.
 connection_created.connect(_number, dispatch_uid="djjp.outbox.transactions")

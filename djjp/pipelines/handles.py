@@ -17,8 +17,7 @@ from djjp.engine import Engine
 from djjp.exceptions import JobDoesNotExist
 from djjp.jobs.handles import JobHandle, as_uuid, get_job
 from djjp.models import Attempt, Flag, Job, State
-from djjp.outbox import cancelling
-from djjp.outbox import lookup as outbox
+from djjp.outbox import pending
 
 # The state of a group is the first of these that one of its jobs is in: it has failed as soon as it cannot
 # succeed any more.
@@ -69,7 +68,7 @@ class PipelineHandle(JobHandle):
             QueueUnavailable: the queue's database does not answer.
         """
         if not engine.run(lambda engine: engine.control.cancel_pipeline(self.id, time.time())):
-            cancelling.cancel(self.id)
+            pending.cancel(self.id)
         self.refresh()
 
     def retry(self) -> None:
@@ -132,7 +131,7 @@ def _is_job(engine: Engine, id: UUID) -> bool:
 
 def _is_single(id: UUID) -> bool:
     """Return whether the pipeline that an outbox holds under this id ends with one job."""
-    row = outbox.find(id)
+    row = pending.find(id)
     return row is not None and row.pk == id
 
 

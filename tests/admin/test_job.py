@@ -238,7 +238,7 @@ def test_a_job_that_has_not_ended_has_no_button_and_is_left_alone(engine, admin,
     job = make(state)
     assert "/retry/" not in text(admin.get(page(job)))
     response = admin.post(f"{LIST}{job.pk}/retry/", follow=True)
-    assert said(response) == ["1 job left alone, not having ended."]
+    assert said(response) == ["1 job left unchanged, not having ended."]
     assert states(job) == [state]
     assert not LogEntry.objects.exists()
 
@@ -247,7 +247,7 @@ def test_the_action_retries_what_has_ended_and_says_what_it_left_alone(engine, a
     jobs = {state: make(state) for state in State}
     untouched = make(State.FAILED)
     response = act(admin, "retry_selected", *jobs.values())
-    assert said(response) == ["Retried 3 jobs.", "4 jobs left alone, not having ended."]
+    assert said(response) == ["Retried 3 jobs.", "4 jobs left unchanged, not having ended."]
     assert states(*(jobs[state] for state in ENDED)) == ["ready"] * 3
     assert states(*(jobs[state] for state in OPEN)) == OPEN
     assert states(untouched) == ["failed"]
@@ -298,7 +298,7 @@ def test_the_button_cancels_a_job_that_has_not_ended(engine, admin, state):
     job.refresh_from_db()
     if state == State.RUNNING:  # its consumer is to stop it
         assert (job.state, job.cancel_requested) == ("running", True)
-        assert said(response) == ["Cancelled 1 job. What runs is told to stop, and ends soon."]
+        assert said(response) == ["Cancelled 1 job. Running jobs receive the request and end soon."]
     else:
         assert (job.state, job.finished_at is None) == ("cancelled", False)
         assert said(response) == ["Cancelled 1 job."]
@@ -312,7 +312,7 @@ def test_a_job_that_has_ended_has_no_button_to_cancel_it_and_is_left_alone(engin
     job = make(state)
     assert "/cancel/" not in text(admin.get(page(job)))
     response = admin.post(f"{LIST}{job.pk}/cancel/", follow=True)
-    assert said(response) == ["1 job left alone, having ended."]
+    assert said(response) == ["1 job left unchanged, having ended."]
     assert states(job) == [state]
     assert not LogEntry.objects.exists()
 
@@ -321,8 +321,8 @@ def test_the_action_cancels_what_has_not_ended_and_says_what_it_left_alone(engin
     jobs, untouched = {state: make(state) for state in State}, make(State.READY)
     response = act(admin, "cancel_selected", *jobs.values())
     assert said(response) == [
-        "Cancelled 4 jobs. What runs is told to stop, and ends soon.",
-        "3 jobs left alone, having ended.",
+        "Cancelled 4 jobs. Running jobs receive the request and end soon.",
+        "3 jobs left unchanged, having ended.",
     ]
     waiting = [jobs[state] for state in OPEN if state != State.RUNNING]
     assert states(*waiting) == ["cancelled"] * 3
@@ -397,7 +397,7 @@ def test_why_a_job_failed_is_said_at_the_top_and_a_plain_one_has_no_empty_rows(e
 @pytest.mark.parametrize(
     ("state", "fields", "shown"),
     [
-        (State.BLOCKED, {"limit_key": "t", "limit_max": 2}, "waits for a place under its limit"),
+        (State.BLOCKED, {"limit_key": "t", "limit_max": 2}, "waits for a permit under its limit"),
         (
             State.RUNNING,
             {"limit_key": SCRIPT, "limit_max": 2},
@@ -408,7 +408,7 @@ def test_why_a_job_failed_is_said_at_the_top_and_a_plain_one_has_no_empty_rows(e
             {"limit_key": "api", "limit_max": 1_000, "limit_per": 60.0, "flags": Flag.THROTTLED},
             "at most 1,000 in any 60 s with the key api",
         ),
-        (State.SCHEDULED, {"flags": Flag.THROTTLED}, "put off by its rate"),
+        (State.SCHEDULED, {"flags": Flag.THROTTLED}, "throttled by its rate"),
         (State.READY, {"unique_key": f"u{SCRIPT}"}, ">u&lt;script&gt;alert(1)&lt;/script&gt;<"),
         (
             State.READY,
@@ -428,10 +428,10 @@ def test_what_holds_a_job_back_is_on_its_page(engine, admin, state, fields, show
 def test_a_running_job_that_is_told_to_stop_says_so_and_is_told_once(engine, admin):
     job = make(State.RUNNING, cancel_requested=True)
     for url in (LIST, page(job)):
-        assert "Running</span> told to stop" in text(admin.get(url))
+        assert "Running</span> cancelling" in text(admin.get(url))
     assert "/cancel/" not in text(admin.get(page(job)))
     response = admin.post(f"{LIST}{job.pk}/cancel/", follow=True)
-    assert said(response) == ["1 job left alone, told to stop already."]
+    assert said(response) == ["1 job left unchanged, being cancelled already."]
     assert not LogEntry.objects.exists()
 
 
@@ -447,7 +447,7 @@ def test_what_others_have_changed_between_the_look_and_the_verb_is_said(engine, 
     response = act(admin, "retry_selected", job, other)
     assert said(response) == [
         "Retried 1 job.",
-        "1 job left alone, changed by others meanwhile.",
+        "1 job left unchanged, changed by others meanwhile.",
     ]
 
 

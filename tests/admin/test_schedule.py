@@ -193,7 +193,7 @@ def test_of_a_schedule_of_the_code_only_the_switch_can_be_set(engine, admin):
         shown = text(admin.get(page(row)))
         assert re.findall(r'<(?:input|textarea|select)[^>]* name="(\w+)"', shown).count("cron") == 0
         assert "&lt;script&gt;" in shown
-        assert "From the code: here it is only switched on and off." in shown
+        assert "Declared by the code: only its switch can be changed here." in shown
         assert f"Times in the time zone {settings.TIME_ZONE}." in shown
         admin.post(page(row), FORM | {"name": "x", "job": "shop.echo", "positional": "[7]"})
         assert rows() == before

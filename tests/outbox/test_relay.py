@@ -20,7 +20,7 @@ from djjp.durations import to_datetime
 from djjp.engine import Engine
 from djjp.models import Job, Relayed
 from djjp.outbox import receipts, relay, serialization, table
-from djjp.outbox.receipts import Forgetting
+from djjp.outbox.receipts import ReceiptPruner
 from tests.outbox.conftest import Application, executions, queued, run_and_prune, waiting
 from tests.project.shop.jobs import add
 from tests.support.factories import new_job
@@ -188,7 +188,7 @@ def test_a_relay_that_was_held_up_for_too_long_writes_nothing(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So long that even its note in the queue is gone again."""
-    monkeypatch.setattr(relay, "FRESH", 0.2)
+    monkeypatch.setattr(relay, "MAX_READ_AGE", 0.2)
     (id,) = leave()
 
     def call(verb: Callable[[Engine], Any]) -> Any:
@@ -209,7 +209,7 @@ def test_what_was_stale_is_read_again_by_the_next(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = leave(2)
-    monkeypatch.setattr(relay, "FRESH", -1.0)
+    monkeypatch.setattr(relay, "MAX_READ_AGE", -1.0)
     with pytest.raises(relay.Stale):
         relay.sweep()
     assert waiting() == ids
@@ -219,12 +219,12 @@ def test_what_was_stale_is_read_again_by_the_next(
 
 
 def test_neither_a_sleep_nor_a_clock_set_back_makes_what_was_read_look_fresh() -> None:
-    watch = relay.Watch()
-    wall, steady = watch._begun
-    watch._begun = (wall + 100, steady - 10)  # the clock was set back
+    watch = relay.Stopwatch()
+    wall, steady = watch._started
+    watch._started = (wall + 100, steady - 10)  # the clock was set back
     assert watch.at_most() >= 10
     assert watch.at_least() < 0
-    watch._begun = (wall - 10, steady)  # asleep, where the steady clock stands still
+    watch._started = (wall - 10, steady)  # asleep, where the steady clock stands still
     assert watch.at_most() >= 10
     assert watch.at_least() < 10
 
@@ -286,35 +286,35 @@ def test_what_is_young_is_left_to_its_own_process(engine: Engine) -> None:
 def test_a_sweep_inside_of_a_transaction_is_refused(engine: Engine) -> None:
     with transaction.atomic():
         add.run_later(1)
-        with pytest.raises(TransactionManagementError, match="may not be committed"):
+        with pytest.raises(TransactionManagementError, match="may never be committed"):
             relay.sweep()
     assert len(queued()) == 1
 
 
-# Forgetting
+# Receipts
 
 
 @pytest.fixture
-def forget(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Forgetting:
-    """Forgets, and waits for nothing."""
-    monkeypatch.setattr(receipts, "KEEP", -1.0)
-    return Forgetting(djjp.engine.run, ["default"])
+def pruner(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> ReceiptPruner:
+    """A pruner that waits for nothing."""
+    monkeypatch.setattr(receipts, "KEEP_RECEIPTS", -1.0)
+    return ReceiptPruner(djjp.engine.run, ["default"])
 
 
 def test_what_was_relayed_is_forgotten_a_pass_after_it_was_seen_to_be_gone(
-    engine: Engine, forget: Forgetting
+    engine: Engine, pruner: ReceiptPruner
 ) -> None:
     with transaction.atomic():
         handle = add.run_later(1)
-    forget.pass_by()
+    pruner.prune()
     assert [row.pk for row in Relayed.objects.all()] == [handle.id]
-    forget.pass_by()
+    pruner.prune()
     assert not Relayed.objects.exists()
     assert queued() == [handle.id]
 
 
 def test_what_is_still_in_an_outbox_is_not_forgotten(
-    engine: Engine, forget: Forgetting, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, pruner: ReceiptPruner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = leave(2)
     with monkeypatch.context() as patched:
@@ -322,14 +322,14 @@ def test_what_is_still_in_an_outbox_is_not_forgotten(
         with pytest.raises(Held):
             relay.sweep()
     for _ in range(3):
-        forget.pass_by()
+        pruner.prune()
     assert Relayed.objects.count() == 2
 
     assert sorted(run_and_prune(engine)) == ids
     relay.sweep()
     assert queued() == waiting() == []
     for _ in range(2):
-        forget.pass_by()
+        pruner.prune()
     assert not Relayed.objects.exists()
 
 
@@ -340,11 +340,11 @@ def hold(*args: object) -> None:
 def test_nothing_is_forgotten_before_its_time(engine: Engine) -> None:
     with transaction.atomic():
         add.run_later(1)
-    patient = Forgetting(djjp.engine.run, ["default"])
-    patient.pass_by()
-    patient.pass_by()
+    patient = ReceiptPruner(djjp.engine.run, ["default"])
+    patient.prune()
+    patient.prune()
     assert Relayed.objects.count() == 1
-    assert receipts.KEEP > 2 * relay.FRESH
+    assert receipts.KEEP_RECEIPTS > 2 * relay.MAX_READ_AGE
 
 
 def test_a_job_that_is_relayed_twice_by_the_verb_is_there_once(engine: Engine) -> None:

@@ -95,7 +95,7 @@ def test_a_sweep_that_is_stuck_does_not_keep_its_consumer(
 def test_an_outage_is_told_once_and_swept_away_when_it_is_over(
     engine: Engine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeper, "_EVERY", 0.02)
+    monkeypatch.setattr(sweeper, "_INTERVAL", 0.02)
     ids = leave(2)
     away, calls = threading.Event(), []
     away.set()
@@ -122,7 +122,7 @@ def test_an_application_database_that_is_away_is_told_once(
     engine: Engine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each thread has its connection from the settings, where this one leads nowhere."""
-    monkeypatch.setattr(sweeper, "_EVERY", 0.02)
+    monkeypatch.setattr(sweeper, "_INTERVAL", 0.02)
     nowhere = {"ENGINE": "django.db.backends.sqlite3", "NAME": "/nowhere/app.sqlite3"}
     ids = leave(1)
     with alias_for(nowhere) as alias, sweeping([alias, "default"]) as thread:
@@ -146,8 +146,8 @@ def test_a_missing_table_says_what_to_do(
 def test_relayed_rows_are_forgotten_by_the_way(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receipts, "KEEP", 0.05)
-    monkeypatch.setattr(sweeper, "_EVERY", 0.02)
+    monkeypatch.setattr(receipts, "KEEP_RECEIPTS", 0.05)
+    monkeypatch.setattr(sweeper, "_INTERVAL", 0.02)
     with transaction.atomic():
         add.run_later(1)
     assert Relayed.objects.count() == 1

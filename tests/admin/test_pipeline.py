@@ -24,11 +24,11 @@ def test_a_jobs_page_shows_what_it_waits_for_and_what_waits_for_it(engine: Engin
     assert re.search(r"shop\.mail</a> <span [^>]*>Ready<", above)
     assert page(last) in below
     assert "waits for 1 job of its pipeline" in shown
-    assert "Before these it receives the results of those it runs after." not in shown
+    assert "Before these it receives the results of its parents." not in shown
     assert "Runs after" not in text(admin.get(page(first)))
     shown = text(admin.get(page(last)))
     assert "Runs before" not in shown
-    assert "Before these it receives the results of those it runs after." in shown
+    assert "Before these it receives the results of its parents." in shown
 
 
 def test_of_many_neighbours_the_first_are_shown(engine: Engine, admin) -> None:
@@ -83,7 +83,7 @@ def test_a_job_for_a_failure_that_did_not_come_cannot_be_retried(engine: Engine,
     drain()
     assert "/retry/" not in text(admin.get(page(job)))
     response = admin.post(f"{LIST}{job.pk}/retry/", follow=True)
-    said = "1 job left alone, for which nothing has failed."
+    said = "1 job left unchanged, because no job of its pipeline has failed."
     assert [str(message) for message in response.context["messages"]] == [said]
 
 

@@ -15,7 +15,7 @@ def ids(response):
 @pytest.fixture
 def short(monkeypatch):
     """A list that has pages for 8 jobs."""
-    monkeypatch.setattr(changelist, "COUNTED", 8)
+    monkeypatch.setattr(changelist, "MAX_COUNT", 8)
 
 
 def test_the_list_shows_each_job_newest_first(engine, admin):
@@ -46,7 +46,7 @@ def test_the_list_reads_no_payloads_and_counts_sorts_and_compares_no_history(eng
         assert len(seen.queue) == 2
         count, rows = seen.queue
         assert "COUNT(*) FROM (SELECT" in count.replace('"', "")
-        assert f"LIMIT {changelist.COUNTED + 1}" in count
+        assert f"LIMIT {changelist.MAX_COUNT + 1}" in count
         assert rows.endswith('ORDER BY "djjp_job"."id" DESC LIMIT 200')
         assert "arguments" not in count + rows
         assert "result" not in count + rows

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 import djjp
 from djjp import codec
-from djjp.admin import display as show
+from djjp.admin import display
 from djjp.models import State
 
 
@@ -27,7 +27,7 @@ def test_arguments_are_laid_out_with_their_tags_in_words():
         },
         None,
     )
-    positional, keyword = show.split_arguments(text)
+    positional, keyword = display.split_arguments(text)
     assert positional == '[1, "ü", decimal("9.90")]'
     assert keyword == (
         "{\n"
@@ -51,12 +51,12 @@ def test_arguments_are_laid_out_with_their_tags_in_words():
     ids=repr,
 )
 def test_what_has_no_tags_stays_json(value):
-    assert json.loads(show.lay_out(codec.encode_value(value, "result"))) == value
+    assert json.loads(display.pretty_json(codec.encode_value(value, "result"))) == value
 
 
 @pytest.mark.parametrize("number", ["9" * 5000, "0.1000000000000000055511151231257827", "1e400"])
 def test_numbers_are_shown_as_they_were_written(number):
-    assert show.lay_out(f"[{number}]").replace("\n", "").replace(" ", "") == f"[{number}]"
+    assert display.pretty_json(f"[{number}]").replace("\n", "").replace(" ", "") == f"[{number}]"
 
 
 @pytest.mark.parametrize(
@@ -65,15 +65,15 @@ def test_numbers_are_shown_as_they_were_written(number):
     ids=["empty", "brace", "words", "comma", "control", "deep list", "deep dict"],
 )
 def test_damaged_text_is_shown_as_it_is(text):
-    assert show.lay_out(text) == text
-    assert show.split_arguments(text) == (text, None)
+    assert display.pretty_json(text) == text
+    assert display.split_arguments(text) == (text, None)
 
 
 @pytest.mark.parametrize(
     "text", ["[]", "null", "3", '{"args":3,"kwargs":{}}', '{"args":[]}', '{"kwargs":{}}']
 )
 def test_json_that_is_no_call_is_shown_as_it_is(text):
-    assert show.split_arguments(text) == (text, None)
+    assert display.split_arguments(text) == (text, None)
 
 
 @pytest.mark.parametrize(
@@ -87,37 +87,38 @@ def test_json_that_is_no_call_is_shown_as_it_is(text):
     ],
 )
 def test_what_only_looks_like_a_tag_stays_json(text):
-    assert json.loads(show.lay_out(text)) == json.loads(text)
+    assert json.loads(display.pretty_json(text)) == json.loads(text)
 
 
 @pytest.mark.parametrize("payload", ["9" * 30, "1.5", '"soon"', "null", "NaN"])
 def test_a_timedelta_beyond_reading_is_shown_with_what_it_holds(payload):
-    assert payload in show.lay_out(f'{{"$djjp": "timedelta", "value": {payload}}}')
+    assert payload in display.pretty_json(f'{{"$djjp": "timedelta", "value": {payload}}}')
 
 
 def test_a_text_is_escaped_and_bounded_and_can_always_be_sent():
-    assert "<script>" not in show.block("<script>alert(1)</script>")
+    assert "<script>" not in display.block("<script>alert(1)</script>")
     assert (
-        show.block(show.lay_out('"\\ud800"')) == '<pre class="djjp-text">&quot;\\ud800&quot;</pre>'
+        display.block(display.pretty_json('"\\ud800"'))
+        == '<pre class="djjp-text">&quot;\\ud800&quot;</pre>'
     )
-    long = show.block("x" * (show.LONGEST + 1_234))
+    long = display.block("x" * (display.MAX_TEXT + 1_234))
     assert "… and 1,234 more characters" in long
-    assert len(long) < show.LONGEST + 100
+    assert len(long) < display.MAX_TEXT + 100
 
 
 def test_a_text_too_long_to_show_is_not_laid_out():
-    text = json.dumps(["x"] * show.LONGEST)
-    assert show.lay_out(text) is text
+    text = json.dumps(["x"] * display.MAX_TEXT)
+    assert display.pretty_json(text) is text
 
 
 def test_times_are_shown_to_the_second_in_the_current_time_zone():
     value = datetime(2026, 5, 4, 12, 30, 15, 250_000, tzinfo=UTC)
     with timezone.override("Europe/Berlin"):
-        shown = show.moment(value)
+        shown = display.timestamp(value)
     assert "<span>2026-05-04</span> <span>14:30:15</span>" in shown
     assert 'title="2026-05-04T14:30:15.250000+02:00"' in shown
-    assert "12:30:15" in show.moment(value.replace(tzinfo=None))
-    assert show.moment(None) is None
+    assert "12:30:15" in display.timestamp(value.replace(tzinfo=None))
+    assert display.timestamp(None) is None
 
 
 @pytest.mark.parametrize(
@@ -136,12 +137,12 @@ def test_times_are_shown_to_the_second_in_the_current_time_zone():
 )
 def test_durations_are_told_in_two_units_at_most(seconds, words):
     start = datetime(2026, 5, 4, tzinfo=UTC)
-    assert show.duration(start, start + timedelta(seconds=seconds)) == words
+    assert display.duration(start, start + timedelta(seconds=seconds)) == words
 
 
 def test_a_running_job_has_taken_the_time_until_now():
-    assert show.duration(timezone.now() - timedelta(hours=2, seconds=30), None) == "2 h 0 min"
-    assert show.duration(None, None) is None
+    assert display.duration(timezone.now() - timedelta(hours=2, seconds=30), None) == "2 h 0 min"
+    assert display.duration(None, None) is None
 
 
 def test_every_badge_reads_well_on_its_own_background():
