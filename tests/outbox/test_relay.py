@@ -33,15 +33,9 @@ MOMENTS = {
     "after the commit": ("relay.relay = kill", 1),
     "before the rows are read": ("table.read = kill", 1),
     "after the rows are read": ("table.read = then_kill(table.read)", 1),
-    "after the jobs are noted as relayed": ("type(queue()).enqueue = kill", 1),
-    "before the queue commits": (
-        "kind = type(queue()); kind.enqueue = then_kill(kind.enqueue)",
-        1,
-    ),
-    "after the queue has committed": (
-        "kind = type(queue()); kind.relay = then_kill(kind.relay)",
-        1,
-    ),
+    "after the jobs are noted as relayed": ("Jobs.enqueue_late = kill", 1),
+    "before the queue commits": ("Jobs.enqueue_late = then_kill(Jobs.enqueue_late)", 1),
+    "after the queue has committed": ("Jobs.relay = then_kill(Jobs.relay)", 1),
     "before the rows are deleted": ("table.delete = kill", 1),
     "after the rows are deleted": ("table.delete = then_kill(table.delete)", 1),
 }
@@ -56,11 +50,12 @@ alias, entry = json.loads(os.environ["OUTBOX"])
 known = {{"default": settings.DATABASES["default"], alias: entry}}
 connections.settings[alias] = connections.configure_settings(known)[alias]
 settings.DJJP["outbox"] = [alias]
-from djjp.engine import queue
+from djjp.engine import current
+from djjp.engine.jobs import Jobs
 from djjp.outbox import relay, table
 from tests.outbox.conftest import execute
 from tests.project.shop.jobs import add
-queue().db.connection.ensure_connection()
+current().db.connection.ensure_connection()
 
 def kill(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
