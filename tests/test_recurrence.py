@@ -1,4 +1,4 @@
-"""Slots: when a schedule is due, by its cron expression or its interval alone."""
+"""Recurrence: the occurrences of a schedule, by its cron expression or its interval alone."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_where_clocks_change(expression: str, tz: str, start: str, expected: lis
         "5,50 1,2 * * *",
     ],
 )
-def test_slots_are_those_that_a_look_at_every_minute_finds(expression: str, tz: str) -> None:
+def test_occurrences_are_those_that_a_check_of_every_minute_finds(expression: str, tz: str) -> None:
     """Around each change of 2026's clocks, and whichever minute one begins from."""
     zone, timing = ZoneInfo(tz), cron(expression, tz)
     hours = [at("2026-01-01") + 3600 * n for n in range(365 * 24)]
@@ -128,7 +128,9 @@ def test_slots_are_those_that_a_look_at_every_minute_finds(expression: str, tz: 
         beyond = recurrence.first(timing, window[-1])
         for begin in window[::53]:
             for after in (begin, begin + 0.5, begin + 59.5):
-                following = next((slot for slot in expected if slot > after), beyond)
+                following = next(
+                    (occurrence for occurrence in expected if occurrence > after), beyond
+                )
                 assert recurrence.first(timing, after) == following
 
 
@@ -155,7 +157,7 @@ def looked_for(expression: str, zone: ZoneInfo, window: list[float]) -> list[flo
 # Intervals
 
 
-def test_an_interval_has_its_slots_at_its_multiples_since_1970() -> None:
+def test_the_occurrences_of_an_interval_are_its_multiples_since_1970() -> None:
     assert list(islice(every(timedelta(minutes=5)).occurrences(1_000_000_000.0), 2)) == [
         1_000_000_200.0,
         1_000_000_500.0,
@@ -169,13 +171,13 @@ def test_an_interval_has_its_slots_at_its_multiples_since_1970() -> None:
 
 @pytest.mark.parametrize("seconds", [0.1, 0.3, 1, 1.5, 7.7, 3600, 86_400 * 366])
 @pytest.mark.parametrize("year", [1971, 2026, 2199])
-def test_each_slot_of_an_interval_leads_to_the_next(seconds: float, year: int) -> None:
+def test_each_occurrence_of_an_interval_leads_to_the_next(seconds: float, year: int) -> None:
     timing, moment = every(seconds), at(f"{year}-03-01T00:00:00.1")
     seen = list(islice(timing.occurrences(moment), 200))
-    for before, slot in pairwise(seen):
-        assert recurrence.first(timing, before) == slot
-        assert slot - before == pytest.approx(seconds, abs=1e-5)
-        assert recurrence.latest(timing, before, slot) == slot
+    for before, occurrence in pairwise(seen):
+        assert recurrence.first(timing, before) == occurrence
+        assert occurrence - before == pytest.approx(seconds, abs=1e-5)
+        assert recurrence.latest(timing, before, occurrence) == occurrence
     assert timing == every(timedelta(seconds=seconds))
 
 
@@ -193,7 +195,7 @@ def test_each_slot_of_an_interval_leads_to_the_next(seconds: float, year: int) -
         ("0 0 29 2 *", "2026-05-04T12:00", "2024-02-29T00:00"),
     ],
 )
-def test_the_latest_slot_is_found_without_a_walk_through_all(
+def test_the_latest_occurrence_is_found_without_a_walk_through_all(
     expression: str, until: str, expected: str
 ) -> None:
     timing = cron(expression)
@@ -202,7 +204,7 @@ def test_the_latest_slot_is_found_without_a_walk_through_all(
     assert recurrence.latest(timing, at(expected) - 1, at(until)) == at(expected)
 
 
-def test_no_more_slots_are_made_than_are_asked_for() -> None:
+def test_no_more_occurrences_are_computed_than_requested() -> None:
     assert recurrence.between(every(1), 0.0, 1e9, 3) == [1.0, 2.0, 3.0]
     assert recurrence.between(every(1), 0.0, 2.0, 3) == [1.0, 2.0]
 

@@ -118,7 +118,7 @@ def test_a_row_is_called_with_its_arguments_and_the_options_of_its_job(engine: E
     assert (made.pk, made.queue, made.priority) == (handle.id, "mail", 5)
     assert codec.decode_arguments(made.arguments) == (["x"], {})
     row.refresh_from_db()
-    assert (row.fired_until, row.last_occurrence) == (NOW, None), "it was beside the slots"
+    assert (row.fired_until, row.last_occurrence) == (NOW, None), "it was beside the occurrences"
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_to_run_what_is_not_registered_is_an_error(engine: Engine) -> None:
     assert not Job.objects.exists()
 
 
-def test_the_next_slot_follows_the_last_that_is_settled() -> None:
+def test_the_next_occurrence_follows_the_last_that_is_fired() -> None:
     at = datetime.fromisoformat("2026-05-04T12:00:00+02:00").timestamp()
     row = Schedule(cron="0 9 * * *", tz="Europe/Berlin", fired_until=at)
     assert schedules.when(row) == "0 9 * * * Europe/Berlin"
