@@ -135,7 +135,7 @@ def retried(engine: Engine) -> tuple[UUID, Callable[[], object]]:
     [id] = enqueue(engine)
     [job] = claim(engine, "other", 1)
     finish(engine, "other", failed(job))
-    return id, lambda: at_once(lambda elsewhere: elsewhere.retry([id]))
+    return id, lambda: at_once(lambda engine: engine.control.retry([id]))
 
 
 def tried_again(engine: Engine) -> tuple[UUID, Callable[[], object]]:

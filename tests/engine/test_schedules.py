@@ -65,7 +65,10 @@ def test_of_many_consumers_at_once_one_fires_a_slot(engine: Engine) -> None:
     for n in range(1, 21):
         seen = Schedule.objects.get(pk=row.pk)
         due = NOW + n * MINUTE
-        counts = at_once(*[lambda q, seen=seen, due=due: q.fire(seen, [(due, new_job())])] * 4)
+        counts = at_once(
+            *[lambda engine, seen=seen, due=due: engine.schedules.fire(seen, [(due, new_job())])]
+            * 4
+        )
         assert sorted(counts) == [0, 0, 0, 1]
     assert len(jobs()) == len(slots()) == 20
 
