@@ -1,4 +1,4 @@
-"""System checks: what keeps a project from having a queue, each with its fix."""
+"""System checks: problems that prevent a project from using the queue, each with its fix."""
 
 from __future__ import annotations
 
@@ -26,12 +26,20 @@ def register() -> None:
 
 
 def _configuration(**kwargs: Any) -> list[CheckMessage]:
-    """What can be told without connecting. The first stage that fails speaks alone."""
-    return _first() or [*_engine(), *(list(_router()) or _outbox())]
+    """Check without connecting. Later stages depend on earlier ones, so the first that fails reports alone."""
+    if problems := _basics():
+        return problems
+    problems = list(_engine())
+    if routing := list(_router()):
+        return problems + routing
+    return problems + list(_outbox())
 
 
-def _first() -> list[CheckMessage]:
-    return [*_settings(), *_names()] or list(_missing_alias())
+def _basics() -> list[CheckMessage]:
+    """Check the settings, the jobs' names and the alias, on which all other checks depend."""
+    if problems := [*_settings(), *_names()]:
+        return problems
+    return list(_missing_alias())
 
 
 def _settings() -> Iterator[CheckMessage]:
@@ -66,7 +74,7 @@ def _engine() -> Iterator[CheckMessage]:
     try:
         problems: Sequence[Problem] = list(engine.current().requirements.configuration_problems())
     except ImproperlyConfigured as error:
-        # Django's own words where a driver is missing, ours where the engine is none that djjp knows.
+        # Django raises it for a missing driver, djjp for a database engine that it does not support.
         hint = "Install the driver: pip install 'djjp[postgres]'."
         if "djjp claims jobs on" in str(error):
             hint = "Use queue_database() with a path or a postgres:// URL."
@@ -128,8 +136,8 @@ def _outbox() -> Iterator[CheckMessage]:
 
 
 def _promise(**kwargs: Any) -> list[CheckMessage]:
-    """Not wrong, but good to know before a project goes live."""
-    if _first() or _alias() == "default" or table.installed():
+    """Warn of a weaker promise, which a project should know before it is deployed."""
+    if _basics() or _alias() == "default" or table.installed():
         return []
     return [
         _warning(
@@ -142,12 +150,12 @@ def _promise(**kwargs: Any) -> list[CheckMessage]:
 
 
 def _server(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
-    if _first() or _alias() not in (databases or ()):
+    if _basics() or _alias() not in (databases or ()):
         return []
     try:
         return [_error(*problem) for problem in engine.current().requirements.server_problems()]
     except ImproperlyConfigured:
-        return []  # `_engine` says it
+        return []  # reported by `_engine`
     except DatabaseError as error:
         return [
             _error(

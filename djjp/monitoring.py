@@ -1,4 +1,4 @@
-"""Overview: what is in the queue and who serves it, read in few statements; and what is old, removed."""
+"""Counts of jobs, consumers with their running jobs, and the latest jobs; and pruning on request."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from djjp.models import Consumer, Job, State
 PRUNE_ROWS = 1000
 
 
-class Running(NamedTuple):
-    """Jobs of one name that a consumer holds: those that run, and those that it has claimed ahead."""
+class RunningJobs(NamedTuple):
+    """Jobs of one name that a consumer holds: running jobs, and jobs that it has claimed ahead."""
 
     name: str
     jobs: int
     since: datetime
 
 
-class Serving(NamedTuple):
-    """A consumer that lives, or that nobody has found dead yet."""
+class ConsumerInfo(NamedTuple):
+    """A consumer that is registered: alive, or not yet found dead."""
 
     name: str
     queues: list[str] | None
     limit: int
     started_at: datetime
     heartbeat_at: datetime
-    runs: list[Running]
+    runs: list[RunningJobs]
 
 
 def counts() -> dict[str, dict[State, int]]:
-    """How many jobs are in each queue, by their states; it reads every row of the queue once."""
+    """Return the number of jobs in each queue by state; every row of the queue is read once."""
     rows = engine.run(
         lambda engine: list(
             Job.objects.using(engine.db.alias)
@@ -57,19 +57,19 @@ def counts() -> dict[str, dict[State, int]]:
     return found
 
 
-def consumers() -> list[Serving]:
-    """The consumers, by name, with what they run."""
+def consumers() -> list[ConsumerInfo]:
+    """Return the consumers, ordered by name, with their running jobs."""
     return engine.run(_consumers)
 
 
-def _consumers(engine: Engine) -> list[Serving]:
-    runs: dict[str | None, list[Running]] = defaultdict(list)
+def _consumers(engine: Engine) -> list[ConsumerInfo]:
+    runs: dict[str | None, list[RunningJobs]] = defaultdict(list)
     running = Job.objects.using(engine.db.alias).filter(state=State.RUNNING).order_by()
     rows = running.values_list("consumer", "name").annotate(Count("pk"), Min("started_at"))
     for consumer, name, count, since in sorted(rows):
-        runs[consumer].append(Running(name, count, since))
+        runs[consumer].append(RunningJobs(name, count, since))
     return [
-        Serving(
+        ConsumerInfo(
             row.name,
             None if row.queues is None else json.loads(row.queues),
             row.concurrency_limit,
@@ -81,10 +81,10 @@ def _consumers(engine: Engine) -> list[Serving]:
     ]
 
 
-def newest(
+def latest_jobs(
     *, state: str | None = None, queue: str | None = None, name: str | None = None, limit: int
 ) -> list[Job]:
-    """The newest jobs that are so, without their arguments and results."""
+    """Return the newest matching jobs, without their arguments and results."""
     wanted = {"state": state, "queue": queue, "name": name}
     given = {field: value for field, value in wanted.items() if value is not None}
     return engine.run(

@@ -1,4 +1,4 @@
-"""Pausing queues: their jobs wait, and keep their order, until the queue goes on."""
+"""Pause and resume queues: the jobs of a paused queue wait, and keep their order, until it is resumed."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from djjp.models import Queue
 
 
 def pause(name: str, duration: float | timedelta | None = None) -> datetime | None:
-    """Have the jobs of a queue wait; what runs goes on. A queue exists by being named.
+    """Pause a queue: its jobs wait, running jobs continue. Any name can be paused, even without jobs.
 
     Args:
-        duration: seconds, or a timedelta, after which the queue goes on by itself; None for not before
-            `resume()`.
+        duration: seconds, or a timedelta, after which the queue resumes automatically; None for no end
+            before `resume()`.
 
     Returns:
-        When it goes on by itself.
+        The time at which it resumes automatically.
 
     Raises:
         ValueError: the name is none, or the duration is not above 0, or longer than time is.
     """
-    check(name)
+    validate_name(name)
     now = time.time()
     until = None if duration is None else now + float(unchecked_seconds(duration))
     if until is not None and not now < until <= END_OF_TIME:
@@ -34,11 +34,11 @@ def pause(name: str, duration: float | timedelta | None = None) -> datetime | No
     return None if until is None else to_datetime(until)
 
 
-def check(name: object) -> None:
-    """Whether a queue can be paused by this name.
+def validate_name(name: object) -> None:
+    """Raise an error if no queue can be paused by this name.
 
     Raises:
-        ValueError: it is no name of a queue; the message says why.
+        ValueError: it is no name of a queue; the message has the reason.
     """
     if not isinstance(name, str) or not 1 <= len(name) <= 100:
         raise ValueError(f"the queue is {name!r}; it must be a text of 1 to 100 characters")
@@ -47,13 +47,13 @@ def check(name: object) -> None:
 
 
 def resume(name: str) -> bool:
-    """Have the jobs of a paused queue run again; whether it was paused."""
+    """Resume a paused queue; return whether it was paused."""
     now = time.time()
     return engine.run(lambda engine: engine.queues.resume(name, now))
 
 
 def paused() -> dict[str, datetime | None]:
-    """The queues that are paused now, by name, each with the time at which it goes on by itself."""
+    """Return the paused queues by name, each with the time at which it resumes automatically."""
     now = to_datetime(time.time())
 
     def look(engine: engine.Engine) -> dict[str, datetime | None]:

@@ -1,4 +1,4 @@
-"""`manage.py djjp …`: look at the queue from a terminal, and act on it."""
+"""`manage.py djjp …`: inspect and control the queue from a terminal."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from djjp.schedules import listing, next_occurrence, problem, when
 
 
 @contextmanager
-def _in_words() -> Iterator[None]:
-    """What keeps a command from its work, said in a line."""
+def _errors_in_one_line() -> Iterator[None]:
+    """Turn expected errors into an error message of one line."""
     try:
         yield
     except (ImproperlyConfigured, JobDoesNotExist, QueueUnavailable) as error:
@@ -31,15 +31,15 @@ def _in_words() -> Iterator[None]:
 
 @click.group()
 def command() -> None:
-    """Look at the queue, and act on it."""
-    with _in_words():
+    """Inspect and control the queue."""
+    with _errors_in_one_line():
         require()
 
 
 @command.command()
 def status() -> None:
-    """How many jobs are in each queue, and which consumers are there."""
-    with _in_words():
+    """Show the number of jobs in each queue, and the consumers."""
+    with _errors_in_one_line():
         counts, consumers = monitoring.counts(), monitoring.consumers()
         paused = queues.paused()
     if counts:
@@ -48,7 +48,7 @@ def status() -> None:
     else:
         click.echo("no jobs")
     for name, until in paused.items():
-        click.echo(f"{name} is paused" + ("" if until is None else f" until {_moment(until)}"))
+        click.echo(f"{name} is paused" + ("" if until is None else f" until {format_time(until)}"))
     click.echo()
     if not consumers:
         click.echo("no consumers")
@@ -56,7 +56,7 @@ def status() -> None:
         served = "all queues" if consumer.queues is None else ", ".join(consumer.queues)
         click.echo(
             f"consumer {consumer.name}: serves {served}, up to {consumer.limit} jobs at once; "
-            f"started {_moment(consumer.started_at)}, heartbeat {_age(consumer.heartbeat_at)} ago"
+            f"started {format_time(consumer.started_at)}, heartbeat {_age(consumer.heartbeat_at)} ago"
         )
         for name, jobs, since in consumer.runs:
             click.echo(f"    {jobs} × {name}, the longest for {_age(since)}")
@@ -69,8 +69,8 @@ def status() -> None:
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="How many.")
 def jobs(state: str | None, queue: str | None, name: str | None, limit: int) -> None:
     """List jobs, newest first."""
-    with _in_words():
-        found = monitoring.newest(state=state, queue=queue, name=name, limit=limit)
+    with _errors_in_one_line():
+        found = monitoring.latest_jobs(state=state, queue=queue, name=name, limit=limit)
     if found:
         head = ["id", "state", "queue", "name", "attempts", "created", "finished"]
         _table(head, [_row(job) for job in found])
@@ -82,7 +82,7 @@ def jobs(state: str | None, queue: str | None, name: str | None, limit: int) -> 
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
 def retry(ids: Sequence[str]) -> None:
     """Make jobs that have ended ready again, with fresh attempts."""
-    with _in_words():
+    with _errors_in_one_line():
         for handle in _found(ids):
             if handle.state not in FINISHED:
                 click.echo(f"{handle.id} is {handle.state}: left alone")
@@ -95,7 +95,7 @@ def retry(ids: Sequence[str]) -> None:
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
 def cancel(ids: Sequence[str]) -> None:
     """Stop jobs that have not ended."""
-    with _in_words():
+    with _errors_in_one_line():
         for handle in _found(ids):
             if handle.state in FINISHED:
                 click.echo(f"{handle.id} is {handle.state}: left alone")
@@ -108,10 +108,10 @@ def cancel(ids: Sequence[str]) -> None:
 def _pausable(
     context: click.Context, parameter: click.Parameter, names: Sequence[str]
 ) -> Sequence[str]:
-    """All of them, before the first is paused."""
+    """Validate all names before the first queue is paused."""
     try:
         for name in names:
-            queues.check(name)
+            queues.validate_name(name)
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
     return names
@@ -122,13 +122,13 @@ def _pausable(
 @click.option("--for", "seconds", type=click.FloatRange(0, min_open=True), metavar="SECONDS")
 def pause(names: Sequence[str], seconds: float | None) -> None:
     """Have the jobs of queues wait, until these are resumed or for so many seconds."""
-    with _in_words():
+    with _errors_in_one_line():
         for name in dict.fromkeys(names):
             try:
                 until = queues.pause(name, seconds)
             except ValueError as error:
                 raise click.UsageError(str(error)) from error
-            ends = "" if until is None else f" until {_moment(until)}"
+            ends = "" if until is None else f" until {format_time(until)}"
             click.echo(f"{name} is paused{ends}")
 
 
@@ -136,7 +136,7 @@ def pause(names: Sequence[str], seconds: float | None) -> None:
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 def resume(names: Sequence[str]) -> None:
     """Have the jobs of paused queues run again."""
-    with _in_words():
+    with _errors_in_one_line():
         for name in dict.fromkeys(names):
             was = queues.resume(name)
             click.echo(f"{name} goes on" if was else f"{name} was not paused")
@@ -147,7 +147,7 @@ def resume(names: Sequence[str]) -> None:
 @click.option("--keep-failed", type=click.FloatRange(0), metavar="SECONDS")
 def prune(keep_succeeded: float | None, keep_failed: float | None) -> None:
     """Delete jobs that ended long ago: as long as the settings say, or these seconds."""
-    with _in_words():
+    with _errors_in_one_line():
         count = monitoring.prune(keep_succeeded, keep_failed)
     click.echo(f"{count} {'job' if count == 1 else 'jobs'} pruned")
 
@@ -155,7 +155,7 @@ def prune(keep_succeeded: float | None, keep_failed: float | None) -> None:
 @command.command()
 def schedules() -> None:
     """List what runs by itself: when, and whether it can."""
-    with _in_words():
+    with _errors_in_one_line():
         found = listing()
     if found:
         head = ["name", "job", "when", "enabled", "next", "last", ""]
@@ -168,7 +168,8 @@ def _scheduled(row: Schedule) -> list[object]:
     wrong = problem(row)
     following = next_occurrence(row) if row.enabled and wrong is None else None
     times = [
-        _moment(None if at is None else to_datetime(at)) for at in (following, row.last_occurrence)
+        format_time(None if at is None else to_datetime(at))
+        for at in (following, row.last_occurrence)
     ]
     return [
         row.name,
@@ -181,17 +182,17 @@ def _scheduled(row: Schedule) -> list[object]:
 
 
 def _found(ids: Iterable[str]) -> list[JobHandle]:
-    """The handles of all, before anything is done to one."""
+    """Return the handles of all jobs, before any of them is changed."""
     return [get_job(id) for id in dict.fromkeys(ids)]
 
 
 def _row(job: Job) -> list[object]:
-    made, ended = _moment(job.created_at), _moment(job.finished_at)
+    made, ended = format_time(job.created_at), format_time(job.finished_at)
     return [job.pk, job.state, job.queue, job.name, job.attempts, made, ended]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Columns as wide as they need to be; numbers to the right."""
+    """Print rows with aligned columns; numbers to the right."""
     widths = [max(len(str(row[i])) for row in [head, *rows]) for i in range(len(head))]
     right = [all(isinstance(row[i], int) for row in rows) for i in range(len(head))]
     for row in [head, *rows]:
@@ -202,7 +203,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         click.echo("  ".join(cells).rstrip())
 
 
-def _moment(value: datetime | None) -> str:
+def format_time(value: datetime | None) -> str:
     if value is None:
         return "-"
     local = timezone.localtime(value) if timezone.is_aware(value) else value
@@ -211,5 +212,5 @@ def _moment(value: datetime | None) -> str:
 
 def _age(value: datetime) -> str:
     now = timezone.now()
-    # Two machines, two clocks.
+    # The clocks of two machines differ.
     return f"{max(0.0, (now - value).total_seconds()):.1f} s"
