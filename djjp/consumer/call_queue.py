@@ -1,11 +1,12 @@
-"""The desk: verbs that running jobs ask of the queue, answered by the coordinator.
+"""The call queue: calls of running jobs to the engine, executed by the coordinator.
 
-Jobs have no queue connection of their own. What they enqueue or look up is laid on the desk, done in
-the coordinator's next turn, together with what the other jobs asked for, and answered once that
+Jobs have no connection to the queue's database. What they enqueue or look up is submitted here,
+executed in the coordinator's next turn, together with the calls of other jobs, and resolved once that
 turn has committed. So fifty threads that enqueue share one connection and one commit.
 
-While the queue's database is away no turn comes to them. A call then waits for so long and no longer;
-it is taken back only when it is in no turn, so that nothing is refused and written all the same.
+While the queue's database is unavailable there is no turn that could take the calls. A call then waits
+for its timeout and no longer. It is withdrawn only while it is in no turn, so that no call is refused
+and written all the same.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 from django.db import InterfaceError, OperationalError, transaction
 
 from djjp import conf
-from djjp.consumer.wakeup import Bell
+from djjp.consumer.wakeup import Wakeup
 from djjp.engine import Engine
 from djjp.exceptions import QueueUnavailable
 
@@ -30,161 +31,161 @@ logger = logging.getLogger("djjp.consumer")
 
 T = TypeVar("T")
 
-#: Seconds after which a call that is in no turn is taken back.
-PATIENCE = 30.0
-# How long a waiting thread sleeps at most: only when it wakes an interruption of its job strikes.
-_NAP = 0.5
+#: Seconds after which a call that is in no turn is withdrawn.
+TIMEOUT = 30.0
+# Seconds between two wake-ups of a waiting thread: an interruption of its job is raised only when it runs.
+_POLL_EVERY = 0.5
 
-# Errors that are no call's own fault: the database, or the transaction, is not there for any of them.
-_NOBODYS = (OperationalError, InterfaceError, transaction.TransactionManagementError)
+# Errors of the database or of the transaction; no single call caused them, and all of them must wait.
+_SHARED_ERRORS = (OperationalError, InterfaceError, transaction.TransactionManagementError)
 
 
 class _Call(NamedTuple):
-    verb: Callable[[Engine], Any]
-    answer: Future[Any]
+    function: Callable[[Engine], Any]
+    future: Future[Any]
 
 
-class _Answer(NamedTuple):
+class _Result(NamedTuple):
     value: Any = None
     error: BaseException | None = None
 
 
-class Desk:
-    """Collects calls from any thread; all but `call` and `acall` belongs to the coordinator.
+class CallQueue:
+    """Collects calls from any thread; all methods but `call` and `acall` belong to the coordinator.
 
     Args:
-        patience: seconds that a call waits for a turn.
+        timeout: seconds that a call waits for a turn.
     """
 
-    def __init__(self, bell: Bell, patience: float = PATIENCE) -> None:
-        self._bell = bell
-        self._patience = patience
+    def __init__(self, wakeup: Wakeup, timeout: float = TIMEOUT) -> None:
+        self._wakeup = wakeup
+        self._timeout = timeout
         self._calls: deque[_Call] = deque()
-        self._served = 0  # how many of the calls, from the first, are in the present turn
-        self._answers: list[_Answer] = []
+        self._in_turn = 0  # the number of calls, from the first, that the present turn executes
+        self._results: list[_Result] = []
         self._closed = False
-        # Held wherever a call is taken into a turn, or back.
+        # Held wherever a call joins a turn or is withdrawn.
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._calls)
 
-    def call(self, verb: Callable[[Engine], T]) -> T:
-        """Have `verb` run in the coordinator's next turn; returns what it returned, raises what it raised.
+    def call(self, function: Callable[[Engine], T]) -> T:
+        """Call the function in the coordinator's next turn; return or raise what it returns or raises.
 
         Raises:
-            QueueUnavailable: the queue's database did not take it in time.
+            QueueUnavailable: no turn took the call in time.
         """
-        call = self._lay(verb)
+        call = self._submit(function)
         try:
-            answer: T = self._answer(call)
+            result: T = self._wait(call)
         except BaseException:
-            self._take_back(call)  # interrupted: nobody waits for it any more
+            self._withdraw(call)  # the job was interrupted, and nobody waits for the call any more
             raise
-        return answer
+        return result
 
-    async def acall(self, verb: Callable[[Engine], T]) -> T:
-        """`call` for coroutines, whose loop goes on meanwhile."""
-        call = self._lay(verb)
-        answer: asyncio.Future[T] = asyncio.wrap_future(call.answer)
+    async def acall(self, function: Callable[[Engine], T]) -> T:
+        """`call` for coroutines: their loop goes on meanwhile."""
+        call = self._submit(function)
+        future: asyncio.Future[T] = asyncio.wrap_future(call.future)
         try:
-            # Not awaited itself: to cancel that would cancel what the coordinator is about to set.
-            while not (await asyncio.wait([answer], timeout=self._patience))[0]:
-                if self._take_back(call):
+            # Not awaited directly: a cancellation would cancel the future that the coordinator resolves.
+            while not (await asyncio.wait([future], timeout=self._timeout))[0]:
+                if self._withdraw(call):
                     raise self._unavailable()
         except BaseException:
-            self._take_back(call)
-            answer.add_done_callback(lambda answer: answer.cancelled() or answer.exception())
+            self._withdraw(call)
+            future.add_done_callback(lambda future: future.cancelled() or future.exception())
             raise
-        return answer.result()
+        return future.result()
 
-    def _lay(self, verb: Callable[[Engine], T]) -> _Call:
-        call = _Call(verb, Future())
+    def _submit(self, function: Callable[[Engine], T]) -> _Call:
+        call = _Call(function, Future())
         self._calls.append(call)
         if self._closed:
             self.close()
-        self._bell.ring()
+        self._wakeup.set()
         return call
 
-    def _answer(self, call: _Call) -> Any:
-        until = time.monotonic() + self._patience
+    def _wait(self, call: _Call) -> Any:
+        until = time.monotonic() + self._timeout
         while True:
             try:
-                return call.answer.result(_NAP)
+                return call.future.result(_POLL_EVERY)
             except TimeoutError:
-                if call.answer.done():  # its own
-                    return call.answer.result()
-            if time.monotonic() >= until and self._take_back(call):
+                if call.future.done():  # the function itself raised it
+                    return call.future.result()
+            if time.monotonic() >= until and self._withdraw(call):
                 raise self._unavailable()
 
     def _unavailable(self) -> QueueUnavailable:
         return QueueUnavailable(
             f"the queue's database {conf.current().db_name!r} did not take the call "
-            f"within {self._patience:g} s"
+            f"within {self._timeout:g} s"
         )
 
-    def _take_back(self, call: _Call) -> bool:
-        """Remove a call that is in no turn; whether it was there."""
+    def _withdraw(self, call: _Call) -> bool:
+        """Remove a call that is in no turn; return whether it was removed."""
         with self._lock:
-            for place, waiting in enumerate(self._calls):
-                if waiting is call and place >= self._served:
-                    del self._calls[place]
+            for index, waiting in enumerate(self._calls):
+                if waiting is call and index >= self._in_turn:
+                    del self._calls[index]
                     return True
         return False
 
-    def serve(self, engine: Engine) -> None:
-        """Run the waiting verbs in the open transaction, as one group.
+    def execute(self, engine: Engine) -> None:
+        """Execute the waiting calls in the open transaction, as one group.
 
-        When the group fails its verbs are run one by one, so that only the culprit does. When it is the
-        database that fails, all of them are left for the next turn.
+        If the group fails, its calls are executed one by one, so that only the culprit fails. If the
+        database fails, all of them are left for the next turn.
         """
         with self._lock:
             calls = list(self._calls)
-            self._served = len(calls)
-        self._answers = []
+            self._in_turn = len(calls)
+        self._results = []
         if not calls:
             return
         try:
             with transaction.atomic(using=engine.db.alias):
-                self._answers = [_Answer(call.verb(engine)) for call in calls]
-        except _NOBODYS:
+                self._results = [_Result(call.function(engine)) for call in calls]
+        except _SHARED_ERRORS:
             raise
         except Exception:
-            logger.debug("a group of calls failed and is run one by one", exc_info=True)
-            self._answers = [_alone(call, engine) for call in calls]
+            logger.debug("a group of calls failed; executing them one by one", exc_info=True)
+            self._results = [_execute_alone(call, engine) for call in calls]
 
-    def answer(self) -> None:
-        """Tell the callers what `serve` did, now that it is committed."""
-        for value, error in self._answers:
+    def resolve(self) -> None:
+        """Hand the results of `execute` to the callers, now that they are committed."""
+        for value, error in self._results:
             with self._lock:
                 call = self._calls.popleft()
-                self._served -= 1
+                self._in_turn -= 1
             if error is None:
-                call.answer.set_result(value)
+                call.future.set_result(value)
             else:
-                call.answer.set_exception(error)
-        self._answers = []
+                call.future.set_exception(error)
+        self._results = []
 
-    def lay_back(self) -> None:
-        """The turn has failed: what it was to do waits again."""
+    def requeue(self) -> None:
+        """Leave the calls of a failed turn to the next one."""
         with self._lock:
-            self._served = 0
-        self._answers = []
+            self._in_turn = 0
+        self._results = []
 
     def close(self) -> None:
-        """Refuse what is still on the desk and what comes later: its consumer has ended."""
+        """Refuse all waiting and later calls, because the consumer has ended."""
         self._closed = True
         with self._lock:
-            calls, self._calls, self._served = self._calls, deque(), 0
+            calls, self._calls, self._in_turn = self._calls, deque(), 0
         for call in calls:
-            call.answer.set_exception(RuntimeError("the consumer that ran this job has ended"))
+            call.future.set_exception(RuntimeError("the consumer that ran this job has ended"))
 
 
-def _alone(call: _Call, engine: Engine) -> _Answer:
+def _execute_alone(call: _Call, engine: Engine) -> _Result:
     try:
         with transaction.atomic(using=engine.db.alias):
-            return _Answer(call.verb(engine))
-    except _NOBODYS:
+            return _Result(call.function(engine))
+    except _SHARED_ERRORS:
         raise
-    except Exception as error:  # noqa: BLE001  (it is the calling job's to handle)
-        return _Answer(error=error)
+    except Exception as error:  # noqa: BLE001  (the calling job handles it)
+        return _Result(error=error)

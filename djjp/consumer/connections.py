@@ -47,7 +47,7 @@ def tidy() -> None:
 
 
 @contextmanager
-def kept() -> Iterator[None]:
+def preserve() -> Iterator[None]:
     """Jobs run on this thread's own connections: leave those as they are, and close those that they open."""
     before = {id(connection) for connection in _open()}
     outer, _thread.kept = _thread.kept, True

@@ -68,7 +68,7 @@ class Consumer(Turns):
         self._maintenance: Maintenance
         self._drain = drain
         self._shutdown_timeout = shutdown_timeout
-        self._sweeper = Sweeper(self._desk.call, table.outboxes())
+        self._sweeper = Sweeper(self._call_queue.call, table.outboxes())
         self._look_at = 0.0  # when to look though nobody rang
         self._stop_by = 0.0
         self._enforce_at = 0.0
@@ -82,17 +82,17 @@ class Consumer(Turns):
         """
         self._stops += 1
         self._stop_by = 0.0 if self._stops > 1 else time.monotonic() + self._shutdown_timeout
-        self._bell.ring()
+        self._wakeup.set()
 
     def retire(self) -> None:
         """Claim no more and end once the running jobs have, however long they take."""
         self._max_jobs = 0
-        self._bell.ring()
+        self._wakeup.set()
 
     @property
-    def lost(self) -> int:
-        """How many threads were given up, with jobs that cannot be stopped."""
-        return self._pool.lost
+    def abandoned_threads(self) -> int:
+        """Number of threads given up, each with a job that cannot be stopped."""
+        return self._pool.abandoned
 
     # The coordinator
 
@@ -130,7 +130,7 @@ class Consumer(Turns):
                         " ".join(str(error).split()),
                         pause,
                     )
-                    self._desk.lay_back()
+                    self._call_queue.requeue()
                     if not self._recover(pause):
                         logger.error("%d jobs are left to be rescued", len(self._held))  # noqa: TRY400  (why was just said)
                         return False
@@ -138,10 +138,10 @@ class Consumer(Turns):
             self._begun.close()
             return not self._held
         finally:
-            self._desk.close()
+            self._call_queue.close()
             self._sweeper.stop()
             self._pool.close()
-            self._bell.close()
+            self._wakeup.close()
 
     def _appear(self) -> None:
         """Show the others that this consumer lives, under its present name."""
@@ -150,7 +150,7 @@ class Consumer(Turns):
         )
         self._presence.begin()
         self._begun = Begun(self._engine.db.runtime_dir(), self.name, self._limit + LONGEST)
-        self._pool.begin, self._pool.consumer = self._may_begin, self.name
+        self._pool.assign(self.name, self._may_begin)
         self._maintenance = Maintenance(self._engine, self._presence, self._lost)
 
     def _lost(self) -> None:
@@ -160,7 +160,7 @@ class Consumer(Turns):
             self.name,
             len(self._held),
         )
-        waiting = self._pool.take_back()
+        waiting = self._pool.drain_queue()
         self._pool.cancel(self._held.values())
         self._taken.update(set(self._held.values()).difference(waiting))
         self._held.clear()
@@ -205,13 +205,13 @@ class Consumer(Turns):
     def _rest(self, listener: Listener) -> None:
         """Wait for whatever comes first, unless there is something to do."""
         # Awaited before anything is looked at: whatever comes from here on rings.
-        self._bell.awaited = True
+        self._wakeup.armed = True
         now = time.monotonic()
         hears: Listener | None = None
         # With jobs in line, only until it shows that the slots ahead of them are stuck.
         timeout = self._read_ahead.overdue() if self._pool.waiting() else _LOOK_EVERY
         timeout = min(timeout, self._maintenance.due(), self._enforce_at - now)
-        busy = bool(self._outcomes or self._desk or self._late)
+        busy = bool(self._outcomes or self._call_queue or self._late)
         if self._stops:
             timeout = min(timeout, self._stop_by - now)
         elif self._room():
@@ -219,20 +219,20 @@ class Consumer(Turns):
             hears = listener
             if self._due is not None:
                 timeout = min(timeout, self._due - time.time())
-        if not busy and wait(self._bell, hears, timeout, now - self._worked_at):
+        if not busy and wait(self._wakeup, hears, timeout, now - self._worked_at):
             self._look_at = 0.0
-        self._bell.awaited = False
+        self._wakeup.armed = False
 
     def _over(self) -> bool:
         """Whether to end, after giving back what this consumer will not run."""
-        if self._pool.lost >= self._limit and self._max_jobs != 0:
+        if self._pool.abandoned >= self._limit and self._max_jobs != 0:
             logger.error("%d threads are lost to jobs that cannot be stopped; ending", self._limit)
             self.retire()
-            if self._pool.blocked:
+            if self._pool.loop_blocked:
                 self.stop()
-        if self._stops or self._pool.stuck(self._read_ahead.overdue()) == self._limit:
-            self._late.extend(self._pool.take_back())
-        if self._outcomes or self._desk or self._late:
+        if self._stops or self._pool.stalled(self._read_ahead.overdue()) == self._limit:
+            self._late.extend(self._pool.drain_queue())
+        if self._outcomes or self._call_queue or self._late:
             return False
         if self._stops:
             if self._held and time.monotonic() >= self._stop_by:
@@ -254,8 +254,8 @@ class Consumer(Turns):
             connection.close_if_unusable_or_obsolete()
         until, stops = time.monotonic() + pause, self._stops
         while (left := until - time.monotonic()) > 0 and stops == self._stops:
-            self._bell.awaited = True
-            wait(self._bell, None, min(left, self._enforce_at - time.monotonic()), 0.0)
-            self._bell.awaited = False
+            self._wakeup.armed = True
+            wait(self._wakeup, None, min(left, self._enforce_at - time.monotonic()), 0.0)
+            self._wakeup.armed = False
             self._enforce_at = time.monotonic() + self._pool.enforce()
         return not self._stops or time.monotonic() < self._stop_by + _LAST_WORD

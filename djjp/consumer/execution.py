@@ -46,7 +46,7 @@ class Execution:
     Attributes:
         claimed: what is run.
         consumer: the name of the consumer that runs it.
-        given_up: whether its consumer has stopped to wait for its end.
+        abandoned: whether its consumer has stopped to wait for its end.
         timeout: seconds that it may take; None for no limit.
         current: what the job sees of itself.
     """
@@ -54,10 +54,10 @@ class Execution:
     __slots__ = (
         "_interrupted",
         "_task",
+        "abandoned",
         "claimed",
         "consumer",
         "current",
-        "given_up",
         "job",
         "started",
     )
@@ -70,7 +70,7 @@ class Execution:
     ) -> None:
         self.claimed = claimed
         self.consumer = consumer
-        self.given_up = False
+        self.abandoned = False
         self.current = CurrentJob(claimed, report)
         self.job: RegisteredJob[..., Any] | None
         try:
@@ -173,7 +173,7 @@ class Execution:
 
     def _told(self, outcome: Outcome) -> Outcome:
         """The outcome, after the job was told of it. Nothing that comes of that changes it."""
-        if self.job is not None and self.job.wants_outcome and not self.given_up:
+        if self.job is not None and self.job.wants_outcome and not self.abandoned:
             try:
                 copy_context().run(self.job.on_finished, outcome, self.consumer)
             except BaseException:

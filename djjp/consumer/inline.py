@@ -42,7 +42,7 @@ def run_due(
     engine, name, executed = current(), new_name(), 0
     unknown: list[str] = []
     serving = Serving(None if queues is None else [Rank(name) for name in queues])
-    with tidying.kept():
+    with tidying.preserve():
         while max_jobs is None or executed < max_jobs:
             if relay:
                 sweep()

@@ -82,7 +82,7 @@ def consume(
         finally:
             gc.unfreeze()
         logger.info("consumer %s ends after %d jobs", consumer.name, consumer.executed)
-        lost = consumer.lost
+        lost = consumer.abandoned_threads
         full = max_jobs is not None and consumer.executed >= max_jobs
         again = supervisor is not None and (full or lost or ending.retired)
         code = GAVE_BACK if not ended else RECYCLE if again else GRACEFUL

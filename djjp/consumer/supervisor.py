@@ -24,7 +24,7 @@ from typing import Any
 
 from djjp.consumer.liveness import rescue_process
 from djjp.consumer.process import GRACEFUL, RECYCLE
-from djjp.consumer.wakeup import Bell, wait
+from djjp.consumer.wakeup import Wakeup, wait
 
 logger = logging.getLogger("djjp.supervisor")
 
@@ -105,7 +105,7 @@ class Supervisor:
         self._places = [_Place() for _ in range(processes)]
         self._drain = drain
         self._last_pause = _LAST_PAUSE_RELOADING if reload else _LAST_PAUSE
-        self._bell = Bell()
+        self._wakeup = Wakeup()
         self._asked = 0
         self._kill_at = float("inf")
         self._rescues: list[threading.Thread] = []
@@ -116,19 +116,19 @@ class Supervisor:
         with self._signals():
             while True:
                 # Awaited before anything is looked at: whatever comes from here on rings.
-                self._bell.awaited = True
+                self._wakeup.armed = True
                 for place in self._places:
                     self._reap(place)
                     self._start(place)
                 self._pass_on()
                 if all(place.over(self._asked > 0) for place in self._places):
                     break
-                wait(self._bell, None, self._timeout(), 0.0)
-                self._bell.awaited = False
+                wait(self._wakeup, None, self._timeout(), 0.0)
+                self._wakeup.armed = False
             until = time.monotonic() + _RELEASE
             for rescue in self._rescues:
                 rescue.join(max(0.0, until - time.monotonic()))
-        self._bell.close()
+        self._wakeup.close()
         logger.info("supervisor %d ends", os.getpid())
         return 0 if all(place.well for place in self._places) else 1
 
@@ -234,7 +234,7 @@ class Supervisor:
             self._asked = _AT_ONCE
         elif number != signal.SIGCHLD:
             self._asked = min(self._asked + 1, _AT_ONCE)
-        self._bell.ring()
+        self._wakeup.set()
 
 
 class _Place:

@@ -19,15 +19,16 @@ import time
 from collections import deque
 from uuid import UUID
 
-from djjp.consumer.call_queue import Desk
+from djjp.consumer.call_queue import CallQueue
 from djjp.consumer.liveness import new_name
+from djjp.consumer.pool import Pool
 from djjp.consumer.pool.coroutines import AsyncPool
 from djjp.consumer.pool.threads import ThreadPool
 from djjp.consumer.rate_starts import Starts
 from djjp.consumer.read_ahead import ReadAhead
 from djjp.consumer.serving import Served, Serving
 from djjp.consumer.start_journal import Begun
-from djjp.consumer.wakeup import Bell
+from djjp.consumer.wakeup import Wakeup
 from djjp.engine import Admitted, Claimed, Engine, Outcome, Progress
 from djjp.jobs import registry
 from djjp.models import FINISHED, Flag, State
@@ -55,13 +56,13 @@ class Turns:
         self._max_jobs = max_jobs
         self._concurrency = concurrency
 
-        self._bell = Bell()
-        self._desk = Desk(self._bell)
-        self._pool = (AsyncPool if concurrency == "asyncio" else ThreadPool)(
+        self._wakeup = Wakeup()
+        self._call_queue = CallQueue(self._wakeup)
+        self._pool: Pool = (AsyncPool if concurrency == "asyncio" else ThreadPool)(
             limit,
-            report=self._report,
-            progress=self._note_progress,
-            desk=self._desk,
+            on_outcome=self._report,
+            on_progress=self._note_progress,
+            call_queue=self._call_queue,
             consumer=self.name,
         )
         self._read_ahead = ReadAhead()
@@ -80,7 +81,7 @@ class Turns:
 
     def _report(self, outcome: Outcome) -> None:
         self._outcomes.append(outcome)
-        self._bell.ring()
+        self._wakeup.set()
 
     def _note_progress(self, progress: Progress) -> None:
         self._progress[progress.claimed.id] = progress
@@ -94,7 +95,7 @@ class Turns:
         due = self._due is not None and self._due <= now and not self._stops
         room = self._room(len(outcomes))
         progress, late = dict(self._progress), list(self._late)
-        idle = not (reported or progress or late or self._desk or due)
+        idle = not (reported or progress or late or self._call_queue or due)
         if idle and not self._finds_ready(room):
             return
         engine = self._engine
@@ -102,7 +103,7 @@ class Turns:
             if progress:
                 engine.jobs.record_progress(self.name, list(progress.values()))
             accepted = engine.jobs.finish(self.name, outcomes) if outcomes else set()
-            self._desk.serve(engine)
+            self._call_queue.execute(engine)
             if due:
                 engine.jobs.promote(now)
             if late:
@@ -113,7 +114,7 @@ class Turns:
         self._forget_progress(progress)
         self._settle(reported, accepted)
         self._drop_late(late)
-        self._desk.answer()
+        self._call_queue.resolve()
         self._begin(screened.jobs)
         freed = any(outcome.claimed.flags & Flag.HAS_DEPENDENTS for outcome in outcomes)
         delayed = any(outcome.claimed.flags & Flag.DELAYS_CHILD for outcome in outcomes)
@@ -182,7 +183,7 @@ class Turns:
         self._serving.paused = paused
         if new:
             # Some of what waits in line may be of a queue that is paused now.
-            self._late.extend(self._pool.take_back())
+            self._late.extend(self._pool.drain_queue())
         return bool(new)
 
     def _screened(
@@ -210,7 +211,7 @@ class Turns:
         if job.flags & Flag.RATE_LIMITED and self._starts.too_late(job):
             # It would count for too short: it is counted anew.
             self._late.append(job)
-            self._bell.ring()
+            self._wakeup.set()
             return False
         return self._begun.mark(job)
 
@@ -267,7 +268,7 @@ class Turns:
         """How many jobs to claim, for the free slots and ahead, once `ended` outcomes are written."""
         if self._stops:
             return 0
-        moving = self._limit - self._pool.stuck(self._read_ahead.overdue())
+        moving = self._limit - self._pool.stalled(self._read_ahead.overdue())
         held = len(self._held) - ended
         room = self._limit + self._read_ahead.jobs(moving) - held
         if self._max_jobs is not None:

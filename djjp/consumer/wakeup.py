@@ -1,7 +1,7 @@
-"""Wake-ups: what a consumer waits for when it has nothing to write.
+"""Wake-ups: what ends the sleep of a consumer that has nothing to write.
 
-It waits for whichever comes first: a job that ended or a signal (both by `Bell.ring`), a write of
-somebody else to the queue (by the database's `Listener`), or the time that it was told.
+It is whichever comes first: the end of a job or a signal (both call `Wakeup.set`), a write of another
+process to the queue (reported by the database's `Listener`), or a time.
 """
 
 from __future__ import annotations
@@ -14,69 +14,75 @@ from contextlib import suppress
 from djjp.engine import Listener
 
 
-class Bell:
-    """Wakes the coordinator from any thread, and from a signal handler."""
+class Wakeup:
+    """Wakes the coordinator from any thread, and from a signal handler.
+
+    Attributes:
+        armed: whether the coordinator sleeps or is about to. It arms the wake-up before it checks for
+            work, so that whatever comes after the check wakes it.
+    """
 
     def __init__(self) -> None:
-        # A socket pair rather than a pipe: everywhere one can select on it.
-        self._hear, self._pull = socket.socketpair()
-        self._hear.setblocking(False)
-        self._pull.setblocking(False)
-        self.awaited = False
+        # A socket pair, because `select` takes no pipe on some systems.
+        self._receiver, self._sender = socket.socketpair()
+        self._receiver.setblocking(False)
+        self._sender.setblocking(False)
+        self.armed = False
 
-    def ring(self) -> None:
-        """Wake the coordinator, if it waits; costs next to nothing if it does not."""
-        if self.awaited:
-            self.awaited = False
-            # It is full of rings; or closed, for the outcome was seen in the last turn without one.
+    def set(self) -> None:
+        """Wake the coordinator; costs next to nothing if it does not sleep."""
+        if self.armed:
+            self.armed = False
+            # The buffer is full, which wakes it as well; or the pair is closed, because the last turn
+            # has already seen the outcome.
             with suppress(OSError):
-                self._pull.send(b"\0")
+                self._sender.send(b"\0")
 
     def fileno(self) -> int:
-        return self._hear.fileno()
+        return self._receiver.fileno()
 
-    def quiet(self) -> None:
-        """Forget the rings heard so far."""
+    def drain(self) -> None:
+        """Discard the wake-ups received so far."""
         with suppress(BlockingIOError):
-            while self._hear.recv(4096):
+            while self._receiver.recv(4096):
                 pass
 
     def close(self) -> None:
-        self._hear.close()
-        self._pull.close()
+        self._receiver.close()
+        self._sender.close()
 
 
-def wait(bell: Bell, listener: Listener | None, timeout: float, quiet: float) -> bool:
-    """Wait for a wake-up; returns whether somebody wrote to the queue.
+def wait(wakeup: Wakeup, listener: Listener | None, timeout: float, idle: float) -> bool:
+    """Wait for a wake-up; return whether another process wrote to the queue.
 
     Args:
-        listener: what hears the database; None while a write of others is of no interest.
+        listener: reports writes to the database; None while they are of no interest.
         timeout: seconds to wait at most.
-        quiet: for how many seconds the consumer has had nothing to do.
+        idle: seconds for which the consumer has had nothing to do.
     """
     until = time.monotonic() + timeout
     with selectors.DefaultSelector() as selector:
-        selector.register(bell, selectors.EVENT_READ)
-        heard: int | None = None
+        selector.register(wakeup, selectors.EVENT_READ)
+        registered: int | None = None
         while True:
             left = until - time.monotonic()
             if left <= 0:
                 return False
             if listener is None:
                 selector.select(left)
-                bell.quiet()
+                wakeup.drain()
                 return False
-            if (fd := listener.fileno()) != heard:
-                if heard is not None:
-                    selector.unregister(heard)
+            if (fd := listener.fileno()) != registered:
+                if registered is not None:
+                    selector.unregister(registered)
                 if fd is not None:
                     selector.register(fd, selectors.EVENT_READ)
-                heard = fd
+                registered = fd
             began = time.monotonic()
-            events = selector.select(min(left, listener.interval(quiet)))
+            events = selector.select(min(left, listener.interval(idle)))
             if listener.woken():
                 return True
-            if any(key.fileobj is bell for key, _ in events):
-                bell.quiet()
+            if any(key.fileobj is wakeup for key, _ in events):
+                wakeup.drain()
                 return False
-            quiet += time.monotonic() - began
+            idle += time.monotonic() - began

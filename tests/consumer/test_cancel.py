@@ -15,9 +15,9 @@ from django.db import connections
 from django.test.utils import CaptureQueriesContext
 
 from djjp import current_job, get_job, job, run_many
-from djjp.consumer.call_queue import Desk
+from djjp.consumer.call_queue import CallQueue
 from djjp.consumer.pool.threads import ThreadPool
-from djjp.consumer.wakeup import Bell
+from djjp.consumer.wakeup import Wakeup
 from djjp.engine import Claimed, Engine, Outcome
 from djjp.exceptions import JobCancelled
 from djjp.jobs.current import CurrentJob
@@ -236,7 +236,7 @@ def test_a_function_that_does_not_look_is_interrupted(engine: Engine) -> None:
         with pytest.raises(JobCancelled):
             handle.join(30)
         assert add.run_later(1).join(30) == 1
-        assert consumer._pool.lost == 0
+        assert consumer._pool.abandoned == 0
 
     assert SEEN == ["begun", "interrupted"]
 
@@ -250,7 +250,7 @@ def test_a_function_that_blocks_is_given_up_as_cancelled(
         handle.cancel()
         with pytest.raises(JobCancelled):
             handle.join(30)
-        assert consumer._pool.lost == 1
+        assert consumer._pool.abandoned == 1
     assert "cannot be stopped" in caplog.text
 
 
@@ -338,9 +338,11 @@ def test_a_job_that_is_cancelled_in_line_does_not_begin() -> None:
 
     ended: list[Outcome] = []
     began: list[Claimed] = []
-    bell = Bell()
-    pool = ThreadPool(1, report=ended.append, progress=SEEN.append, desk=Desk(bell))
-    pool.begin = began.append
+    wakeup = Wakeup()
+    pool = ThreadPool(
+        1, on_outcome=ended.append, on_progress=SEEN.append, call_queue=CallQueue(wakeup)
+    )
+    pool.assign("", began.append)
     first, victim, last = claimed(gate.name), claimed(waits.name), claimed("cancel.nothing")
     pool.submit([first, victim, last])
     begun()
@@ -349,7 +351,7 @@ def test_a_job_that_is_cancelled_in_line_does_not_begin() -> None:
     GATE.set()
     eventually(lambda: len(ended) == 3)
     pool.close()
-    bell.close()
+    wakeup.close()
 
     assert began == [first, last]
     assert [outcome.state for outcome in ended] == ["succeeded", "cancelled", "succeeded"]

@@ -204,7 +204,7 @@ def test_a_job_that_enqueues_while_the_database_is_away_is_refused_in_time(
     function, there, go = opening
     handle = function.run_later()
     consumer = Consumer(1, drain=True)
-    consumer._desk._patience = 0.5
+    consumer._call_queue._timeout = 0.5
     ended: list[bool] = []
 
     def run() -> None:

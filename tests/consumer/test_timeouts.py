@@ -16,9 +16,10 @@ from django.db import connections, transaction
 
 from djjp import current_job, job, run_many
 from djjp.consumer import execution as running
-from djjp.consumer.call_queue import Desk
+from djjp.consumer import pool as pool_package
+from djjp.consumer.call_queue import CallQueue
 from djjp.consumer.pool import threads
-from djjp.consumer.wakeup import Bell
+from djjp.consumer.wakeup import Wakeup
 from djjp.engine import Claimed, Engine, Outcome
 from djjp.exceptions import JobFailed, JobInterrupted
 from djjp.models import Job
@@ -254,8 +255,8 @@ def test_a_thread_that_blocks_is_given_up_and_replaced(
     with caplog.at_level(logging.WARNING, "djjp"), consuming(2) as consumer:
         eventually(lambda: Job.objects.get().state == "failed")
         assert outcome(handle) == TIMED_OUT
-        assert consumer._pool.lost == 1
-        assert "cannot be stopped; its thread is given up" in caplog.text
+        assert consumer._pool.abandoned == 1
+        assert "cannot be stopped; its thread is abandoned" in caplog.text
 
         # Two slots are there as before …
         for other in run_many(together.bind() for _ in range(2)):
@@ -300,8 +301,8 @@ def test_a_consumer_that_has_lost_as_many_threads_as_it_has_slots_ends(
     handles = run_many(blocked.bind() for _ in range(2))
     run_many(innocent.using(priority=-1).bind(n) for n in range(5000))
     with caplog.at_level(logging.ERROR, "djjp"), consuming(2) as consumer:
-        eventually(lambda: consumer._pool.lost == 2)
-        eventually(lambda: consumer._desk._closed)
+        eventually(lambda: consumer._pool.abandoned == 2)
+        eventually(lambda: consumer._call_queue._closed)
 
     assert "2 threads are lost to jobs that cannot be stopped; ending" in caplog.text
     assert [outcome(handle) for handle in handles] == [TIMED_OUT] * 2
@@ -314,7 +315,7 @@ BLOCKED = """
 import django; django.setup()
 import asyncio, sys, time
 from djjp import job
-from djjp.consumer import pools
+from djjp.consumer.pool import threads
 from djjp.consumer.process import consume
 threads.COROUTINE_GRACE = 1.0
 
@@ -357,7 +358,7 @@ def test_a_timeout_strikes_the_job_whose_it_is_and_no_other(engine: Engine) -> N
     consumer = drain(3)
 
     assert consumer.executed == 900
-    assert consumer._pool.lost == 0
+    assert consumer._pool.abandoned == 0
     ends = {True: 0, False: 0}
     for number, handle in enumerate(handles):
         handle.refresh()
@@ -385,10 +386,12 @@ class JustTooLate(running.Execution):
 def test_an_interruption_that_comes_as_its_job_ends_does_not_strike_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(threads, "Execution", JustTooLate)
+    monkeypatch.setattr(pool_package, "Execution", JustTooLate)
     ended: list[Outcome] = []
-    bell = Bell()
-    pool = threads.ThreadPool(1, report=ended.append, progress=SEEN.append, desk=Desk(bell))
+    wakeup = Wakeup()
+    pool = threads.ThreadPool(
+        1, on_outcome=ended.append, on_progress=SEEN.append, call_queue=CallQueue(wakeup)
+    )
     first, second = (
         Claimed(uuid.uuid4(), name, '{"args":[1],"kwargs":{}}', 1, 0)
         for name in (opened.name, lasting.name)
@@ -397,11 +400,11 @@ def test_an_interruption_that_comes_as_its_job_ends_does_not_strike_the_next(
     pool.submit([first, second])
     eventually(lambda: pool.enforce() and len(ended) == 2)
     pool.close()
-    bell.close()
+    wakeup.close()
 
     assert [outcome.claimed for outcome in ended] == [first, second]
     assert ended[1].state == "succeeded"
-    assert pool.lost == 0
+    assert pool.abandoned == 0
 
 
 def test_an_interrupted_thread_gets_new_connections_and_its_transaction_is_undone(

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from djjp.consumer.wakeup import Bell, wait
+from djjp.consumer.wakeup import Wakeup, wait
 from djjp.databases import queue_database
 from djjp.engine.sqlite import inotify
 from djjp.engine.sqlite import listener as listener_module
@@ -33,10 +33,10 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux report
 
 
 @pytest.fixture
-def bell() -> Iterator[Bell]:
-    bell = Bell()
-    yield bell
-    bell.close()
+def wakeup() -> Iterator[Wakeup]:
+    wakeup = Wakeup()
+    yield wakeup
+    wakeup.close()
 
 
 @pytest.fixture
@@ -102,54 +102,56 @@ def record_polls(listener: Any) -> list[float]:
     return polls
 
 
-def wait_for_a_write(bell: Bell, listener: Any, file: Path) -> bool:
+def wait_for_a_write(wakeup: Wakeup, listener: Any, file: Path) -> bool:
     writer = threading.Timer(0.1, in_another_process, [file])
     writer.start()
     try:
-        return wait(bell, listener, IDLE, IDLE)
+        return wait(wakeup, listener, IDLE, IDLE)
     finally:
         writer.join()
 
 
 @on_linux
 def test_a_write_of_another_process_wakes_a_consumer_that_seldom_polls(
-    database: SQLiteDatabase, file: Path, bell: Bell
+    database: SQLiteDatabase, file: Path, wakeup: Wakeup
 ) -> None:
     listener = database.listener()
     at_rest(listener)
     polls, began = record_polls(listener), time.monotonic()
 
-    assert wait_for_a_write(bell, listener, file)
+    assert wait_for_a_write(wakeup, listener, file)
     # Four times a second by the clock, and a few times around a write.
     assert len(polls) <= 4 * (time.monotonic() - began) + 12
 
 
 def test_a_write_of_another_process_wakes_where_the_system_reports_nothing(
-    database: SQLiteDatabase, file: Path, no_reports: None, bell: Bell
+    database: SQLiteDatabase, file: Path, no_reports: None, wakeup: Wakeup
 ) -> None:
     listener = database.listener()
 
     assert listener.fileno() is None
     assert listener.interval(0.0) < listener.interval(IDLE) < 0.01
-    assert wait_for_a_write(bell, listener, file)
+    assert wait_for_a_write(wakeup, listener, file)
 
 
 @on_linux
-def test_own_writes_do_not_keep_the_consumer_awake(database: SQLiteDatabase, bell: Bell) -> None:
+def test_own_writes_do_not_keep_the_consumer_awake(
+    database: SQLiteDatabase, wakeup: Wakeup
+) -> None:
     listener = database.listener()
     at_rest(listener)
     for _ in range(1000):
         database.connection.cursor().execute(WRITE)
     polls = record_polls(listener)
 
-    assert wait(bell, listener, 1.0, 0.0) is False
+    assert wait(wakeup, listener, 1.0, 0.0) is False
     assert len(polls) <= 4 + 12
     assert listener.interval(IDLE) == 0.25
 
 
 @on_linux
 def test_a_commit_that_is_visible_long_after_its_write_is_reported_wakes_soon(
-    database: SQLiteDatabase, file: Path, bell: Bell
+    database: SQLiteDatabase, file: Path, wakeup: Wakeup
 ) -> None:
     """A large transaction writes to the log before its end, as a slow commit does."""
     listener: Any = database.listener()
@@ -245,7 +247,7 @@ def test_a_system_that_misses_a_write_is_distrusted_for_a_while(
 
 @on_linux
 def test_under_a_flood_of_writes_a_consumer_polls_by_the_clock(
-    database: SQLiteDatabase, file: Path, bell: Bell
+    database: SQLiteDatabase, file: Path, wakeup: Wakeup
 ) -> None:
     listener = database.listener()
     at_rest(listener)
@@ -261,7 +263,7 @@ def test_under_a_flood_of_writes_a_consumer_polls_by_the_clock(
     woken, began = 0, time.monotonic()
     try:
         while (took := time.monotonic() - began) < 0.5:
-            woken += wait(bell, listener, 0.5, IDLE)
+            woken += wait(wakeup, listener, 0.5, IDLE)
     finally:
         over.set()
         writer.join()
@@ -270,7 +272,7 @@ def test_under_a_flood_of_writes_a_consumer_polls_by_the_clock(
 
 @on_linux
 def test_not_every_page_of_a_long_transaction_makes_the_consumer_poll(
-    database: SQLiteDatabase, file: Path, bell: Bell
+    database: SQLiteDatabase, file: Path, wakeup: Wakeup
 ) -> None:
     listener = database.listener()
     at_rest(listener)
@@ -288,7 +290,7 @@ def test_not_every_page_of_a_long_transaction_makes_the_consumer_poll(
     polls, began = record_polls(listener), time.monotonic()
     writer.start()
     try:
-        assert wait(bell, listener, 0.5, IDLE) is False
+        assert wait(wakeup, listener, 0.5, IDLE) is False
     finally:
         over.set()
         writer.join()

@@ -13,7 +13,7 @@ import pytest
 from django.db import connections, transaction
 
 import djjp.engine
-from djjp.consumer.wakeup import Bell, wait
+from djjp.consumer.wakeup import Wakeup, wait
 from djjp.engine import Engine, Listener, Outcome
 from djjp.models import State
 from tests.support.factories import new_job
@@ -167,8 +167,8 @@ def test_a_listener_polls_twice_more_for_suppressed_notifications(engine: Engine
     listener = engine.db.listener()
     quiet(listener)
     elsewhere(lambda other: [other.jobs.enqueue(new_job()) for _ in range(2)])
-    with closing(Bell()) as bell:
-        assert [wait(bell, listener, 0.5, 60.0) for _ in range(4)] == [True, True, True, False]
+    with closing(Wakeup()) as wakeup:
+        assert [wait(wakeup, listener, 0.5, 60.0) for _ in range(4)] == [True, True, True, False]
 
 
 def test_a_listener_is_woken_again_after_its_connection_was_lost(engine: Engine) -> None:

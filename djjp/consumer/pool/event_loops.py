@@ -10,8 +10,8 @@ from contextlib import suppress
 from contextvars import Context
 
 from djjp.consumer.execution import Execution
-from djjp.consumer.pool.loop_watchdog import Watchdog
-from djjp.consumer.pool.sync_threads import Aside, Threads
+from djjp.consumer.pool.loop_watchdog import LoopWatchdog
+from djjp.consumer.pool.sync_threads import JobThreadExecutor, ThreadCache
 from djjp.engine import Outcome
 from djjp.exceptions import JobInterrupted
 from djjp.jobs.current import CurrentJob
@@ -19,20 +19,20 @@ from djjp.jobs.current import CurrentJob
 logger = logging.getLogger("djjp.consumer")
 
 
-class LastingLoop:
+class PersistentLoop:
     """Runs coroutine jobs on the thread that calls it, one at a time.
 
     What a job starts and does not await stays on the loop, and goes on while a later job runs there.
     """
 
-    def __init__(self, threads: Threads) -> None:
+    def __init__(self, threads: ThreadCache) -> None:
         self._threads = threads
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def run(self, execution: Execution) -> Outcome:
         """Run a coroutine job to its end."""
         loop = self._loop = self._loop or asyncio.new_event_loop()
-        task = loop.create_task(execution.arun(Aside(self._threads)))
+        task = loop.create_task(execution.arun(JobThreadExecutor(self._threads)))
         while not task.done():
             try:
                 loop.run_until_complete(task)
@@ -47,7 +47,7 @@ class LastingLoop:
         """Cancel what is left on the loop, and close it."""
         if (loop := self._loop) is not None:
             self._loop = None
-            wind_up(loop)
+            shutdown_loop(loop)
 
 
 class LoopThread:
@@ -63,7 +63,7 @@ class LoopThread:
         self._runs = runs
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread
-        self._watchdog: Watchdog
+        self._watchdog: LoopWatchdog
         self._closed = False
         self._lock = threading.Lock()
 
@@ -80,9 +80,9 @@ class LoopThread:
         """There is something in `runs`."""
         self._watchdog.wake()
 
-    def at_work(self) -> CurrentJob | None:
+    def current_job(self) -> CurrentJob | None:
         """The job whose code the loop runs at this moment."""
-        return self._watchdog.at_work()
+        return self._watchdog.current_job()
 
     def close(self) -> None:
         """Cancel what is on the loop, and end it."""
@@ -102,7 +102,7 @@ class LoopThread:
                     target=self._work, args=[loop], name="djjp-loop", daemon=True
                 )
                 self._thread.start()
-                self._watchdog = Watchdog(self._thread, self._runs)
+                self._watchdog = LoopWatchdog(self._thread, self._runs)
                 self._loop = loop
             return self._loop
 
@@ -114,10 +114,10 @@ class LoopThread:
             except BaseException:
                 # As when a task that a job has started raises SystemExit. The job hears of it too.
                 logger.exception("the event loop was to end; it goes on")
-        wind_up(loop)
+        shutdown_loop(loop)
 
 
-def wind_up(loop: asyncio.AbstractEventLoop) -> None:
+def shutdown_loop(loop: asyncio.AbstractEventLoop) -> None:
     """Cancel what is left on a loop that does not run, let it end, and close the loop."""
     left = asyncio.all_tasks(loop)
     for task in left:

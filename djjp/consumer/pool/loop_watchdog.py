@@ -37,7 +37,7 @@ _RUN = asyncio.Handle._run.__code__  # noqa: SLF001  (the one frame that all of 
 _HERE = str(Path(__file__).parent)
 
 
-class Watchdog:
+class LoopWatchdog:
     """Watches one loop's thread.
 
     Args:
@@ -61,7 +61,7 @@ class Watchdog:
         self._closed = True
         self._awake.set()
 
-    def at_work(self) -> CurrentJob | None:
+    def current_job(self) -> CurrentJob | None:
         """The job whose code the loop runs at this moment."""
         found = self._look()
         return None if found is None else _job(found.handle)

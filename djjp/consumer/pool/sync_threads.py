@@ -1,4 +1,4 @@
-"""Aside: threads for what coroutine jobs do with databases, so that their loop goes on meanwhile.
+"""JobThreadExecutor: threads for what coroutine jobs do with databases, so that their loop goes on meanwhile.
 
 Django has the queries of coroutines (`aget`, `sync_to_async`) done on one thread of the whole process,
 unless a context names another. Here each coroutine job gets a thread of its own: when it first needs
@@ -31,7 +31,7 @@ IDLE = 10.0
 GRACE = 1.0
 
 
-class Threads:
+class ThreadCache:
     """The threads that no job has at the moment, and how many will not come back."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Threads:
         self._lock = threading.Lock()
 
     @property
-    def lost(self) -> int:
+    def abandoned(self) -> int:
         """How many threads are busy with a part that was interrupted and does not stop."""
         if not self._struck:
             return 0
@@ -85,13 +85,13 @@ class Threads:
             self._struck[thread] = time.monotonic()
 
 
-class Aside(Executor):
+class JobThreadExecutor(Executor):
     """The thread of one coroutine job, as what asgiref takes for its executor.
 
     It belongs to the thread of the job's loop.
     """
 
-    def __init__(self, threads: Threads) -> None:
+    def __init__(self, threads: ThreadCache) -> None:
         self._threads = threads
         self._thread: _Thread | None = None
         self._ended = False
@@ -145,7 +145,7 @@ class Aside(Executor):
 class _Thread:
     """A thread that does one thing after the other."""
 
-    def __init__(self, threads: Threads) -> None:
+    def __init__(self, threads: ThreadCache) -> None:
         self._threads = threads
         self._line: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._busy = False

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from django.db import IntegrityError, OperationalError, transaction
 
-from djjp.consumer.call_queue import Desk
-from djjp.consumer.wakeup import Bell
+from djjp.consumer.call_queue import CallQueue
+from djjp.consumer.wakeup import Wakeup
 from djjp.engine import NO_HOLDERS, Engine
 from djjp.exceptions import QueueUnavailable
 from djjp.models import Job
@@ -22,55 +22,55 @@ Lay = Callable[..., Any]
 
 
 @pytest.fixture
-def bell() -> Iterator[Bell]:
-    bell = Bell()
-    yield bell
-    bell.close()
+def wakeup() -> Iterator[Wakeup]:
+    wakeup = Wakeup()
+    yield wakeup
+    wakeup.close()
 
 
 @pytest.fixture
-def desk(bell: Bell) -> Desk:
-    return Desk(bell)
+def call_queue(wakeup: Wakeup) -> CallQueue:
+    return CallQueue(wakeup)
 
 
 @pytest.fixture
-def lay(desk: Desk) -> Iterator[Callable[..., Any]]:
+def lay(call_queue: CallQueue) -> Iterator[Callable[..., Any]]:
     """Lays a verb on the desk from a thread of its own; returns the future of its answer."""
     with ThreadPoolExecutor(8) as threads:
 
         def lay(verb: Callable[[Engine], Any]) -> Any:
-            count = len(desk)
-            future = threads.submit(desk.call, verb)
-            eventually(lambda: len(desk) > count)
+            count = len(call_queue)
+            future = threads.submit(call_queue.call, verb)
+            eventually(lambda: len(call_queue) > count)
             return future
 
         yield lay
-        desk.close()
+        call_queue.close()
 
 
 def test_a_call_is_answered_once_the_turn_has_committed(
-    engine: Engine, desk: Desk, lay: Callable[..., Any]
+    engine: Engine, call_queue: CallQueue, lay: Callable[..., Any]
 ) -> None:
     job = new_job()
     answer = lay(lambda engine: engine.jobs.enqueue(job))
 
     with engine.db.transaction():
-        desk.serve(engine)
+        call_queue.execute(engine)
         assert not answer.done()
-    desk.answer()
+    call_queue.resolve()
 
     assert answer.result(10) == NO_HOLDERS
     assert Job.objects.filter(pk=job.id).exists()
 
 
 def test_a_turn_that_fails_leaves_the_calls_for_the_next(
-    engine: Engine, desk: Desk, lay: Callable[..., Any]
+    engine: Engine, call_queue: CallQueue, lay: Callable[..., Any]
 ) -> None:
     answer = lay(lambda engine: engine.jobs.enqueue(new_job()))
 
     def broken_turn() -> None:
         with engine.db.transaction():
-            desk.serve(engine)
+            call_queue.execute(engine)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -79,15 +79,15 @@ def test_a_turn_that_fails_leaves_the_calls_for_the_next(
     assert not Job.objects.exists()
 
     with engine.db.transaction():
-        desk.serve(engine)
-    desk.answer()
+        call_queue.execute(engine)
+    call_queue.resolve()
 
     answer.result(10)
     assert Job.objects.count() == 1
 
 
 def test_only_the_call_that_is_wrong_fails(
-    engine: Engine, desk: Desk, lay: Callable[..., Any]
+    engine: Engine, call_queue: CallQueue, lay: Callable[..., Any]
 ) -> None:
     good = [new_job(), new_job()]
     first = lay(lambda engine: engine.jobs.enqueue(good[0]))
@@ -95,8 +95,8 @@ def test_only_the_call_that_is_wrong_fails(
     last = lay(lambda engine: engine.jobs.enqueue(good[1]))
 
     with engine.db.transaction():
-        desk.serve(engine)
-    desk.answer()
+        call_queue.execute(engine)
+    call_queue.resolve()
 
     assert isinstance(wrong.exception(10), IntegrityError)
     first.result(10)
@@ -104,67 +104,75 @@ def test_only_the_call_that_is_wrong_fails(
     assert Job.objects.count() == 2
 
 
-def test_a_desk_that_is_closed_refuses_at_once(desk: Desk, lay: Callable[..., Any]) -> None:
+def test_a_desk_that_is_closed_refuses_at_once(
+    call_queue: CallQueue, lay: Callable[..., Any]
+) -> None:
     waiting = lay(lambda claims: None)
-    desk.close()
+    call_queue.close()
 
     assert isinstance(waiting.exception(10), RuntimeError)
     with pytest.raises(RuntimeError, match="has ended"):
-        desk.call(lambda claims: None)
+        call_queue.call(lambda claims: None)
     assert threading.active_count() >= 1
 
 
-def test_a_call_that_no_turn_takes_is_taken_back_and_refused(engine: Engine, bell: Bell) -> None:
-    desk = Desk(bell, patience=0.1)
+def test_a_call_that_no_turn_takes_is_taken_back_and_refused(
+    engine: Engine, wakeup: Wakeup
+) -> None:
+    call_queue = CallQueue(wakeup, timeout=0.1)
     job = new_job()
 
     with pytest.raises(
         QueueUnavailable, match=f"database '{engine.db.alias}' did not take the call"
     ):
-        desk.call(lambda engine: engine.jobs.enqueue(job))
+        call_queue.call(lambda engine: engine.jobs.enqueue(job))
     with engine.db.transaction():
-        desk.serve(engine)
-    desk.answer()
+        call_queue.execute(engine)
+    call_queue.resolve()
 
-    assert len(desk) == 0
+    assert len(call_queue) == 0
     assert not Job.objects.exists()
 
 
-def test_a_call_that_is_in_a_turn_is_waited_for(engine: Engine, bell: Bell) -> None:
-    desk = Desk(bell, patience=0.1)
+def test_a_call_that_is_in_a_turn_is_waited_for(engine: Engine, wakeup: Wakeup) -> None:
+    call_queue = CallQueue(wakeup, timeout=0.1)
     with ThreadPoolExecutor(1) as threads:
-        answer = threads.submit(desk.call, lambda claims: "done")
-        eventually(lambda: len(desk))
+        answer = threads.submit(call_queue.call, lambda claims: "done")
+        eventually(lambda: len(call_queue))
         with engine.db.transaction():
-            desk.serve(engine)
+            call_queue.execute(engine)
             threading.Event().wait(1.0)
             assert not answer.done()
-        desk.answer()
+        call_queue.resolve()
 
         assert answer.result(10) == "done"
 
 
-def test_a_call_whose_turn_has_failed_may_be_taken_back_again(engine: Engine, bell: Bell) -> None:
-    desk = Desk(bell, patience=0.1)
+def test_a_call_whose_turn_has_failed_may_be_taken_back_again(
+    engine: Engine, wakeup: Wakeup
+) -> None:
+    call_queue = CallQueue(wakeup, timeout=0.1)
     with ThreadPoolExecutor(1) as threads:
-        answer = threads.submit(desk.call, lambda claims: "done")
-        eventually(lambda: len(desk))
+        answer = threads.submit(call_queue.call, lambda claims: "done")
+        eventually(lambda: len(call_queue))
         with engine.db.transaction():
-            desk.serve(engine)
+            call_queue.execute(engine)
             transaction.set_rollback(True, using=engine.db.alias)
-        desk.lay_back()
+        call_queue.requeue()
 
         assert isinstance(answer.exception(10), QueueUnavailable)
 
 
-def test_a_timeout_that_a_verb_raises_is_its_own(desk: Desk, engine: Engine, lay: Lay) -> None:
+def test_a_timeout_that_a_verb_raises_is_its_own(
+    call_queue: CallQueue, engine: Engine, lay: Lay
+) -> None:
     def late(engine: Engine) -> None:
         raise TimeoutError("mine")
 
     answer = lay(late)
     with engine.db.transaction():
-        desk.serve(engine)
-    desk.answer()
+        call_queue.execute(engine)
+    call_queue.resolve()
 
     with pytest.raises(TimeoutError, match="mine"):
         answer.result(10)
@@ -172,7 +180,7 @@ def test_a_timeout_that_a_verb_raises_is_its_own(desk: Desk, engine: Engine, lay
 
 @pytest.mark.postgresql_only
 def test_a_session_that_is_lost_in_a_call_fails_the_turn_and_not_the_call(
-    desk: Desk, engine: Engine, lay: Lay
+    call_queue: CallQueue, engine: Engine, lay: Lay
 ) -> None:
     """Else the turn would end as if it had committed, and what it had written would be forgotten."""
     lost: list[bool] = []
@@ -186,11 +194,11 @@ def test_a_session_that_is_lost_in_a_call_fails_the_turn_and_not_the_call(
 
     answer = lay(lose)
     with pytest.raises(OperationalError), engine.db.transaction():
-        desk.serve(engine)
-    desk.lay_back()
+        call_queue.execute(engine)
+    call_queue.requeue()
     engine.db.connection.close_if_unusable_or_obsolete()
     with engine.db.transaction():
-        desk.serve(engine)
-    desk.answer()
+        call_queue.execute(engine)
+    call_queue.resolve()
 
     assert answer.result(10) == "done"

@@ -354,7 +354,7 @@ def test_a_coroutine_that_takes_too_long_is_cancelled(engine: Engine) -> None:
         "djjp.exceptions.JobTimedOut"
     ] * 5
     assert all(other.join(0) for other in others)
-    assert consumer._pool.lost == 0
+    assert consumer._pool.abandoned == 0
 
 
 @pytest.mark.sqlite_only
@@ -367,7 +367,7 @@ def test_one_that_swallows_its_cancellation_is_given_up_and_its_place_is_free(
     consumer = Consumer(1, drain=True, concurrency="asyncio")
     # It is the only place: with it the consumer has lost all, and it ends.
     consumer.run()
-    assert consumer._pool.lost == 1
+    assert consumer._pool.abandoned == 1
     with pytest.raises(JobFailed, match="timeout"):
         handle.join(0)
     drain(1)
@@ -378,9 +378,9 @@ def test_one_that_swallows_its_cancellation_is_given_up_and_its_place_is_free(
 def test_one_that_ends_after_all_is_not_lost(engine: Engine) -> None:
     with consuming(2) as consumer:
         handle = stubborn.run_later(60.0)
-        eventually(lambda: consumer._pool.lost == 1)
+        eventually(lambda: consumer._pool.abandoned == 1)
         GATE.set()
-        eventually(lambda: consumer._pool.lost == 0)
+        eventually(lambda: consumer._pool.abandoned == 0)
         assert add.run_later(1).join(30) == 1
     handle.refresh()
     assert handle.state == "failed"
@@ -489,7 +489,7 @@ def test_a_query_that_outlasts_its_job_is_stopped_and_rolled_back(engine: Engine
         handle.join(0)
     eventually(lambda: SEEN == ["stopped"])
     assert not Execution.objects.filter(key="stuck").exists()
-    eventually(lambda: consumer._pool.lost == 0)
+    eventually(lambda: consumer._pool.abandoned == 0)
 
 
 @pytest.mark.sqlite_only
@@ -596,7 +596,7 @@ def test_a_process_whose_loop_is_blocked_for_good_ends(
 import django; django.setup()
 import asyncio, sys, time
 from djjp import job
-from djjp.consumer import pools
+from djjp.consumer.pool import threads
 from djjp.consumer.process import consume
 threads.COROUTINE_GRACE = 1.0
 

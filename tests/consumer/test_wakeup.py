@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from djjp.consumer import consumer as coordinator
-from djjp.consumer.wakeup import Bell, wait
+from djjp.consumer.wakeup import Wakeup, wait
 from djjp.engine import Engine
 from djjp.models import Consumer
 from tests.project.shop.jobs import add
@@ -22,60 +22,60 @@ FOR_EVER = 60.0
 
 
 @pytest.fixture
-def bell() -> Iterator[Bell]:
-    bell = Bell()
-    yield bell
-    bell.close()
+def wakeup() -> Iterator[Wakeup]:
+    wakeup = Wakeup()
+    yield wakeup
+    wakeup.close()
 
 
-def ring_later(bell: Bell) -> None:
-    bell.awaited = True
-    threading.Timer(0.05, bell.ring).start()
+def ring_later(wakeup: Wakeup) -> None:
+    wakeup.armed = True
+    threading.Timer(0.05, wakeup.set).start()
 
 
-def test_a_ring_from_another_thread_ends_the_wait(bell: Bell) -> None:
-    ring_later(bell)
+def test_a_ring_from_another_thread_ends_the_wait(wakeup: Wakeup) -> None:
+    ring_later(wakeup)
 
-    assert wait(bell, None, FOR_EVER, 0.0) is False
-    assert not bell.awaited
+    assert wait(wakeup, None, FOR_EVER, 0.0) is False
+    assert not wakeup.armed
 
 
-def test_a_ring_from_a_signal_handler_ends_the_wait(bell: Bell) -> None:
-    before = signal.signal(signal.SIGUSR1, lambda *_: bell.ring())
+def test_a_ring_from_a_signal_handler_ends_the_wait(wakeup: Wakeup) -> None:
+    before = signal.signal(signal.SIGUSR1, lambda *_: wakeup.set())
     try:
-        bell.awaited = True
+        wakeup.armed = True
         threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1)).start()
-        wait(bell, None, FOR_EVER, 0.0)
+        wait(wakeup, None, FOR_EVER, 0.0)
     finally:
         signal.signal(signal.SIGUSR1, before)
 
-    assert not bell.awaited
+    assert not wakeup.armed
 
 
-def test_a_ring_that_came_before_the_wait_is_not_lost(bell: Bell) -> None:
-    bell.awaited = True
-    bell.ring()
+def test_a_ring_that_came_before_the_wait_is_not_lost(wakeup: Wakeup) -> None:
+    wakeup.armed = True
+    wakeup.set()
 
-    wait(bell, None, FOR_EVER, 0.0)
+    wait(wakeup, None, FOR_EVER, 0.0)
 
-    assert not bell.awaited
+    assert not wakeup.armed
 
 
-def test_a_bell_that_nobody_awaits_fills_no_buffer(bell: Bell) -> None:
+def test_a_bell_that_nobody_awaits_fills_no_buffer(wakeup: Wakeup) -> None:
     for _ in range(1_000_000):
-        bell.ring()
+        wakeup.set()
 
-    assert wait(bell, None, 0.01, 0.0) is False
+    assert wait(wakeup, None, 0.01, 0.0) is False
 
 
-def test_a_ring_ends_a_wait_that_also_hears_the_database(bell: Bell, engine: Engine) -> None:
-    ring_later(bell)
+def test_a_ring_ends_a_wait_that_also_hears_the_database(wakeup: Wakeup, engine: Engine) -> None:
+    ring_later(wakeup)
 
-    assert wait(bell, engine.db.listener(), FOR_EVER, 0.0) is False
+    assert wait(wakeup, engine.db.listener(), FOR_EVER, 0.0) is False
 
 
 def test_a_write_of_another_process_ends_the_wait(
-    bell: Bell, engine: Engine, processes: Processes
+    wakeup: Wakeup, engine: Engine, processes: Processes
 ) -> None:
     listener = engine.db.listener()
     listener.woken()
@@ -84,15 +84,15 @@ def test_a_write_of_another_process_ends_the_wait(
     )
     processes.python(code)
 
-    assert wait(bell, listener, FOR_EVER, 0.0) is True
+    assert wait(wakeup, listener, FOR_EVER, 0.0) is True
 
 
-def test_a_quiet_database_lets_the_time_run_out(bell: Bell, engine: Engine) -> None:
+def test_a_quiet_database_lets_the_time_run_out(wakeup: Wakeup, engine: Engine) -> None:
     listener = engine.db.listener()
     listener.woken()
     began = time.monotonic()
 
-    assert wait(bell, listener, 0.1, 0.0) is False
+    assert wait(wakeup, listener, 0.1, 0.0) is False
     assert time.monotonic() - began >= 0.1
 
 
@@ -109,10 +109,10 @@ def test_own_writes_wake_nobody_on_sqlite_and_oneself_harmlessly_on_postgres(
 
 def test_a_job_that_ends_as_its_consumer_does_rings_in_vain() -> None:
     """Its outcome was in the last turn, before it came to ring."""
-    bell = Bell()
-    bell.awaited = True
-    bell.close()
-    bell.ring()
+    wakeup = Wakeup()
+    wakeup.armed = True
+    wakeup.close()
+    wakeup.set()
 
 
 def test_jobs_that_come_one_soon_after_the_other_are_all_picked_up_though_nobody_looks(
