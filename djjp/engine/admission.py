@@ -1,4 +1,4 @@
-"""Screening: jobs that were claimed and have candidates are looked at once more, in the same transaction."""
+"""Admission: decide, in the transaction of the claim, which claimed jobs with constraints can run."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ class Admission:
         *,
         start_margin: float = START_MARGIN,
     ) -> Admitted:
-        """Look at the candidates of jobs that were claimed in this transaction, as its last step.
+        """Check the constraints of jobs that this transaction has claimed; this is its last step.
 
         Args:
             ended: jobs under a limit that have stopped running in this transaction.
-            start_margin: seconds within which those under a rate begin, or are given back.
+            start_margin: seconds within which jobs under a rate must start, or are released.
         """
         now = time.time()
-        away = self._expiry.cancel_expired(
+        expired = self._expiry.cancel_expired(
             [job for job in claimed if job.flags & Flag.EXPIRES], now
         )
         counted = [
             job
             for job in claimed
-            if job.flags & (Flag.LIMITED | Flag.RATE_LIMITED) and job.id not in away
+            if job.flags & (Flag.LIMITED | Flag.RATE_LIMITED) and job.id not in expired
         ]
         candidates = self._limits.candidates(counted)
-        # What has expired had been let in for a place.
-        freed = self._limits.keys_released([*ended, *away])
+        # An expired job had been admitted to a permit, which is free now.
+        freed = self._limits.keys_released([*ended, *expired])
         if keys := {candidate.key for candidate in candidates} | freed:
             self._db.lock_keys(keys)
         over, passed = self._limits.block_over_limit(
@@ -56,8 +56,8 @@ class Admission:
         rated = [candidate for candidate in candidates if candidate.per is not None]
         starts = self._rates.count_starts(rated, start_margin)
         late = {candidate.row for candidate in rated} - starts.keys()
-        gone = away | {self._db.to_uuid(row) for row in over | late}
-        jobs = [job for job in claimed if job.id not in gone]
+        removed = expired | {self._db.to_uuid(row) for row in over | late}
+        jobs = [job for job in claimed if job.id not in removed]
         if starting := [job.id for job in jobs if job.flags & Flag.UNTIL_START]:
             self._db.update("unique_key = NULL", [], self._db.keys(starting))
         return Admitted(

@@ -1,4 +1,4 @@
-"""Expiry: what has not started in time is cancelled."""
+"""Expiry: cancel jobs that have not started in time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from djjp.engine.database import TABLE, Database, Key
 from djjp.engine.pipelines import Pipelines
 from djjp.engine.records import Claimed
 
-_WAITS = "attempts = 0 AND state IN ('scheduled', 'blocked', 'ready')"
+_NOT_STARTED = "attempts = 0 AND state IN ('scheduled', 'blocked', 'ready')"
 
 
 class Expiry:
@@ -20,25 +20,26 @@ class Expiry:
         self._pipelines = pipelines
 
     def expire(self, now: float, limit: int) -> int:
-        """Cancel up to `limit` jobs that should have started by now; returns how many there were."""
-        # Looked for before anything is locked: there is hardly ever one.
+        """Cancel up to `limit` jobs that should have started by now; return their number."""
+        # The query comes before any lock, because there is hardly ever such a job.
         with self._db.connection.cursor() as cursor:
             cursor.execute(
-                f"SELECT id FROM {TABLE} WHERE expires_at <= %s AND attempts = 0"
-                " AND state IN ('scheduled', 'blocked', 'ready') ORDER BY expires_at LIMIT %s",
+                f"SELECT id FROM {TABLE} WHERE expires_at <= %s AND {_NOT_STARTED}"
+                " ORDER BY expires_at LIMIT %s",
                 [self._db.to_param(now), limit],
             )
             late = [key for (key,) in cursor.fetchall()]
         if not late:
             return 0
         with self._db.transaction():
-            # Some may have started since.
-            late = [key for (key,) in self._db.lock_rows("id", _WAITS, late)]
+            # Some can have started since then.
+            late = [key for (key,) in self._db.lock_rows("id", _NOT_STARTED, late)]
             if late:
                 self._end_expired(late, now)
         return len(late)
 
     def cancel_expired(self, jobs: Sequence[Claimed], now: float) -> set[UUID]:
+        """Cancel those of these claimed jobs that should have started before `now`; return their ids."""
         first = [job.id for job in jobs if job.attempt == 1]
         if not first:
             return set()

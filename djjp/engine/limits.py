@@ -1,12 +1,12 @@
-"""Limits: how many jobs of a key run at once, and who is let in when a place becomes free.
+"""Limits: how many jobs of a key run at once, and which jobs are unblocked when a permit becomes free.
 
-A place is a running row: there is no counter that a crash could leave wrong. A job over its limit is
-`blocked`, with nothing else to wait for. The transaction in which one of its key stops running lets the
-first ones in; they are `ready` then, and are counted when they are claimed. One that is claimed while
-others have waited for longer is blocked in its turn, and they are let in.
+A permit is a running row: there is no counter that a crash could leave wrong. A job over its limit is
+`blocked`, with nothing else to wait for. The transaction in which a job of its key stops running unblocks the
+first blocked jobs; they are `ready` then, and are counted when they are claimed. A job that is claimed while
+others have waited for longer is blocked in its turn, and those are unblocked.
 
-Who counts the jobs of a key, or lets some in, holds the key's lock to the end of the transaction; all that
-one transaction needs are taken at once, in one order, after every lock of rows that it waits for.
+A transaction that counts or unblocks the jobs of a key holds the key's lock until its end. It takes all such
+locks at once, in one order, after every row lock that it waits for.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from djjp.engine.database import TABLE, Database, Key
 from djjp.engine.records import Claimed
 from djjp.models import Flag
 
-#: How many ready jobs of a full key are blocked at once: they would only be claimed in vain.
+#: The number of ready jobs of a full key that are blocked at once: to claim them would have no effect.
 BLOCK_BATCH = 2000
-#: How many keys one look for waiting jobs takes.
-KEYS = 500
+#: The number of keys that one query for blocked jobs reads.
+KEY_BATCH = 500
 
 _BLOCK = "state = 'blocked', consumer = NULL, started_at = NULL, attempts = attempts - 1"
 _BLOCKED = f"FROM {TABLE} WHERE limit_key = {{}} AND waits_for = 0 AND state = 'blocked'"
 _WAITING = _BLOCKED.format("%s")
 
-# A new deployment may have changed it, and old rows say what they were enqueued with.
-_MOST = (
+# A new deployment can have changed the limit; rows keep the limit with which they were enqueued.
+_MAX_RUNNING = (
     f"(SELECT max(limit_max) FROM (SELECT limit_max {_BLOCKED.format('key')} LIMIT 100) AS waiting)"
 )
 
@@ -41,36 +41,36 @@ WHERE found.queue IS NOT NULL) SELECT queue FROM found WHERE queue IS NOT NULL""
 _ALL = f"FROM {TABLE} WHERE limit_key IS NOT NULL AND waits_for = 0 AND state = 'blocked'"
 _KEYS = f"""WITH RECURSIVE found(key) AS (SELECT min(limit_key) {_ALL} AND limit_key > %s
 UNION ALL SELECT (SELECT min(limit_key) {_ALL} AND limit_key > found.key) FROM found
-WHERE found.key IS NOT NULL) SELECT key FROM found WHERE key IS NOT NULL LIMIT {KEYS}"""
+WHERE found.key IS NOT NULL) SELECT key FROM found WHERE key IS NOT NULL LIMIT {KEY_BATCH}"""
 
 # In the order of the claim, queue by queue.
 _IN_ORDER = "ORDER BY queue, priority DESC, id LIMIT %s"
 
-# Jobs of a key, which is given twice, in a state that other indexes are for too. As one value the key would drop
-# out of the order, and an index that leads through all that is ready, or runs, would look like a way to have them.
+# Jobs of a key, in a state that other indexes cover too. The key is given twice: as one value it would drop out
+# of the order, and the planner could choose an index that leads through all ready, or all running, jobs.
 _OF_KEY = f"FROM {TABLE} WHERE limit_key >= {{key}} AND limit_key <= {{key}} AND waits_for = 0"
 _ORDER_OF_KEY = "ORDER BY limit_key, queue, priority DESC, id"
 READY = f"{_OF_KEY.format(key='%s')} AND state = 'ready'"
 READY_IN_ORDER = f"{_ORDER_OF_KEY} LIMIT %s"
-# A rate may have the same key, and is another matter.
+# A rate can have the same key; its jobs are not counted here.
 _RUNNING = f"""(SELECT count(*) FROM (SELECT id {_OF_KEY.format(key="key")} AND state = 'running'
 AND limit_per IS NULL {_ORDER_OF_KEY}) AS running)"""
 
 
 class Candidate(NamedTuple):
-    """What a claimed job is counted by, and where it stands among others of its key."""
+    """A claimed job under a limit or rate: its key, and its position among the jobs of that key."""
 
     row: Key
     key: str
-    most: int
+    max_running: int  # or the number of starts, under a rate
     per: float | None
     queue: str
     priority: int
-    waited: bool  # whether it was put off before, or has run before
+    has_waited: bool  # whether it was throttled before, or has run before
 
     @property
-    def place(self) -> tuple[int, Key]:
-        """Its place in its queue."""
+    def position(self) -> tuple[int, Key]:
+        """Return its position in its queue."""
         return -self.priority, self.row
 
 
@@ -81,27 +81,27 @@ class Limits:
         self._db = db
 
     def unblock(self, ended: Collection[UUID]) -> bool:
-        """Let in whom these jobs, which have stopped running, kept waiting; the last step of a transaction."""
+        """Unblock jobs that waited for these, which no longer run; this is the last step of a transaction."""
         freed = self.keys_released(ended)
         if freed:
             self._db.lock_keys(freed)
         return self.unblock_keys(freed) > 0
 
     def unblock_stranded(self, after: str) -> tuple[int, str | None]:
-        """Let in those that wait though there is room: one that ran was deleted, say.
+        """Unblock jobs that are blocked although a permit is free, for example because a running job was deleted.
 
-        It looks before it takes any lock, and there is hardly ever something to do.
+        The query comes before any lock, because there is hardly ever such a job.
 
         Args:
-            after: the key behind which to look.
+            after: the key after which to start.
 
         Returns:
-            How many were let in, and the last key that was looked at, if there may be more behind it.
+            The number of unblocked jobs, and the last key read, or None if no more keys can follow it.
         """
         with self._db.connection.cursor() as cursor:
             cursor.execute(_KEYS, [after])
             keys = [key for (key,) in cursor.fetchall()]
-        last = keys[-1] if len(keys) == KEYS else None
+        last = keys[-1] if len(keys) == KEY_BATCH else None
         open_keys = self._free_permits(keys)
         if not open_keys:
             return 0, last
@@ -110,7 +110,7 @@ class Limits:
             return self.unblock_keys(open_keys), last
 
     def candidates(self, jobs: Sequence[Claimed]) -> list[Candidate]:
-        """The terms of claimed jobs, in their order."""
+        """Return the candidates for claimed jobs, in their order."""
         if not jobs:
             return []
         keys = self._db.keys(job.id for job in jobs)
@@ -123,7 +123,7 @@ class Limits:
         ]
 
     def keys_released(self, ended: Collection[UUID]) -> set[str]:
-        """The keys of jobs that do not run any more."""
+        """Return the keys of those of these jobs that no longer run."""
         if not ended:
             return set()
         rest = (
@@ -140,31 +140,35 @@ class Limits:
         )
         return dict(rows)  # type: ignore[arg-type]  # pairs
 
-    def block_over_limit(self, terms: Sequence[Candidate]) -> tuple[set[Key], set[str]]:
-        """Block those of the claimed jobs for which there is no place.
+    def block_over_limit(self, candidates: Sequence[Candidate]) -> tuple[set[Key], set[str]]:
+        """Block those of the claimed jobs for which there is no permit.
 
         Returns:
-            Their rows' keys, and the keys of which others, that have waited for longer, are to be let in.
+            Their rows, and the limit keys whose longer waiting jobs must be unblocked.
         """
-        if not terms:
+        if not candidates:
             return set(), set()
-        mine = Counter(term.key for term in terms)
+        mine = Counter(each.key for each in candidates)
         running = self._running(mine)
-        taken = {key: running[key] - count for key, count in mine.items()}
-        waiting = self._waiting_before([term for term in terms if taken[term.key] < term.most])
+        in_use = {key: running[key] - count for key, count in mine.items()}
+        waiting = self._waiting_before(
+            [each for each in candidates if in_use[each.key] < each.max_running]
+        )
         over: set[Key] = set()
         full: dict[str, None] = {}
         passed: set[str] = set()
-        for term in terms:
-            ahead = sum(place < term.place for place in waiting.get((term.key, term.queue), ()))
-            if taken[term.key] + ahead < term.most:
-                taken[term.key] += 1
+        for each in candidates:
+            ahead = sum(
+                position < each.position for position in waiting.get((each.key, each.queue), ())
+            )
+            if in_use[each.key] + ahead < each.max_running:
+                in_use[each.key] += 1
                 continue
-            over.add(term.row)
-            if taken[term.key] < term.most:
-                passed.add(term.key)
+            over.add(each.row)
+            if in_use[each.key] < each.max_running:
+                passed.add(each.key)
             else:
-                full[term.key] = None
+                full[each.key] = None
         if over:
             self._db.update(_BLOCK, [], over)
             for key in full:
@@ -172,23 +176,27 @@ class Limits:
         return over, passed
 
     def _waiting_before(
-        self, terms: Sequence[Candidate]
+        self, candidates: Sequence[Candidate]
     ) -> dict[tuple[str, str], list[tuple[int, Key]]]:
-        """The places of the first that wait in the keys and queues of these jobs."""
-        places: dict[tuple[str, str], list[tuple[int, Key]]] = {}
-        if not terms:
-            return places
-        waiting = {key for key, most in self._most({term.key for term in terms}) if most}
-        for term in terms:
-            if term.key in waiting and (term.key, term.queue) not in places:
+        """Return the positions of the first blocked jobs in the keys and queues of these jobs."""
+        positions: dict[tuple[str, str], list[tuple[int, Key]]] = {}
+        if not candidates:
+            return positions
+        waiting = {
+            key
+            for key, max_running in self._max_running({each.key for each in candidates})
+            if max_running
+        }
+        for each in candidates:
+            if each.key in waiting and (each.key, each.queue) not in positions:
                 with self._db.connection.cursor() as cursor:
                     cursor.execute(
                         f"SELECT priority, id {_WAITING} AND queue = %s {_IN_ORDER}",
-                        [term.key, term.queue, term.most],
+                        [each.key, each.queue, each.max_running],
                     )
                     found = [(-priority, id) for priority, id in cursor.fetchall()]
-                places[term.key, term.queue] = found
-        return places
+                positions[each.key, each.queue] = found
+        return positions
 
     def _block_ready(self, key: str) -> None:
         rows = self._some(
@@ -197,31 +205,32 @@ class Limits:
         if rows:
             self._db.update("state = 'blocked'", [], rows)
 
-    def _most(self, keys: Iterable[str]) -> Sequence[Sequence[Any]]:
-        """Each key with how many of it may run, by the first that wait; None where none waits."""
+    def _max_running(self, keys: Iterable[str]) -> Sequence[Sequence[Any]]:
+        """Return each key with its limit, by its first blocked jobs; None where no job is blocked."""
         return self._db.rows(
-            "key, most",
-            f"FROM (SELECT key, {_MOST} AS most FROM {self._db.listed('key')}) AS each",
+            "key, max_running",
+            f"FROM (SELECT key, {_MAX_RUNNING} AS max_running FROM {self._db.listed('key')}) AS each",
             sorted(keys),
         )
 
     def _free_permits(self, keys: Collection[str]) -> dict[str, int]:
-        """How many places are free for those that wait, by key."""
-        waiting = {key: most for key, most in self._most(keys) if most} if keys else {}
+        """Return the number of permits that are free for blocked jobs, by key."""
+        limits = self._max_running(keys) if keys else ()
+        waiting = {key: max_running for key, max_running in limits if max_running}
         if not waiting:
             return {}
         running = self._running(waiting)
-        left = {key: most - running[key] for key, most in waiting.items()}
+        left = {key: max_running - running[key] for key, max_running in waiting.items()}
         return {key: count for key, count in left.items() if count > 0}
 
     def unblock_keys(self, keys: Collection[str]) -> int:
-        """Make the first that wait for each key ready, as many as there are places."""
+        """Make the first blocked jobs of each key ready, one for each free permit; return their number."""
         ids: list[Key] = []
         for key, count in self._free_permits(keys).items():
             with self._db.connection.cursor() as cursor:
                 cursor.execute(_QUEUES, [key, key])
                 queues = cursor.fetchall()
-            # Of each queue: whoever serves the one may not serve the other.
+            # Of each queue, because a consumer of one queue need not serve the other.
             for (queue,) in queues:
                 ids += self._some(f"{_WAITING} AND queue = %s {_IN_ORDER}", [key, queue, count])
         if ids:
@@ -230,7 +239,7 @@ class Limits:
         return len(ids)
 
     def _some(self, rest: str, values: list[Any]) -> list[Key]:
-        """The first of some rows under one key; what others hold is passed over."""
+        """Return the first of some rows under one key; skip rows that other transactions have locked."""
         with self._db.connection.cursor() as cursor:
             cursor.execute(f"SELECT id {rest}{self._db.skip_locked}", values)
             return [key for (key,) in cursor.fetchall()]

@@ -1,4 +1,4 @@
-"""What the verbs take and give: plain data, with times in seconds since the epoch."""
+"""Plain data that the engine takes and returns, with times in seconds since the epoch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from djjp.models import OnCrash, State
 
 
 class NewJob(NamedTuple):
-    """A job to enqueue; its times, and `expires_at`, in seconds since the epoch."""
+    """A job to enqueue."""
 
     id: UUID
     name: str
@@ -44,12 +44,12 @@ class Holder(NamedTuple):
 KeyHolders = Mapping[UUID, Holder]
 NO_HOLDERS: KeyHolders = MappingProxyType({})
 
-#: The place of an edge to an `on_failure` job.
+#: The result path of an edge to an `on_failure` job.
 ON_FAILURE = "!"
 
 
 class Edge(NamedTuple):
-    """That a job waits for another one, and where the other one's result goes: see `Dependency`."""
+    """A dependency of a child on its parent, and where the parent's result goes: see `Dependency`."""
 
     parent: UUID
     child: UUID
@@ -57,7 +57,7 @@ class Edge(NamedTuple):
 
 
 class NewGraph(NamedTuple):
-    """A pipeline to enqueue, as one: its jobs, parents before children, and its edges.
+    """A pipeline to enqueue as a unit: its jobs, parents before children, and its edges.
 
     Its id is that of its last job, if there is one last job.
     """
@@ -72,7 +72,7 @@ class NewGraph(NamedTuple):
 
 
 class Claimed(NamedTuple):
-    """A job that this consumer has claimed: what it needs to run it and, later, to prove that it did."""
+    """A job that this consumer has claimed: the data to run it and, later, to pass the fence."""
 
     id: UUID
     name: str
@@ -80,7 +80,7 @@ class Claimed(NamedTuple):
     attempt: int
     rescues: int
     flags: int = 0
-    input: str | None = None  # what comes before its arguments, for a job that receives something
+    input: str | None = None  # the values before its arguments, for a job that takes input
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class Outcome(NamedTuple):
     reason: str | None = None  # why it was cancelled
 
 
-#: Ends that leave everything but result, reason and times as it is, which is written by a shorter statement.
+#: Ends that change only state, result, reason and times, which a shorter statement writes.
 PLAIN_ENDS = (State.SUCCEEDED, State.FAILED)
 
 
@@ -147,7 +147,7 @@ class Admitted(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far a running job has come, by its own count."""
+    """The progress of a running job, by its own count."""
 
     claimed: Claimed
     done: int
@@ -155,11 +155,11 @@ class Progress(NamedTuple):
 
 
 class Peer(NamedTuple):
-    """What the queue says of a consumer.
+    """A consumer, as the queue's database records it.
 
     Attributes:
-        heartbeat: when it last said that it lives; None when only running jobs name it.
-        locked: whether its lock tells that it lives.
+        heartbeat: the time of its last heartbeat; None when only running jobs name it.
+        locked: whether its lock is held, which proves that it lives.
     """
 
     name: str
@@ -168,7 +168,7 @@ class Peer(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What keeps a database from holding the queue, and the way out; `code` completes a check's id."""
+    """A reason why a database cannot hold the queue, with the fix as `hint`; `code` completes a check's id."""
 
     code: str
     message: str

@@ -58,7 +58,7 @@ def current() -> Engine:
 
 
 def for_alias(alias: str) -> Engine:
-    """Return the engine of an alias, whatever `DJJP` says."""
+    """Return the engine of an alias, independent of `DJJP`."""
     return _engine(connections.settings[alias]["ENGINE"], alias)
 
 
@@ -77,8 +77,8 @@ def _engine(backend: str, alias: str) -> Engine:
 def run(verb: Callable[[Engine], T]) -> T:
     """Call `verb` with the engine: here, or inside a consumer's job in the coordinator's next turn.
 
-    A lost connection, as after a restart of the server, is replaced, and `verb` called again: so it must do no
-    harm when it is done twice.
+    A lost connection, for example after a restart of the server, is replaced, and `verb` is called again: it
+    must be safe to call twice.
 
     Raises:
         QueueUnavailable: the queue's database did not take the call in time.

@@ -1,4 +1,4 @@
-"""The timetable: when registered jobs are to run by themselves, and which slots have had their job."""
+"""Schedules: when registered jobs run automatically, and which occurrences have had their job."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from djjp.engine.records import NewJob
 from djjp.models import Occurrence, Schedule, Source
 
 _OCCURRENCES = Occurrence._meta.db_table
-_TAKE = f"INSERT INTO {_OCCURRENCES} (schedule, occurs_at) VALUES (%s, %s) ON CONFLICT DO NOTHING"
+_RECORD = f"INSERT INTO {_OCCURRENCES} (schedule, occurs_at) VALUES (%s, %s) ON CONFLICT DO NOTHING"
 _FORGET = f"DELETE FROM {_OCCURRENCES} WHERE schedule = %s AND occurs_at < %s"
 
-#: Seconds for which it is remembered that a slot has had its job, counted back from the latest one. After
-#: that `Schedule.fired_until` alone keeps it from getting another.
+#: Seconds for which the record of an occurrence that has had its job is kept, counted back from the latest one.
+#: After that only `Schedule.fired_until` prevents a second job for it.
 KEEP_OCCURRENCES = 86_400.0
 
-#: What the code says of a schedule, and of that what says when it is due.
+#: The fields that decide when a schedule is due, and all fields that the code declares.
 WHEN = ("cron", "tz", "every")
 DECLARED = ("job", *WHEN, "arguments", "catch_up")
 
@@ -31,14 +31,14 @@ class Schedules:
         self._jobs = jobs
 
     def all(self) -> list[Schedule]:
-        """All schedules, by name."""
+        """Return all schedules, by name."""
         return list(Schedule.objects.using(self._db.alias).order_by("name", "pk"))
 
     def sync(self, schedules: Sequence[Schedule], now: float) -> None:
-        """Write what the code says of its schedules; those that it does not name are left as they are.
+        """Write the schedules that the code declares; leave all others unchanged.
 
-        A new one, and one that is to be due at other times than before, begins with its next slot. Nobody
-        else's marks are touched, nor whether people have disabled one.
+        A new schedule, and one whose times have changed, starts with its next occurrence. `fired_until` of the
+        others, and whether a person has disabled a schedule, stay unchanged.
         """
         if not self._out_of_sync(schedules):
             return
@@ -55,66 +55,65 @@ class Schedules:
                 rows.filter(pk=before.pk).update(**changes)
 
     def fire(self, seen: Schedule, due: Sequence[tuple[float, NewJob]]) -> int:
-        """Enqueue the jobs of slots, in one transaction with a note of each; returns how many there were.
+        """Enqueue the jobs of occurrences, in one transaction with a record of each; return their number.
 
-        Nothing is done if since it was seen the schedule was disabled, or others have settled slots of it;
-        a slot that has had its job gets no other one. So consumers need not agree on the time.
+        Does nothing if, since `seen` was read, the schedule was disabled or another consumer has fired
+        occurrences of it. An occurrence that has had its job gets no second one. So the clocks of consumers
+        need not agree.
 
         Args:
-            due: the slots to settle, oldest first, each with its job.
+            due: the occurrences to fire, oldest first, each with its job.
         """
-        settled = due[-1][0]
+        fired_until = due[-1][0]
         rows = Schedule.objects.using(self._db.alias).filter(pk=seen.pk)
         with self._db.transaction():
             if not rows.filter(enabled=True, fired_until=seen.fired_until).update(
-                fired_until=settled
+                fired_until=fired_until
             ):
                 return 0
             fired = [
-                (slot, self._enqueued(job))
-                for slot, job in due
-                if self._record_occurrence(seen.pk, slot)
+                (occurrence, self._enqueue(job))
+                for occurrence, job in due
+                if self._record_occurrence(seen.pk, occurrence)
             ]
             if fired:
                 last_occurrence, last_job = fired[-1]
                 rows.update(last_occurrence=last_occurrence, last_job=last_job)
                 with self._db.connection.cursor() as cursor:
-                    cursor.execute(_FORGET, [seen.pk, settled - KEEP_OCCURRENCES])
+                    cursor.execute(_FORGET, [seen.pk, fired_until - KEEP_OCCURRENCES])
         return len(fired)
 
     def enable(self, ids: Collection[int], enabled: bool, now: float) -> int:
-        """Enable or disable schedules; returns how many were not so before.
+        """Enable or disable schedules; return the number of schedules that this changed.
 
-        What comes while a schedule is disabled is not made up for: it goes on with its next slot.
+        Occurrences that pass while a schedule is disabled get no job: it continues with its next occurrence.
         """
         with self._db.transaction():
             rows = Schedule.objects.using(self._db.alias).filter(pk__in=ids, enabled=not enabled)
-            return (
-                rows.update(enabled=True, fired_until=now)
-                if enabled
-                else rows.update(enabled=False)
-            )
+            if enabled:
+                return rows.update(enabled=True, fired_until=now)
+            return rows.update(enabled=False)
 
     def delete(self, ids: Collection[int]) -> None:
-        """Delete schedules, with what is remembered of their slots."""
+        """Delete schedules, with the records of their occurrences."""
         with self._db.transaction():
             Schedule.objects.using(self._db.alias).filter(pk__in=ids).delete()
             Occurrence.objects.using(self._db.alias).filter(schedule__in=ids).delete()
 
-    def _record_occurrence(self, schedule: int, slot: float) -> bool:
-        """Whether a slot has had no job yet; now it has."""
+    def _record_occurrence(self, schedule: int, occurrence: float) -> bool:
+        """Record an occurrence; return False if it was recorded before."""
         with self._db.connection.cursor() as cursor:
-            cursor.execute(_TAKE, [schedule, slot])
+            cursor.execute(_RECORD, [schedule, occurrence])
             count: int = cursor.rowcount
             return count > 0
 
-    def _enqueued(self, job: NewJob) -> UUID:
-        """Enqueue a job; the id of the one that is in the queue for it now, which may have its unique key."""
+    def _enqueue(self, job: NewJob) -> UUID:
+        """Enqueue a job; return its id, or the id of the job that holds its unique key."""
         holder = self._jobs.enqueue(job).get(job.id)
         return job.id if holder is None else holder.id
 
     def _out_of_sync(self, schedules: Sequence[Schedule]) -> list[tuple[Schedule, Schedule | None]]:
-        """Those of which something else is written, with what is; or nothing."""
+        """Return the schedules whose rows differ, each with its row, or None where it has none."""
         rows = Schedule.objects.using(self._db.alias).filter(source=Source.CODE)
         known = {row.name: row for row in rows} if schedules else {}
         found = [(each, known.get(each.name)) for each in schedules]

@@ -1,4 +1,4 @@
-"""Unique keys: one live job for each, by an index; whoever comes second is told who was first."""
+"""Unique keys: an index allows one live job for each; a second enqueue gets the holder."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from djjp.models import FINISHED, LIVE, Flag, State
 _LIVE = ", ".join(f"'{state.value}'" for state in LIVE)
 _FINISHED = ", ".join(f"'{state.value}'" for state in FINISHED)
 
-# A holder may end between the insert that met it and the look for it: then the insert is made again.
+# A holder can end between the insert that met it and the query that reads it: then the insert is repeated.
 _TRIES = 20
 
 
 class UniqueKeys:
-    """Insert jobs whose key no live job has, and settle whose key it is."""
+    """Insert jobs whose key no live job holds, and find the holders of the other keys."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
     def insert_constrained(self, jobs: Sequence[NewJob]) -> KeyHolders:
-        """Write jobs that have keys or expire, as `enqueue_many` does."""
+        """Write jobs that have constraints, as `Jobs.enqueue_many` does."""
         held: dict[UUID, Holder] = {}
 
         def write() -> None:
@@ -39,7 +39,7 @@ class UniqueKeys:
 
     def _insert_unique(self, jobs: Sequence[NewJob]) -> dict[UUID, Holder]:
         held: dict[UUID, Holder] = {}
-        # In one order, so that two who write the same keys do not wait for each other.
+        # In one order, so that two transactions that write the same keys do not wait for each other.
         left = sorted(jobs, key=lambda job: job.unique_key or "")
         for _ in range(_TRIES):
             self._db.insert_whole(left)
@@ -52,7 +52,9 @@ class UniqueKeys:
             left = [job for job in left if job.id not in met]
             if not left:
                 return held
-        raise DatabaseError(f"the unique key {left[0].unique_key!r} changes hands too fast")
+        raise DatabaseError(
+            f"the unique key {left[0].unique_key!r} had another holder at each of {_TRIES} tries"
+        )
 
     def _missing(self, jobs: Sequence[NewJob]) -> list[NewJob]:
         unique = [job for job in jobs if job.unique_key is not None]
@@ -68,7 +70,7 @@ class UniqueKeys:
         return {key: Holder(self._db.to_uuid(id), State(state)) for key, id, state in rows}
 
     def drop_taken(self, ids: Collection[UUID]) -> None:
-        """Have finished jobs that are about to live again give up keys that others hold by now."""
+        """Clear the keys of finished jobs that are about to be retried, where another job holds the key now."""
         rest = f"FROM {TABLE} WHERE {{ids}} AND unique_key IS NOT NULL AND state IN ({_FINISHED})"
         rows = self._db.rows("id, unique_key", rest, self._db.keys(ids))
         if not rows:

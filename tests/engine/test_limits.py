@@ -15,7 +15,7 @@ import pytest
 from django.test.utils import CaptureQueriesContext
 
 from djjp.engine import Claimed, Edge, Engine, NewGraph, Outcome, Peer
-from djjp.engine.limits import BLOCK_BATCH, KEYS
+from djjp.engine.limits import BLOCK_BATCH, KEY_BATCH
 from djjp.ids import new_id
 from djjp.models import FINISHED, Flag, Job, State
 from tests.support.engine_calls import NOW, at_once, done, enqueue, failed, row, take
@@ -202,14 +202,14 @@ def test_what_waits_can_be_cancelled_and_run_again(engine: Engine) -> None:
 
 
 def test_places_that_are_free_are_found_among_any_number_of_keys(engine: Engine) -> None:
-    count = KEYS + 20
+    count = KEY_BATCH + 20
     jobs = [
         new_job(state=State.BLOCKED, flags=Flag.LIMITED, limit_key=f"{number:05}", limit_max=1)
         for number in range(count)
     ]
     engine.jobs.enqueue_many(jobs)
     opened, after = engine.limits.unblock_stranded("")
-    assert (opened, after) == (KEYS, f"{KEYS - 1:05}")
+    assert (opened, after) == (KEY_BATCH, f"{KEY_BATCH - 1:05}")
     assert engine.limits.unblock_stranded(after or "") == (20, None)
     assert engine.limits.unblock_stranded("") == (0, None)
     assert set(states(job.id for job in jobs)) == {"ready"}

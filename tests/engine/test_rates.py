@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from djjp.engine import START_MARGIN, Claimed, Engine, Outcome
 from djjp.engine.limits import BLOCK_BATCH
-from djjp.engine.rates import FARTHEST
+from djjp.engine.rates import MAX_DELAY
 from djjp.models import FINISHED, Flag, Job, RateStart, State
 from tests.support.engine_calls import NOW, at_once, done, enqueue, row, take
 
@@ -160,7 +160,7 @@ def test_ready_ones_that_would_be_claimed_in_vain_are_put_off_together(engine: E
 def test_a_line_is_never_so_long_that_no_calendar_holds_it(engine: Engine) -> None:
     mine = rated(engine, 500, 1, 366 * 86_400)
     take(engine)
-    assert due(mine[-1:]) == [pytest.approx(FARTHEST, abs=60)]
+    assert due(mine[-1:]) == [pytest.approx(MAX_DELAY, abs=60)]
 
 
 def test_keys_have_each_their_rate(engine: Engine) -> None:
