@@ -1,4 +1,4 @@
-"""What can be done to a queue, by concern."""
+"""The engine: everything that can be done to a queue, by concern."""
 
 from __future__ import annotations
 

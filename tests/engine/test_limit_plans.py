@@ -101,12 +101,12 @@ def cost(engine: Engine, call: Callable[[Engine], object]) -> int:
 
 
 CASES: dict[str, tuple[Callable[[Engine], object], set[str]]] = {
-    "a turn, the crowd's key": (lambda q: turn(q, "crowd"), {LIMIT}),
-    "a turn, another key": (lambda q: turn(q, "other"), {LIMIT}),
-    "let in what is left": (lambda q: q.limits.unblock_stranded(""), {LIMIT}),
-    "the line": (lambda q: q.admission.admit(rated(q, "line", 5)), {LIMIT, LINE}),
-    "no line": (lambda q: q.admission.admit(rated(q, "none", 5)), {LIMIT, LINE}),
-    "expire": (lambda q: q.expiry.expire(time.time(), 500), {EXPIRES}),
+    "a turn, the crowd's key": (lambda engine: turn(engine, "crowd"), {LIMIT}),
+    "a turn, another key": (lambda engine: turn(engine, "other"), {LIMIT}),
+    "unblock stranded jobs": (lambda engine: engine.limits.unblock_stranded(""), {LIMIT}),
+    "the line": (lambda engine: engine.admission.admit(rated(engine, "line", 5)), {LIMIT, LINE}),
+    "no line": (lambda engine: engine.admission.admit(rated(engine, "none", 5)), {LIMIT, LINE}),
+    "expire": (lambda engine: engine.expiry.expire(time.time(), 500), {EXPIRES}),
     "unique": (unique, {UNIQUE}),
 }
 # Whose statements these are, `test_plans` knows.

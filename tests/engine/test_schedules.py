@@ -1,4 +1,4 @@
-"""What the verbs of schedules promise, on each database: one job for a slot, and no schedule in another's way."""
+"""The promises of schedules, on each database: one job for an occurrence, and independent schedules."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def jobs() -> set[UUID]:
     return set(Job.objects.values_list("pk", flat=True))
 
 
-def slots() -> list[tuple[int, float]]:
+def occurrences() -> list[tuple[int, float]]:
     return sorted(Occurrence.objects.values_list("schedule", "occurs_at"))
 
 
 # Firing
 
 
-def test_a_slot_gets_its_job_and_a_note_of_it(engine: Engine) -> None:
+def test_an_occurrence_gets_its_job_and_a_record(engine: Engine) -> None:
     (row,) = declared(engine, "one")
     job = new_job()
     assert engine.schedules.fire(row, [(NOW + MINUTE, job)]) == 1
@@ -57,10 +57,10 @@ def test_a_slot_gets_its_job_and_a_note_of_it(engine: Engine) -> None:
         job.id,
     )
     assert jobs() == {job.id}
-    assert slots() == [(row.pk, NOW + MINUTE)]
+    assert occurrences() == [(row.pk, NOW + MINUTE)]
 
 
-def test_of_many_consumers_at_once_one_fires_a_slot(engine: Engine) -> None:
+def test_of_many_consumers_at_once_one_fires_an_occurrence(engine: Engine) -> None:
     (row,) = declared(engine, "one")
     for n in range(1, 21):
         seen = Schedule.objects.get(pk=row.pk)
@@ -70,21 +70,23 @@ def test_of_many_consumers_at_once_one_fires_a_slot(engine: Engine) -> None:
             * 4
         )
         assert sorted(counts) == [0, 0, 0, 1]
-    assert len(jobs()) == len(slots()) == 20
+    assert len(jobs()) == len(occurrences()) == 20
 
 
 def test_who_has_seen_the_schedule_before_others_settled_it_does_nothing(engine: Engine) -> None:
     (seen,) = declared(engine, "one")
     assert engine.schedules.fire(seen, [(NOW + 2 * MINUTE, new_job())]) == 1
     before = jobs()
-    # By its own clock an earlier slot, or a later one, is due.
-    for slot in (NOW + MINUTE, NOW + 3 * MINUTE):
-        assert engine.schedules.fire(seen, [(slot, new_job())]) == 0
+    # By its own clock an earlier occurrence, or a later one, is due.
+    for occurrence in (NOW + MINUTE, NOW + 3 * MINUTE):
+        assert engine.schedules.fire(seen, [(occurrence, new_job())]) == 0
     assert jobs() == before
     assert Schedule.objects.get().fired_until == NOW + 2 * MINUTE
 
 
-def test_a_slot_that_had_its_job_gets_no_other_though_the_mark_was_set_back(engine: Engine) -> None:
+def test_an_occurrence_that_had_its_job_gets_no_second_one_though_fired_until_was_set_back(
+    engine: Engine,
+) -> None:
     """As it is when somebody whose clock is slow enables the schedule anew, or edits it."""
     (row,) = declared(engine, "one")
     engine.schedules.fire(row, [(NOW + MINUTE, new_job())])
@@ -102,12 +104,12 @@ def test_a_slot_that_had_its_job_gets_no_other_though_the_mark_was_set_back(engi
     )
 
 
-def test_a_slot_and_its_job_come_together_or_not_at_all(engine: Engine) -> None:
+def test_an_occurrence_and_its_job_come_together_or_not_at_all(engine: Engine) -> None:
     (row,) = declared(engine, "one")
     good, bad = new_job(), new_job(queue=None)
     with pytest.raises(Exception, match=r"(?i)null"), transaction.atomic(using=engine.db.alias):
         engine.schedules.fire(row, [(NOW + MINUTE, good), (NOW + 2 * MINUTE, bad)])
-    assert (jobs(), slots()) == (set(), [])
+    assert (jobs(), occurrences()) == (set(), [])
     assert Schedule.objects.get().fired_until == NOW
 
 
@@ -117,10 +119,10 @@ def test_what_was_disabled_or_deleted_since_it_was_seen_is_not_fired(engine: Eng
     engine.schedules.delete([gone.pk])
     for row in (off, gone):
         assert engine.schedules.fire(row, [(NOW + MINUTE, new_job())]) == 0
-    assert (jobs(), slots()) == (set(), [])
+    assert (jobs(), occurrences()) == (set(), [])
 
 
-def test_a_job_whose_unique_key_is_held_uses_up_its_slot(engine: Engine) -> None:
+def test_a_job_whose_unique_key_is_held_uses_up_its_occurrence(engine: Engine) -> None:
     (row,) = declared(engine, "one")
     first, second = (new_job(unique_key="k", flags=Flag.UNIQUE) for _ in range(2))
     engine.schedules.fire(row, [(NOW + MINUTE, first)])
@@ -130,12 +132,12 @@ def test_a_job_whose_unique_key_is_held_uses_up_its_slot(engine: Engine) -> None
     assert (row.last_occurrence, row.last_job) == (NOW + 2 * MINUTE, first.id)
 
 
-def test_notes_of_slots_are_kept_for_a_day_and_no_longer(engine: Engine) -> None:
+def test_records_of_occurrences_are_kept_for_a_day_and_no_longer(engine: Engine) -> None:
     one, other = declared(engine, "one", "other")
     engine.schedules.fire(other, [(NOW, new_job())])
     for n in (0, 1, KEEP_OCCURRENCES / 2, KEEP_OCCURRENCES, KEEP_OCCURRENCES + 1.5):
         engine.schedules.fire(Schedule.objects.get(pk=one.pk), [(NOW + 1 + n, new_job())])
-    assert slots() == [
+    assert occurrences() == [
         *(
             (one.pk, NOW + 1 + n)
             for n in (KEEP_OCCURRENCES / 2, KEEP_OCCURRENCES, KEEP_OCCURRENCES + 1.5)
@@ -147,7 +149,7 @@ def test_notes_of_slots_are_kept_for_a_day_and_no_longer(engine: Engine) -> None
 # What the code declares
 
 
-def test_a_new_schedule_begins_with_its_next_slot(engine: Engine) -> None:
+def test_a_new_schedule_begins_with_its_next_occurrence(engine: Engine) -> None:
     (row,) = declared(engine, "one")
     assert (row.fired_until, row.enabled, row.last_occurrence) == (NOW, True, None)
 
@@ -157,7 +159,7 @@ def test_to_declare_the_same_again_changes_nothing_and_takes_no_lock(engine: Eng
     before = list(Schedule.objects.order_by("pk").values())
     with transaction.atomic(using=engine.db.alias):
         engine.jobs.enqueue(new_job())
-        at_once(lambda q: q.schedules.sync([schedule("one"), schedule("two")], NOW + 500))
+        at_once(lambda engine: engine.schedules.sync([schedule("one"), schedule("two")], NOW + 500))
     assert list(Schedule.objects.order_by("pk").values()) == before
 
 
@@ -171,14 +173,14 @@ def test_a_change_of_one_schedule_leaves_the_others_and_its_own_switch_alone(
         engine.schedules.fire(row, [(NOW + MINUTE, new_job())])
     engine.schedules.enable([one.pk], False, NOW)
     others = Schedule.objects.exclude(pk=one.pk).order_by("pk")
-    before, own = list(others.values()), Schedule.objects.values().get(pk=one.pk)
+    before, one_before = list(others.values()), Schedule.objects.values().get(pk=one.pk)
 
     hourly = schedule("one", every=None, cron="0 * * * *", tz="UTC")
     engine.schedules.sync([hourly, schedule("two")], NOW + 100)
 
     assert list(others.values()) == before
     changed = {"every": None, "cron": "0 * * * *", "tz": "UTC", "fired_until": NOW + 100}
-    assert Schedule.objects.values().get(pk=one.pk) == own | changed
+    assert Schedule.objects.values().get(pk=one.pk) == one_before | changed
 
 
 def test_other_arguments_keep_what_is_due(engine: Engine) -> None:
@@ -203,7 +205,7 @@ def test_what_is_declared_no_more_stays_as_it_is(engine: Engine) -> None:
 
 
 def test_consumers_that_declare_at_once_write_one_row(engine: Engine) -> None:
-    at_once(*[lambda q: q.schedules.sync([schedule("one"), schedule("two")], NOW)] * 4)
+    at_once(*[lambda engine: engine.schedules.sync([schedule("one"), schedule("two")], NOW)] * 4)
     assert [row.name for row in engine.schedules.all()] == ["one", "two"]
 
 
@@ -218,10 +220,10 @@ def test_what_came_while_a_schedule_was_disabled_is_not_made_up_for(engine: Engi
     assert settled == {"one": NOW + 500, "two": NOW}
 
 
-def test_a_deleted_schedule_leaves_no_slots(engine: Engine) -> None:
+def test_a_deleted_schedule_leaves_no_occurrences(engine: Engine) -> None:
     one, two = declared(engine, "one", "two")
     for row in (one, two):
         engine.schedules.fire(row, [(NOW + MINUTE, new_job())])
     engine.schedules.delete([one.pk])
     assert [row.name for row in engine.schedules.all()] == ["two"]
-    assert slots() == [(two.pk, NOW + MINUTE)]
+    assert occurrences() == [(two.pk, NOW + MINUTE)]

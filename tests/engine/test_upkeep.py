@@ -120,7 +120,7 @@ signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
 queue = engine.current()
 print(queue.consumers.is_locked("mine"), queue.consumers.is_locked("nobody's"), flush=True)
 for _ in range(2):
-    print(queue.consumers.acquire_lock("theirs"), queue.consumers.acquire_lock("theirs"), queue.consumers.acquire_lock("another"), flush=True)
+    print(*[queue.consumers.acquire_lock(name) for name in ("theirs", "theirs", "another")], flush=True)
     signal.sigwait({signal.SIGUSR1})
     queue.consumers.release_lock("theirs")
     print("let go", flush=True)

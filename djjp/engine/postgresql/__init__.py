@@ -1,1 +1,1 @@
-"""What the database PostgreSQL does in its own way."""
+"""PostgreSQL: its implementation of `Database`, one module for each large part."""

@@ -1,1 +1,1 @@
-"""What the database SQLite does in its own way."""
+"""SQLite: its implementation of `Database`, one module for each large part."""
