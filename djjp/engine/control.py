@@ -1,4 +1,7 @@
-"""What people ask for, by a handle, the admin or a command: to run jobs again, to stop them."""
+"""Manual retry and cancel, as requested through a handle, the admin or a command.
+
+A retry inside a pipeline also retries the unsuccessful parents, and blocks the dependents again.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from djjp.engine.records import ON_FAILURE
 from djjp.engine.unique_keys import UniqueKeys
 from djjp.models import Flag, State
 
-#: What makes of a row one that never ran.
+#: The columns of a job that has never run.
 RESET = (
     "attempts = 0, rescues = 0, started_at = NULL, finished_at = NULL, consumer = NULL, result = NULL,"
     " reason = NULL, progress_done = NULL, progress_total = NULL, cancel_requested = false"
@@ -27,18 +30,18 @@ UNION SELECT edge.parent FROM above {{join}} {EDGES} AS edge ON edge.child = abo
 {{join}} {TABLE} AS job ON job.id = edge.parent
 WHERE edge.result_path <> '{ON_FAILURE}' AND job.state IN ('failed', 'cancelled'))"""
 
-# Jobs that have yet to begin, that were cancelled because of others, and on_failure jobs that have run.
-_MAY_WAIT = f"""(job.state = 'blocked'
+# Jobs that have not started, jobs that were cancelled because of a parent, and `on_failure` jobs that have run.
+_CAN_BE_BLOCKED = f"""(job.state = 'blocked'
 OR job.state IN ('ready', 'scheduled')
 OR (job.state = 'cancelled' AND job.flags & {Flag.CANCELLED_BY_PARENT} <> 0)
 OR (job.state IN ('succeeded', 'failed') AND job.flags & {Flag.ON_FAILURE} <> 0))"""
 
 _BELOW = f"""WITH RECURSIVE below(id) AS (
 SELECT edge.child FROM {EDGES} AS edge {{join}} {TABLE} AS job ON job.id = edge.child
-WHERE {{ids}} AND {_MAY_WAIT}
+WHERE {{ids}} AND {_CAN_BE_BLOCKED}
 UNION SELECT edge.child FROM below {{join}} {TABLE} AS upper ON upper.id = below.id
 {{join}} {EDGES} AS edge ON edge.parent = upper.id {{join}} {TABLE} AS job ON job.id = edge.child
-WHERE upper.state = 'cancelled' AND {_MAY_WAIT})"""
+WHERE upper.state = 'cancelled' AND {_CAN_BE_BLOCKED})"""
 
 _PARENTS = f"""FROM {EDGES} AS edge {{join}} {TABLE} AS job ON job.id = edge.parent WHERE {{ids}}"""
 
@@ -46,7 +49,7 @@ _UNSUCCESSFUL = (State.FAILED, State.CANCELLED)
 
 
 class Control:
-    """Retry and cancel jobs, which consumers can be running at the same moment."""
+    """Retry and cancel jobs, which consumers can be running at the same time."""
 
     def __init__(self, db: Database, pipelines: Pipelines, unique_keys: UniqueKeys) -> None:
         self._db = db
@@ -54,20 +57,20 @@ class Control:
         self._unique_keys = unique_keys
 
     def retry(self, ids: Iterable[UUID]) -> int:
-        """Make finished jobs ready again with fresh attempts; returns how many were.
+        """Make finished jobs ready again with fresh attempts, and return their number.
 
-        The errors of earlier attempts are kept. In a pipeline this takes the rest up again; and what a
-        job waits for and what has not succeeded is retried with it. One whose unique key another has by now
-        goes on without it.
+        The errors of earlier attempts are kept. In a pipeline the parents that have not succeeded are
+        retried too, and the dependents are blocked again until they can run. A job whose unique key is held
+        by another job by now loses the key.
         """
         ids = list(ids)
         for last in (False, False, True):
             try:
                 return self._retry(ids)
-            except IntegrityError:  # another has taken a key in between
+            except IntegrityError:  # another job took a key in between
                 if last:
                     raise
-        raise AssertionError  # the loop ends by itself
+        raise AssertionError  # not reached: the last round returns or raises
 
     def _retry(self, ids: Collection[UUID]) -> int:
         with self._db.transaction():
@@ -76,7 +79,7 @@ class Control:
             count = self._db.update_if(
                 "state = 'ready', run_after = NULL, expires_at = NULL,"
                 f" flags = flags & ~{Flag.CANCELLED_BY_PARENT | Flag.EXPIRES | Flag.THROTTLED}, {RESET}",
-                # An on_failure job that nothing has called has nothing to be told.
+                # An `on_failure` job that no failure has called has no input to run with.
                 "state IN ('succeeded', 'failed', 'cancelled')"
                 f" AND (flags & {Flag.ON_FAILURE} = 0 OR input IS NOT NULL)",
                 [],
@@ -89,15 +92,15 @@ class Control:
         return count
 
     def cancel(self, ids: Iterable[UUID], now: float, reason: str = "cancelled on request") -> int:
-        """Stop jobs that have not ended; returns how many that were.
+        """Cancel jobs that have not ended, and return their number.
 
-        One that waits is cancelled here and now, with what waits for it. One that runs is marked, for its
-        consumer to stop it.
+        A job that does not run yet is cancelled at once, with its dependents. A running job is marked, and
+        its consumer stops it.
         """
         with self._db.transaction():
             ids = list(ids)
             if self._db.locks_rows and len(ids) > 1:
-                self._db.lock_rows("id", "true", self._db.keys(ids))  # in order
+                self._db.lock_rows("id", "true", self._db.keys(ids))  # all at once, in one order
             count = self._cancel(ids, now, reason)
             if count:
                 self._pipelines.resolve_dependents(ids)
@@ -105,22 +108,22 @@ class Control:
         return count
 
     def cancel_pipeline(self, pipeline: UUID, now: float) -> int:
-        """Stop all jobs of a pipeline that have not ended; returns how many that were."""
+        """Cancel all jobs of a pipeline that have not ended, and return their number."""
         return self.cancel(self._members(pipeline), now, "its pipeline was cancelled on request")
 
     def retry_pipeline(self, pipeline: UUID) -> int:
-        """Take up all jobs of a pipeline that have not succeeded; returns how many were made ready, or to wait.
+        """Retry all failed and cancelled jobs of a pipeline, and return the number of jobs that were retried.
 
-        One that has succeeded runs its last jobs again.
+        When all jobs have succeeded, the last jobs of the pipeline run again.
         """
         steps = f"FROM {TABLE} WHERE {{ids}} AND flags & {Flag.ON_FAILURE} = 0"
-        lost = self._db.rows(
+        unsuccessful = self._db.rows(
             "id",
             f"{steps} AND state IN ('failed', 'cancelled')",
             self._db.keys([pipeline]),
             "pipeline",
         )
-        ids = [self._db.to_uuid(id) for (id,) in lost]
+        ids = [self._db.to_uuid(id) for (id,) in unsuccessful]
         if ids:
             return self.retry(ids)
         live = self._db.rows(
@@ -135,7 +138,7 @@ class Control:
         return [self._db.to_uuid(id) for (id,) in rows]
 
     def _cancel(self, ids: Iterable[UUID], now: float, reason: str) -> int:
-        # One statement, for a job that is claimed or given back meanwhile to be met in its new state.
+        # One statement, so that a job that is claimed or released meanwhile is updated by its new state.
         return self._db.update_if(
             "cancel_requested = (state = 'running'), reason = %s,"
             " finished_at = CASE WHEN state <> 'running' THEN %s ELSE finished_at END,"
@@ -148,7 +151,7 @@ class Control:
     # Retry inside a pipeline
 
     def _steps(self, ids: Collection[Key]) -> set[Key]:
-        """Those of these jobs that have ended and are part of a pipeline."""
+        """Return the finished jobs among these that belong to a pipeline."""
         rest = (
             f"FROM {TABLE} WHERE {{ids}} AND pipeline IS NOT NULL"
             " AND state IN ('succeeded', 'failed', 'cancelled')"
@@ -156,25 +159,25 @@ class Control:
         return {id for (id,) in self._db.rows("id", rest, ids)} if ids else set()
 
     def _ancestors(self, steps: Collection[Key]) -> set[Key]:
-        """What these wait for, directly or not, and what has not succeeded."""
+        """Return the direct and indirect parents that failed or were cancelled."""
         return {id for (id,) in self._db.rows("id", "FROM above", steps, "edge.child", _ABOVE)}
 
     def _descendants(self, steps: Collection[Key]) -> set[Key]:
-        """What may have to wait for these anew."""
+        """Return the dependents that may have to be blocked by these jobs again."""
         return {id for (id,) in self._db.rows("id", "FROM below", steps, "edge.parent", _BELOW)}
 
     def _retry_scope(self, ids: Collection[UUID]) -> tuple[set[Key], set[Key]]:
-        """The steps to retry for the sake of these jobs, and what is below; all of it locked."""
+        """Lock and return the pipelines' jobs that must be retried with these, and their dependents."""
         keys = self._db.keys(ids)
-        steps, below = self._seen(keys)
+        steps, below = self._read_scope(keys)
         if steps and self._db.locks_rows:
-            # Before it is judged: one that runs may be about to fail.
+            # Lock before reading the states: a running parent may be about to fail.
             parents = {parent for parent, *_ in self._parents(steps | below)}
             self._db.lock_rows("id", "true", steps | below | parents)
-            steps, below = self._seen(keys)
+            steps, below = self._read_scope(keys)
         return steps, below
 
-    def _seen(self, ids: Collection[Key]) -> tuple[set[Key], set[Key]]:
+    def _read_scope(self, ids: Collection[Key]) -> tuple[set[Key], set[Key]]:
         steps = self._steps(ids)
         if not steps:
             return set(), set()
@@ -184,26 +187,26 @@ class Control:
     def _parents(self, ids: Collection[Key]) -> list[tuple[Key, Key, str, str]]:
         columns = "edge.parent, edge.child, edge.result_path, job.state"
         return [
-            (parent, child, place, state)
-            for parent, child, place, state in self._db.rows(columns, _PARENTS, ids, "edge.child")
+            (parent, child, path, state)
+            for parent, child, path, state in self._db.rows(columns, _PARENTS, ids, "edge.child")
         ]
 
     def _block_again(self, steps: set[Key], below: set[Key]) -> None:
-        """Block what has to wait, now that the steps were made ready."""
+        """Block those of the jobs that have unfinished parents, after the steps were made ready."""
         states: dict[Key, str] = {}
         parents: dict[Key, list[Key]] = defaultdict(list)
-        for parent, child, place, state in self._parents(steps | below):
+        for parent, child, path, state in self._parents(steps | below):
             states[parent] = state
-            # An on_failure job that is retried itself waits for nothing.
-            if place != ON_FAILURE or child not in steps:
+            # An `on_failure` job that is itself retried runs without waiting for a parent.
+            if path != ON_FAILURE or child not in steps:
                 parents[child].append(parent)
-        again = steps | below
+        pending = steps | below
         waits: dict[int, list[Key]] = defaultdict(list)
-        for id in sorted(again):  # parents first
-            if any(p not in again and states[p] in _UNSUCCESSFUL for p in parents[id]):
-                again.discard(id)  # it would wait for ever
+        for id in sorted(pending):  # parents first
+            if any(p not in pending and states[p] in _UNSUCCESSFUL for p in parents[id]):
+                pending.discard(id)  # it would be blocked for ever
                 continue
-            count = sum(p in again or states[p] != State.SUCCEEDED for p in parents[id])
+            count = sum(p in pending or states[p] != State.SUCCEEDED for p in parents[id])
             if count:
                 waits[count].append(id)
         for count, ids in waits.items():

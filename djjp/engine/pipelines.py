@@ -1,17 +1,18 @@
-"""Pipelines: what becomes of the jobs that wait for others, once those have ended.
+"""Pipelines: the effect of a job's end on its dependents, and the inputs of jobs.
 
-The graph is rows: each job of a pipeline is there from the start, `blocked`, with the number of those it
-waits for (`waits_for`), and each edge is a `Dependency`. What holds:
+The graph is stored as rows: every job of a pipeline is enqueued at the start. A job with parents is
+`blocked` and counts the parents that have not succeeded yet (`waits_for`); each edge is a `Dependency`.
+The promises:
 
-* The end of a job and what follows from it are one transaction, behind one fence. A late outcome, which
-  the fence refuses, lets nothing go; an end that is written lets go once.
-* A job runs when all that it waits for have succeeded. When one of them has not, it is cancelled at once,
-  with what waits for it in turn; so nothing waits for what will never come.
-* An `on_failure` job is the other way round: it runs when one of those that it waits for does not
-  succeed, and is cancelled when all have.
-* What a job receives is not copied: it is read in its parents' rows when it is claimed.
+* The end of a job and its effect on the dependents are one transaction, behind one fence. A late outcome,
+  which the fence refuses, has no effect on the dependents; an end that is written has its effect exactly once.
+* A job runs when all its parents have succeeded. When a parent fails or is cancelled, the job is cancelled at
+  once, together with its own dependents, so no job waits for an end that will never come.
+* An `on_failure` job is the reverse: it runs when one of its parents does not succeed, and is cancelled
+  when all of them have succeeded.
+* A job's input is not copied: it is read from the rows of its parents when the job is claimed.
 
-Rows are locked in the order of their ids, in which a pipeline's parents come before its children.
+Rows are locked in the order of their ids, in which the parents of a pipeline come before their children.
 """
 
 from __future__ import annotations
@@ -29,40 +30,41 @@ from djjp.models import Attempt, Dependency, Flag, State
 
 EDGES = Dependency._meta.db_table
 
-#: Why an `on_failure` job was cancelled.
+#: The reason of a cancelled `on_failure` job.
 NOT_NEEDED = "nothing failed"
 
-# What is quoted of an error's message.
+# The length to which an error's message is cut in a reason, in characters.
 _MAX_MESSAGE = 1000
 
 _ENDED = f"""FROM {TABLE} WHERE {{ids}} AND flags & {Flag.HAS_DEPENDENTS} <> 0
 AND state IN ('succeeded', 'failed', 'cancelled')"""
 
-# A union: a job that is reached along many ways is followed once.
+# UNION, not UNION ALL: a job that is reached along several paths is followed once.
 _BELOW = f"""WITH RECURSIVE below(id) AS (
 SELECT edge.child FROM {EDGES} AS edge {{join}} {TABLE} AS job ON job.id = edge.child
 WHERE {{ids}} AND job.state = 'blocked'
 UNION SELECT edge.child FROM below {{join}} {EDGES} AS edge ON edge.parent = below.id
 {{join}} {TABLE} AS job ON job.id = edge.child WHERE job.state = 'blocked')"""
 
-_LAST = "job.waits_for <= arriving.count"
-_NOT_NEEDED = f"{_LAST} AND job.flags & {Flag.ON_FAILURE} <> 0"
-#: What becomes of jobs of which `arriving.count` parents have succeeded; it takes the time twice.
-ARRIVED = f"""waits_for = CASE WHEN {_LAST} THEN 0 ELSE job.waits_for - arriving.count END,
-state = CASE WHEN NOT ({_LAST}) THEN 'blocked' WHEN {_NOT_NEEDED} THEN 'cancelled'
+_IS_LAST = "job.waits_for <= arriving.count"
+_IS_NOT_NEEDED = f"{_IS_LAST} AND job.flags & {Flag.ON_FAILURE} <> 0"
+#: The columns of jobs of which `arriving.count` more parents have succeeded. Parameters: the time, twice.
+ARRIVED = f"""waits_for = CASE WHEN {_IS_LAST} THEN 0 ELSE job.waits_for - arriving.count END,
+state = CASE WHEN NOT ({_IS_LAST}) THEN 'blocked' WHEN {_IS_NOT_NEEDED} THEN 'cancelled'
         WHEN job.run_after > %s THEN 'scheduled' ELSE 'ready' END,
-finished_at = CASE WHEN {_NOT_NEEDED} THEN %s ELSE job.finished_at END,
-reason = CASE WHEN {_NOT_NEEDED} THEN '{NOT_NEEDED}' ELSE job.reason END,
-flags = CASE WHEN {_NOT_NEEDED} THEN job.flags | {Flag.CANCELLED_BY_PARENT} ELSE job.flags END"""
+finished_at = CASE WHEN {_IS_NOT_NEEDED} THEN %s ELSE job.finished_at END,
+reason = CASE WHEN {_IS_NOT_NEEDED} THEN '{NOT_NEEDED}' ELSE job.reason END,
+flags = CASE WHEN {_IS_NOT_NEEDED} THEN job.flags | {Flag.CANCELLED_BY_PARENT} ELSE job.flags END"""
 
-_OPEN = """state = CASE WHEN run_after > %s THEN 'scheduled' ELSE 'ready' END, waits_for = 0"""
+_UNBLOCK = """state = CASE WHEN run_after > %s THEN 'scheduled' ELSE 'ready' END, waits_for = 0"""
 
-_Children = defaultdict[Key, list[tuple[Key, str]]]
-_ByText = defaultdict[str, list[Key]]
+_Children = defaultdict[Key, list[tuple[Key, str]]]  # by parent: child and result path
+_ByText = defaultdict[str, list[Key]]  # jobs by the text that is written to them
+_Unsuccessful = Mapping[Key, Any]  # by job: its name, its end and its reason
 
 
 class Pipelines:
-    """Enqueue pipelines, and let their ends take effect."""
+    """Enqueue pipelines, resolve or cancel dependents, and collect inputs."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -70,7 +72,7 @@ class Pipelines:
     # Enqueue
 
     def enqueue(self, graph: NewGraph) -> None:
-        """Write the jobs of a pipeline and their edges, all or none of them."""
+        """Write the jobs of a pipeline and their edges, all of them or none."""
 
         def write() -> None:
             with self._db.transaction():
@@ -80,25 +82,28 @@ class Pipelines:
 
         self._db.with_retry(write)
 
-    # What an end lets go
+    # Dependents
 
     def resolve_dependents(self, ids: Collection[UUID], succeeded: Collection[UUID] = ()) -> None:
-        """Let go what waits for these jobs, as far as they have ended.
+        """Apply the end of these jobs to their dependents. Jobs that have not ended are skipped.
 
-        It belongs in the transaction of their end: whoever writes one calls it, and this is the one place
-        where it is seen to.
+        Every verb that ends jobs must call this in the transaction of their end: no other place resolves
+        dependents.
 
         Args:
-            succeeded: others, of which it is known that they have succeeded.
+            succeeded: further jobs, known to have succeeded, whose rows are therefore not read.
         """
         ended = self._db.rows("id, name, state, reason", _ENDED, self._db.keys(ids)) if ids else []
-        good = {*self._db.keys(succeeded), *(row[0] for row in ended if row[2] == State.SUCCEEDED)}
-        bad = {row[0]: row[1:] for row in ended if row[2] != State.SUCCEEDED}
-        if good or bad:
-            self._propagate(good, bad)
+        successful = {
+            *self._db.keys(succeeded),
+            *(row[0] for row in ended if row[2] == State.SUCCEEDED),
+        }
+        unsuccessful = {row[0]: row[1:] for row in ended if row[2] != State.SUCCEEDED}
+        if successful or unsuccessful:
+            self._propagate(successful, unsuccessful)
 
     def cancel_dependents(self, ids: Collection[UUID]) -> None:
-        """Cancel what waits for these jobs, for they are about to be deleted, and delete their edges."""
+        """Cancel the dependents of jobs that are about to be deleted, and delete the jobs' edges."""
         rest = f"FROM {TABLE} WHERE {{ids}} AND pipeline IS NOT NULL"
         steps = self._db.rows("id, name", rest, self._db.keys(ids)) if ids else []
         if steps:
@@ -107,69 +112,77 @@ class Pipelines:
             self.delete_edges([self._db.to_uuid(key) for key in gone])
 
     def delete_edges(self, ids: Collection[UUID]) -> None:
+        """Delete the edges from and to these jobs."""
         with self._db.connection.cursor() as cursor:
             for end in ("parent", "child"):
                 statement = f"DELETE FROM {EDGES} WHERE {self._db.in_ids(end)}"
                 cursor.execute(statement, [self._db.id_list(ids)])
 
-    def _propagate(self, good: Collection[Key], bad: Mapping[Key, Any]) -> None:
-        if bad:
-            self._cancel_descendants(good, bad)
-        if good:
-            self._db.count_down(good)
+    def _propagate(self, succeeded: Collection[Key], unsuccessful: _Unsuccessful) -> None:
+        if unsuccessful:
+            self._cancel_descendants(succeeded, unsuccessful)
+        if succeeded:
+            self._db.count_down(succeeded)
 
-    def _cancel_descendants(self, good: Collection[Key], bad: Mapping[Key, Any]) -> None:
-        """Cancel what waits for the bad ones, and open what waits for them to fail."""
-        children = self._children(good, bad)
-        # Also those of the good ones, which are counted down next: all rows are locked at once, in one order.
-        waiting = self._waiting({child for pairs in children.values() for child, _ in pairs})
-        opened: _ByText = defaultdict(list)  # by what they are handed
-        cancelled: _ByText = defaultdict(list)  # by the reason
-        met: set[Key] = set()
-        for root, reason in self._reasons(bad).items():
-            ways = [root]
-            while ways:
-                for child, place in children[ways.pop()]:
-                    if child not in waiting or child in met:
+    def _cancel_descendants(self, succeeded: Collection[Key], unsuccessful: _Unsuccessful) -> None:
+        """Cancel the descendants of the unsuccessful jobs, and unblock their `on_failure` jobs."""
+        children = self._children(succeeded, unsuccessful)
+        # Include the children of the succeeded jobs, which are counted down next: locking all rows in one
+        # statement keeps them in one order.
+        blocked = self._lock_blocked({child for edges in children.values() for child, _ in edges})
+        unblocked: _ByText = defaultdict(list)  # by input
+        cancelled: _ByText = defaultdict(list)  # by reason
+        visited: set[Key] = set()
+        for root, reason in self._reasons(unsuccessful).items():
+            to_visit = [root]
+            while to_visit:
+                for child, path in children[to_visit.pop()]:
+                    if child not in blocked or child in visited:
                         continue
-                    met.add(child)
-                    if place == ON_FAILURE:
-                        opened[reason].append(child)
+                    visited.add(child)
+                    if path == ON_FAILURE:
+                        unblocked[reason].append(child)
                     else:
                         cancelled[reason].append(child)
-                        ways.append(child)
-        self._record(opened, cancelled)
+                        to_visit.append(child)
+        self._write(unblocked, cancelled)
 
-    def _children(self, good: Collection[Key], bad: Mapping[Key, Any]) -> _Children:
-        """The edges from these jobs, and from all that is blocked below the bad ones, by parent."""
-        below = self._db.rows("id", "FROM below", bad, "edge.parent", _BELOW) if bad else []
-        ends = [*good, *bad, *(key for (key,) in below)]
+    def _children(self, succeeded: Collection[Key], unsuccessful: _Unsuccessful) -> _Children:
+        """Return, by parent, the edges from these jobs and from the blocked descendants of the unsuccessful."""
+        below = (
+            self._db.rows("id", "FROM below", unsuccessful, "edge.parent", _BELOW)
+            if unsuccessful
+            else []
+        )
+        parents = [*succeeded, *unsuccessful, *(key for (key,) in below)]
         children: _Children = defaultdict(list)
-        for parent, child, place in self._db.rows(
-            "parent, child, result_path", f"FROM {EDGES} WHERE {{ids}}", ends, "parent"
+        for parent, child, path in self._db.rows(
+            "parent, child, result_path", f"FROM {EDGES} WHERE {{ids}}", parents, "parent"
         ):
-            children[parent].append((child, place))
+            children[parent].append((child, path))
         return children
 
-    def _record(self, opened: _ByText, cancelled: _ByText) -> None:
+    def _write(self, unblocked: _ByText, cancelled: _ByText) -> None:
         now = self._db.to_param(time.time())
         for reason, keys in cancelled.items():
-            swept = f"flags = flags | {Flag.CANCELLED_BY_PARENT}"
-            changes = f"state = 'cancelled', finished_at = %s, reason = %s, {swept}"
+            by_parent = f"flags = flags | {Flag.CANCELLED_BY_PARENT}"
+            changes = f"state = 'cancelled', finished_at = %s, reason = %s, {by_parent}"
             self._db.update(changes, [now, reason], keys)
-        for handed, keys in opened.items():
-            self._db.update(f"{_OPEN}, input = %s", [now, json.dumps(handed)], keys)
-        if opened:
+        for reason, keys in unblocked.items():
+            self._db.update(f"{_UNBLOCK}, input = %s", [now, json.dumps(reason)], keys)
+        if unblocked:
             self._db.notify()
 
-    def _waiting(self, keys: Collection[Key]) -> set[Key]:
-        """Those of these jobs that are blocked, locked."""
+    def _lock_blocked(self, keys: Collection[Key]) -> set[Key]:
+        """Lock the blocked ones among these jobs and return them."""
         rows = self._db.lock_rows("id", "state = 'blocked'", keys) if keys else []
         return {key for (key,) in rows}
 
-    def _reasons(self, bad: Mapping[Key, Any]) -> dict[Key, str]:
-        """Why what waits for each of these jobs cannot run."""
-        failed = [self._db.to_uuid(key) for key, row in bad.items() if row[1] == State.FAILED]
+    def _reasons(self, unsuccessful: _Unsuccessful) -> dict[Key, str]:
+        """Return, for each of these jobs, the reason why its dependents cannot run."""
+        failed = [
+            self._db.to_uuid(key) for key, row in unsuccessful.items() if row[1] == State.FAILED
+        ]
         errors: dict[UUID, str] = {}
         for start in range(0, len(failed), 500):
             attempts = Attempt.objects.using(self._db.alias).filter(
@@ -180,17 +193,17 @@ class Pipelines:
             ):
                 errors[id] = f"{kind}: {message[:_MAX_MESSAGE]}"
         reasons = {}
-        for key, (name, state, reason) in bad.items():
+        for key, (name, state, reason) in unsuccessful.items():
             id = self._db.to_uuid(key)
-            said = errors.get(id) if state == State.FAILED else reason
-            done = state if state == State.FAILED else f"was {state}"
-            reasons[key] = f"{name} {id} {done}" + (f": {said}" if said else "")
+            cause = errors.get(id) if state == State.FAILED else reason
+            end = state if state == State.FAILED else f"was {state}"
+            reasons[key] = f"{name} {id} {end}" + (f": {cause}" if cause else "")
         return reasons
 
     # Inputs
 
     def last_jobs(self, pipeline: UUID) -> list[UUID]:
-        """The last jobs of a pipeline: the one that has its id, or the members of its last group."""
+        """Return the last jobs of a pipeline: the job with the pipeline's id, or the members of its last group."""
         rows = self._db.rows(
             "parent",
             f"FROM {EDGES} WHERE {{ids}} AND result_path <> '{ON_FAILURE}'",
@@ -201,14 +214,16 @@ class Pipelines:
         return [self._db.to_uuid(id) for (id,) in found or rows]
 
     def with_inputs(self, jobs: list[Claimed]) -> list[Claimed]:
-        """Claimed jobs, those that receive something with it."""
-        receiving = [job for job in jobs if job.flags & Flag.TAKES_INPUT]
-        if not receiving:
+        """Return the claimed jobs, with the input of those that take one."""
+        taking = [job for job in jobs if job.flags & Flag.TAKES_INPUT]
+        if not taking:
             return jobs
-        told = [job.id for job in receiving if job.flags & Flag.ON_FAILURE]
-        texts = self._results([job.id for job in receiving if not job.flags & Flag.ON_FAILURE])
-        if told:
-            rows = self._db.rows("id, input", f"FROM {TABLE} WHERE {{ids}}", self._db.keys(told))
+        on_failure = [job.id for job in taking if job.flags & Flag.ON_FAILURE]
+        texts = self._results([job.id for job in taking if not job.flags & Flag.ON_FAILURE])
+        if on_failure:
+            rows = self._db.rows(
+                "id, input", f"FROM {TABLE} WHERE {{ids}}", self._db.keys(on_failure)
+            )
             texts.update((self._db.to_uuid(key), text) for key, text in rows)
         return [
             job._replace(input=texts.get(job.id)) if job.flags & Flag.TAKES_INPUT else job
@@ -216,11 +231,11 @@ class Pipelines:
         ]
 
     def results(self, id: UUID) -> str | None:
-        """What comes together at a job, or at a pipeline's own id; None when a part of it is not there."""
+        """Return the nested results of the parents of a job, or of a pipeline's id; None when one is missing."""
         return self._results([id]).get(id)
 
     def _results(self, ids: Collection[UUID]) -> dict[UUID, str]:
-        """By child, the results of its parents; a child is left out when one of them is not there."""
+        """Return the nested results of the parents by child, without the children that miss one of them."""
         if not ids:
             return {}
         edges = self._db.rows(
@@ -236,8 +251,8 @@ class Pipelines:
         )
         texts: dict[Key, str] = dict(results)  # type: ignore[arg-type]  # pairs
         pieces: dict[Key, list[tuple[str, str | None]]] = defaultdict(list)
-        for child, parent, place in edges:
-            pieces[child].append((place, texts.get(parent)))
+        for child, parent, path in edges:
+            pieces[child].append((path, texts.get(parent)))
         return {
             self._db.to_uuid(child): nest(got)  # type: ignore[arg-type]  # none of them is None
             for child, got in pieces.items()
@@ -246,11 +261,14 @@ class Pipelines:
 
 
 def nest(pieces: Iterable[tuple[str, str]]) -> str:
-    """JSON texts as one: that of the place "" as it is, others in lists that are nested as their places say."""
+    """Join JSON texts into one by their result paths.
+
+    The text with the path "" is returned as it is; the others become lists, nested by the indexes in their paths.
+    """
     lists: dict[int, list[tuple[str, str]]] = defaultdict(list)
-    for place, text in pieces:
-        if not place:
+    for path, text in pieces:
+        if not path:
             return text
-        head, _, rest = place.partition("/")
+        head, _, rest = path.partition("/")
         lists[int(head)].append((rest, text))
     return f"[{','.join(nest(lists[index]) for index in sorted(lists))}]"
