@@ -1,4 +1,4 @@
-"""The registry of consumers: their rows, heartbeats and locks, and which jobs they run."""
+"""The registry of consumers: their rows, heartbeats and locks, and the jobs that they run."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _CONSUMERS = Consumer._meta.db_table
 
 
 class Consumers:
-    """Register consumers, and find out which ones live."""
+    """Register consumers, record their heartbeats and test their locks."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
     def acquire_lock(self, consumer: str) -> bool:
-        """Take, or keep, the lock that dies with this process; return whether others can test it."""
+        """Take or keep the lock that is freed with this process, and return whether others can test it."""
         return self._db.acquire_lock(consumer)
 
     def release_lock(self, consumer: str) -> None:
@@ -31,28 +31,28 @@ class Consumers:
         return self._db.is_locked(consumer)
 
     def register(self, consumer: Consumer) -> None:
-        """Write a consumer's row, or write it anew."""
+        """Insert a consumer's row, or overwrite it."""
         consumer.save(using=self._db.alias)
 
     def heartbeat(self, consumer: str, now: float, locked: bool) -> bool:
-        """Say that a consumer lives; whether its row is still there, that is, whether nobody thinks it dead."""
+        """Record a heartbeat, and return whether the row exists; if not, the consumer was declared dead."""
         row = Consumer.objects.using(self._db.alias).filter(pk=consumer)
         return row.update(heartbeat_at=to_datetime(now), locked=locked) > 0
 
     def deregister(self, consumer: str) -> None:
-        """Remove a consumer's row."""
+        """Delete a consumer's row."""
         Consumer.objects.using(self._db.alias).filter(pk=consumer).delete()
 
     def peers(self) -> list[Peer]:
-        """All consumers that have a row, by name."""
-        # Not by the ORM, which takes twice as long: a consumer at rest asks for little else.
+        """Return all consumers that have a row, ordered by name."""
+        # Without the ORM, which takes twice as long: this is nearly the only query of an idle consumer.
         with self._db.connection.cursor() as cursor:
             cursor.execute(f"SELECT name, heartbeat_at, locked FROM {_CONSUMERS} ORDER BY name")
             rows = cursor.fetchall()
         return [Peer(name, self._db.to_seconds(at), bool(locked)) for name, at, locked in rows]
 
     def orphans(self) -> list[Peer]:
-        """The consumers that running jobs name, and that have no row."""
+        """Return the consumers of running jobs that have no row."""
         running = Job.objects.using(self._db.alias).filter(state=State.RUNNING).order_by()
         named = running.filter(consumer__isnull=False).values_list("consumer", flat=True)
         names = {str(name) for name in named.distinct()}
@@ -60,6 +60,6 @@ class Consumers:
         return [Peer(name, None, True) for name in sorted(names - known)]
 
     def running_jobs(self, consumer: str) -> dict[UUID, int]:
-        """The attempts that a consumer runs, as the queue has it, by their jobs' ids."""
+        """Return, by job id, the attempts that run on a consumer according to the queue."""
         running = Job.objects.using(self._db.alias).filter(state=State.RUNNING, consumer=consumer)
         return dict(running.values_list("pk", "attempts"))

@@ -1,4 +1,4 @@
-"""Pruning: finished jobs are deleted once they are old enough."""
+"""Pruning: delete finished jobs that are old enough."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from djjp.engine.pipelines import EDGES, Pipelines
 from djjp.engine.records import ON_FAILURE
 from djjp.models import Attempt, Flag, Job, State
 
-# What waits for a job reads its result there: it stays for as long as they do.
+# The children of a job read its result in its row, so the row stays as long as they do.
 _STILL_READ = f"""flags & {Flag.HAS_DEPENDENTS} <> 0 AND EXISTS (SELECT 1 FROM {EDGES} AS edge
 JOIN {TABLE} AS child ON child.id = edge.child WHERE edge.parent = {TABLE}.id
 AND edge.result_path <> '{ON_FAILURE}' AND NOT ({{gone}}))"""
@@ -29,15 +29,16 @@ class Pruning:
     ) -> tuple[int, UUID | None]:
         """Delete finished jobs of these states that ended before a time, among the next `limit` rows.
 
-        The rows are walked in the order of their ids, which is that of their creation: what ended long
-        ago was made long ago, so no index of ends is needed, which each finish would have to feed.
+        The rows are walked in the order of their ids, which is the order of their creation. A job that ended
+        long ago was created long ago, so the walk needs no index on `finished_at`, which every finish would
+        have to maintain.
 
         Args:
-            after: where the walk has come to; None for its beginning.
+            after: the position of the walk; None for its beginning.
 
         Returns:
-            How many were deleted, and where the walk has come to; None when it has met a row that was
-            made after `before`, or the last one.
+            The number of deleted jobs and the new position of the walk. The position is None when the walk
+            has reached a row that was created after `before`, or the last row.
         """
         rows = Job.objects.using(self._db.alias).order_by("pk")
         if after is not None:
@@ -51,9 +52,11 @@ class Pruning:
         return count, None if last is None or to_seconds(last[1]) >= before else last[0]
 
     def _delete_finished(self, ids: list[UUID], states: Sequence[State], before: float) -> int:
-        """Delete those of these jobs that are still finished: one may have been retried just now."""
-        marks = ", ".join(["%s"] * len(states))
-        still_read = _STILL_READ.format(gone=f"child.state IN ({marks}) AND child.finished_at < %s")
+        """Delete these jobs, except jobs that were retried meanwhile."""
+        placeholders = ", ".join(["%s"] * len(states))
+        still_read = _STILL_READ.format(
+            gone=f"child.state IN ({placeholders}) AND child.finished_at < %s"
+        )
         ended, stamp = [state.value for state in states], self._db.to_param(before)
         with self._db.transaction(), self._db.connection.cursor() as cursor:
             cursor.execute(
@@ -63,11 +66,11 @@ class Pruning:
                 [self._db.id_list(ids), stamp, *ended, stamp],
             )
             rows = cursor.fetchall()
-            gone = [self._db.to_uuid(id) for id, _ in rows]
+            deleted = [self._db.to_uuid(id) for id, _ in rows]
             if steps := [self._db.to_uuid(id) for id, pipeline in rows if pipeline is not None]:
                 self._pipelines.delete_edges(steps)
             cursor.execute(
                 f"DELETE FROM {Attempt._meta.db_table} WHERE {self._db.in_ids('job_id')}",
-                [self._db.id_list(gone)],
+                [self._db.id_list(deleted)],
             )
-        return len(gone)
+        return len(deleted)

@@ -1,4 +1,4 @@
-"""Rescue: the jobs of a dead consumer become ready again, fail, or are given back."""
+"""Rescue: make the jobs of a dead consumer ready again, fail them, or release them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ consumer = CASE WHEN cancel_requested OR on_crash = 'fail' OR rescues >= %s THEN
 rescues = rescues + CASE WHEN cancel_requested OR on_crash = 'fail' OR rescues >= %s THEN 0 ELSE 1 END
 WHERE state = 'running' AND consumer = %s AND {{ids}} RETURNING id, state, attempts, rescues"""
 
-_GIVE_BACK = f"""UPDATE {TABLE} SET
+_RELEASE = f"""UPDATE {TABLE} SET
 state = CASE WHEN cancel_requested THEN 'cancelled' ELSE 'ready' END,
 finished_at = CASE WHEN cancel_requested THEN %s END,
 attempts = attempts - 1, started_at = NULL, consumer = NULL
@@ -29,7 +29,7 @@ WHERE state = 'running' AND consumer = %s AND {{ids}}"""
 
 
 class Rescue:
-    """Take the jobs of dead consumers."""
+    """Rescue the jobs of dead consumers."""
 
     def __init__(
         self, db: Database, consumers: Consumers, pipelines: Pipelines, limits: Limits
@@ -42,52 +42,53 @@ class Rescue:
     def rescue_jobs(
         self, peer: Peer, now: float, *, max_rescues: int, begun: Collection[UUID] | None
     ) -> tuple[int, int] | None:
-        """Take the jobs of a dead consumer: ready again, or failed where that was once too often.
+        """Make the jobs of a dead consumer ready again, or fail jobs that were rescued too often.
 
-        What had not begun is given back as if it had never been claimed.
+        Jobs that had not started are released as if they had never been claimed.
 
         Args:
-            peer: as it was seen; when it has said since that it lives, nothing is done.
-            max_rescues: how often a job may be rescued.
-            begun: the jobs that it had begun to run; None where nobody knows, for all.
+            peer: the consumer as it was read; when it has sent a heartbeat since, nothing is done.
+            max_rescues: how often a job can be rescued before it fails.
+            begun: the jobs that the consumer had started; None when unknown, which counts all as started.
 
         Returns:
-            How many jobs were taken, and how many of them have failed by it; None when nothing was done.
+            The number of jobs that were taken from the consumer, and how many of them failed; None when
+            nothing was done.
         """
         with self._db.transaction():
             if not self._deregister_dead(peer):
                 return None
             ids = set(self._consumers.running_jobs(peer.name))
-            unbegun = ids - set(begun) if begun is not None else set()
-            # One that lives after all may report of some at this very moment: those are not taken.
-            returned = self._give_back(peer.name, unbegun, now)
-            rescued, failed = self._rescue(peer.name, ids - unbegun, now, max_rescues)
+            not_started = ids - set(begun) if begun is not None else set()
+            # If the consumer lives after all, it can finish some of them at this moment: those are skipped.
+            released = self._release(peer.name, not_started, now)
+            rescued, failed = self._rescue(peer.name, ids - not_started, now, max_rescues)
             self._pipelines.resolve_dependents(ids)
             self._limits.unblock(ids)
             if ids:
                 self._db.notify()
-        return returned + rescued, failed
+        return released + rescued, failed
 
     def _deregister_dead(self, peer: Peer) -> bool:
-        """Remove the row of a dead consumer, unless it has moved."""
+        """Delete the row of a dead consumer, and return False if the row has changed since it was read."""
         row = Consumer.objects.using(self._db.alias).filter(pk=peer.name)
         if peer.heartbeat is None:
             return not row.exists()
         return row.filter(heartbeat_at=to_datetime(peer.heartbeat)).delete()[0] > 0
 
-    def _give_back(self, consumer: str, ids: Collection[UUID], now: float) -> int:
+    def _release(self, consumer: str, ids: Collection[UUID], now: float) -> int:
         if not ids:
             return 0
         with self._db.connection.cursor() as cursor:
             cursor.execute(
-                _GIVE_BACK.format(ids=self._db.in_ids("id")),
+                _RELEASE.format(ids=self._db.in_ids("id")),
                 [self._db.to_param(now), consumer, self._db.id_list(ids)],
             )
             count: int = cursor.rowcount
             return count
 
     def _rescue(
-        self, consumer: str, ids: Collection[UUID], now: float, most: int
+        self, consumer: str, ids: Collection[UUID], now: float, max_rescues: int
     ) -> tuple[int, int]:
         if not ids:
             return 0, 0
@@ -96,7 +97,7 @@ class Rescue:
         with self._db.connection.cursor() as cursor:
             cursor.execute(
                 _RESCUE.format(ids=self._db.in_ids("id")),
-                [most, most, stamp, most, most, consumer, self._db.id_list(ids)],
+                [*[max_rescues] * 2, stamp, *[max_rescues] * 2, consumer, self._db.id_list(ids)],
             )
             rescued = [(self._db.to_uuid(id), *rest) for id, *rest in cursor.fetchall()]
         failed = [row for row in rescued if row[1] == State.FAILED]
