@@ -57,10 +57,8 @@ def encode_arguments(
                 return text
         return _encode({"args": [*args], "kwargs": kwargs}, -2)
     except (_Refusal, ValueError, RecursionError) as error:
-        named = zip(
-            [*_argument_names(args, names), *kwargs], [*args, *kwargs.values()], strict=True
-        )
-        raise _explained([*named], error) from None
+        called = [*_argument_names(args, names), *kwargs]
+        raise _explained([*zip(called, [*args, *kwargs.values()], strict=True)], error) from None
 
 
 def encode_value(value: Any, name: str) -> str:

@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from statistics import quantiles
 from typing import Any
 
-import djjp.engine
-
 os.environ["DJANGO_SETTINGS_MODULE"] = "tests.chaos.settings"
 
 
@@ -88,6 +86,7 @@ def _queue(alias: str) -> Iterator[tuple[Any, Any]]:
     from django.core.management import call_command
     from django.db import connections
 
+    from djjp import engine
     from djjp.databases import queue_database
     from tests.chaos import outages
 
@@ -98,9 +97,9 @@ def _queue(alias: str) -> Iterator[tuple[Any, Any]]:
         call_command("migrate", database=database, verbosity=0)
     try:
         if server is None:
-            yield djjp.engine.current(), outages.of_sqlite(str(settings.HOME / "queue.sqlite3"))
+            yield engine.current(), outages.of_sqlite(str(settings.HOME / "queue.sqlite3"))
         else:
-            yield djjp.engine.current(), outages.of_postgresql(server)
+            yield engine.current(), outages.of_postgresql(server)
     finally:
         connections.close_all()
         if server is not None:
