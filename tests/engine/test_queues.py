@@ -88,8 +88,8 @@ def test_the_last_pause_counts(engine: Engine) -> None:
 
 def test_some_who_pause_and_resume_one_queue_at_once_do_no_harm(engine: Engine) -> None:
     at_once(
-        *[lambda q: q.queues.pause("mail", NOW, None)] * 4,
-        *[lambda q: q.queues.resume("mail", NOW)] * 2,
+        *[lambda engine: engine.queues.pause("mail", NOW, None)] * 4,
+        *[lambda engine: engine.queues.resume("mail", NOW)] * 2,
     )
     assert Queue.objects.count() <= 1
 
@@ -122,8 +122,8 @@ def test_consumers_that_rest_are_woken(engine: Engine, what: str) -> None:
     while listener.woken():
         pass
     verbs = {
-        "pause": lambda q: q.queues.pause("bulk", NOW, None),
-        "resume": lambda q: q.queues.resume("mail", NOW),
+        "pause": lambda engine: engine.queues.pause("bulk", NOW, None),
+        "resume": lambda engine: engine.queues.resume("mail", NOW),
     }
     at_once(verbs[what])
     eventually(listener.woken)

@@ -1,4 +1,4 @@
-"""What people ask of jobs that consumers may be working on at the same moment."""
+"""Manual retry and cancel, also of jobs that consumers run at the same time."""
 
 from __future__ import annotations
 
@@ -138,7 +138,11 @@ def test_idle_consumers_are_woken(engine: Engine, verb: str) -> None:
         finish(engine, "one", done(job))
     listener = engine.db.listener()
     listener.woken()
-    at_once(lambda own: cancel(own, job.id) if verb == "cancel" else own.control.retry([job.id]))
+    at_once(
+        lambda engine: (
+            cancel(engine, job.id) if verb == "cancel" else engine.control.retry([job.id])
+        )
+    )
     eventually(listener.woken)
 
 
@@ -161,7 +165,9 @@ def in_the_middle(engine: Engine, first: Callable[[], Any], second: Callable[[En
 def test_a_job_that_is_claimed_meanwhile_is_marked(engine: Engine) -> None:
     [id] = enqueue(engine)
     assert (
-        in_the_middle(engine, lambda: engine.jobs.claim("one", 1, NOW), lambda own: cancel(own, id))
+        in_the_middle(
+            engine, lambda: engine.jobs.claim("one", 1, NOW), lambda engine: cancel(engine, id)
+        )
         == 1
     )
     assert (row(id)["state"], row(id)["cancel_requested"]) == ("running", True)
@@ -186,13 +192,15 @@ def test_a_job_that_comes_back_meanwhile_is_cancelled_in_either_order(
     engine: Engine, end: Callable[[Engine, Claimed], set[UUID]]
 ) -> None:
     job = one(engine)
-    assert in_the_middle(engine, lambda: end(engine, job), lambda own: cancel(own, job.id)) == 1
+    assert (
+        in_the_middle(engine, lambda: end(engine, job), lambda engine: cancel(engine, job.id)) == 1
+    )
     assert (row(job.id)["state"], row(job.id)["cancel_requested"]) == ("cancelled", False)
     assert row(job.id)["finished_at"] is not None
 
-    def ends(own: Engine) -> set[UUID]:
-        with own.db.transaction():
-            return end(own, job)
+    def ends(engine: Engine) -> set[UUID]:
+        with engine.db.transaction():
+            return end(engine, job)
 
     job = one(engine)
     assert in_the_middle(engine, lambda: cancel(engine, job.id), ends) == {job.id}
@@ -206,13 +214,15 @@ def test_a_job_that_ends_meanwhile_has_ended_in_either_order(engine: Engine) -> 
         in_the_middle(
             engine,
             lambda: engine.jobs.finish("one", [failed(job)]),
-            lambda own: cancel(own, job.id),
+            lambda engine: cancel(engine, job.id),
         )
         == 0
     )
     job_too = one(engine)
     assert in_the_middle(
-        engine, lambda: cancel(engine, job_too.id), lambda own: finish(own, "one", failed(job_too))
+        engine,
+        lambda: cancel(engine, job_too.id),
+        lambda engine: finish(engine, "one", failed(job_too)),
     ) == {job_too.id}
     assert [row(id)["state"] for id in (job.id, job_too.id)] == ["failed", "failed"]
     assert Attempt.objects.count() == 2
@@ -223,7 +233,9 @@ def test_of_two_retries_at_once_one_counts(engine: Engine) -> None:
     finish(engine, "one", done(job))
     assert (
         in_the_middle(
-            engine, lambda: engine.control.retry([job.id]), lambda own: own.control.retry([job.id])
+            engine,
+            lambda: engine.control.retry([job.id]),
+            lambda engine: engine.control.retry([job.id]),
         )
         == 0
     )
@@ -236,7 +248,7 @@ def test_a_retry_meets_a_job_that_ends_meanwhile_or_not_at_all(engine: Engine) -
     retried = in_the_middle(
         engine,
         lambda: engine.jobs.finish("one", [failed(job)]),
-        lambda own: own.control.retry([job.id]),
+        lambda engine: engine.control.retry([job.id]),
     )
     # A statement sees the rows as they were when it began: on PostgreSQL that one still ran.
     assert (retried, row(job.id)["state"]) in [(1, "ready"), (0, "failed")]
@@ -245,7 +257,7 @@ def test_a_retry_meets_a_job_that_ends_meanwhile_or_not_at_all(engine: Engine) -
         in_the_middle(
             engine,
             lambda: engine.jobs.claim("two", 1, NOW),
-            lambda own: own.control.retry([job.id]),
+            lambda engine: engine.control.retry([job.id]),
         )
         == 0
     )
@@ -257,21 +269,21 @@ def test_at_once_with_claims_and_releases_no_cancel_is_lost(engine: Engine) -> N
     ids = enqueue(engine, 60)
     over = threading.Event()
 
-    def churn(own: Engine, name: str) -> None:
+    def churn(engine: Engine, name: str) -> None:
         while not over.is_set():
-            with own.db.transaction():
-                jobs = own.jobs.claim(name, 20, NOW)
-            with own.db.transaction():
-                own.jobs.release(name, jobs)
+            with engine.db.transaction():
+                jobs = engine.jobs.claim(name, 20, NOW)
+            with engine.db.transaction():
+                engine.jobs.release(name, jobs)
 
-    def cancel_each(own: Engine) -> list[int]:
+    def cancel_each(engine: Engine) -> list[int]:
         try:
-            return [own.control.cancel([id], NOW) for id in ids]
+            return [engine.control.cancel([id], NOW) for id in ids]
         finally:
             over.set()
 
     counts, _, _ = at_once(
-        cancel_each, lambda own: churn(own, "one"), lambda own: churn(own, "two")
+        cancel_each, lambda engine: churn(engine, "one"), lambda engine: churn(engine, "two")
     )
     assert counts == [1] * 60
     assert set(Job.objects.values_list("state", flat=True)) == {"cancelled"}

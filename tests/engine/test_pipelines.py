@@ -1,4 +1,4 @@
-"""Pipelines in the queue's rows: an end lets go what waits for it, once, or takes it along."""
+"""Pipelines in the queue's rows: each end takes effect on its dependents exactly once."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Graph:
                     for at, parent in enumerate(parents)
                 )
         self.ids = {name: new_id() for name in waits}
-        self.queue = engine
+        self.engine = engine
         pipeline = [*self.ids.values()][-1]
         edges = [
             Edge(self.ids[parent], self.ids[child], place)
@@ -80,16 +80,16 @@ class Graph:
 
     def claimed(self, *names: str, consumer: str = "one") -> list[Claimed]:
         """Claim, and see that it was just these."""
-        jobs = claim(self.queue, consumer)
+        jobs = claim(self.engine, consumer)
         assert sorted(job.name for job in jobs) == sorted(names)
         return sorted(jobs, key=lambda job: names.index(job.name))
 
     def succeed(self, *names: str, result: str | None = None) -> None:
         for job in self.claimed(*names):
-            finish(self.queue, "one", done(job, result or f'"{job.name}"'))
+            finish(self.engine, "one", done(job, result or f'"{job.name}"'))
 
     def fail(self, *names: str) -> None:
-        finish(self.queue, "one", *map(failed, self.claimed(*names)))
+        finish(self.engine, "one", *map(failed, self.claimed(*names)))
 
 
 DIAMOND = ("a > b c", "b c > d", "d > e")
@@ -457,10 +457,10 @@ def test_siblings_that_end_at_the_same_instant_let_their_child_go_once(engine: E
         mine = [claim(engine, f"consumer {number}", 6) for number in range(4)]
 
         def end(number: int) -> Callable[[Engine], None]:
-            def work(own: Engine) -> None:
+            def work(engine: Engine) -> None:
                 jobs = random.sample(mine[number], 6)  # noqa: B023  (called at once)
                 for at in range(0, 6, 2):
-                    finish(own, f"consumer {number}", *map(done, jobs[at : at + 2]))
+                    finish(engine, f"consumer {number}", *map(done, jobs[at : at + 2]))
 
             return work
 
@@ -476,8 +476,8 @@ def test_a_success_and_a_failure_at_the_same_instant_cancel_the_child(engine: En
         graph = Graph(engine, "a b > c d", "c d > e", "e >! h")
         a, b = graph.claimed("a", "b")
         at_once(
-            lambda own, job=a: finish(own, "one", done(job)),  # type: ignore[misc]
-            lambda own, job=b: finish(own, "one", failed(job)),  # type: ignore[misc]
+            lambda engine, job=a: finish(engine, "one", done(job)),  # type: ignore[misc]
+            lambda engine, job=b: finish(engine, "one", failed(job)),  # type: ignore[misc]
         )
         states = graph.states()
         assert [states[name] for name in "cdeh"] == ["cancelled"] * 3 + ["ready"]
@@ -491,7 +491,7 @@ def test_a_retry_while_another_parent_fails_leaves_nothing_waiting_for_ever(engi
     a, b = graph.claimed("a", "b")
     finish(engine, "one", failed(a))
     retry = threading.Thread(
-        target=lambda: at_once(lambda own: own.control.retry([a.id]))  # waits for b's row
+        target=lambda: at_once(lambda engine: engine.control.retry([a.id]))  # waits for b's row
     )
     with engine.db.transaction():
         engine.jobs.finish("one", [failed(b)])
@@ -504,7 +504,9 @@ def test_a_retry_while_another_parent_fails_leaves_nothing_waiting_for_ever(engi
 
     a, b = graph.claimed("a", "b")
     finish(engine, "one", failed(a))
-    failing = threading.Thread(target=lambda: at_once(lambda own: finish(own, "one", failed(b))))
+    failing = threading.Thread(
+        target=lambda: at_once(lambda engine: finish(engine, "one", failed(b)))
+    )
     with engine.db.transaction():
         engine.control.retry([a.id])
         failing.start()
@@ -566,7 +568,7 @@ def test_idle_consumers_are_woken_by_what_is_let_go(engine: Engine) -> None:
     [a] = graph.claimed("a")
     listener = engine.db.listener()
     listener.woken()
-    at_once(lambda own: finish(own, "one", done(a)))
+    at_once(lambda engine: finish(engine, "one", done(a)))
     eventually(listener.woken)
     assert graph.states()["b"] == "ready"
 
@@ -581,7 +583,7 @@ def test_whoever_lets_go_and_claims_next_is_not_woken_by_itself(engine: Engine) 
     finish(engine, "one", done(a))
     time.sleep(0.1)
     assert not listener.woken()
-    at_once(lambda own: own.db.notify())
+    at_once(lambda engine: engine.db.notify())
     eventually(listener.woken)
 
 
@@ -592,7 +594,7 @@ def test_where_nobody_listens_nobody_is_told_of_what_is_let_go(engine: Engine) -
     listener.woken()
     with override_settings(DJJP={**settings.DJJP, "listen": False}):
         finish(engine, "two", done(a))
-        at_once(lambda own: finish(own, "one", done(a)))
+        at_once(lambda engine: finish(engine, "one", done(a)))
     if engine.db.alias == "postgresql":
         assert not listener.woken()
     assert graph.states()["b"] == "ready"

@@ -1,0 +1,267 @@
+"""The registry of consumers: rows, heartbeats, locks, and the jobs that they run."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import threading
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from django.db import connections, transaction
+
+from djjp.engine import Engine, Peer, Progress
+from djjp.engine.postgresql.database import PostgreSQLDatabase
+from djjp.models import Consumer, Job
+from tests.support.engine_calls import (
+    NOW,
+    at_once,
+    claim,
+    done,
+    enqueue,
+    finish,
+    release,
+    row,
+)
+from tests.support.processes import Processes, eventually
+from tests.support.projects import alias_for
+
+
+def at(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def register(engine: Engine, name: str, heartbeat: float = NOW, locked: bool = True) -> Peer:
+    """Write a consumer's row; returns what others see of it."""
+    engine.consumers.register(
+        Consumer(
+            name=name,
+            host="host",
+            pid=7,
+            concurrency="threads",
+            concurrency_limit=10,
+            started_at=at(heartbeat),
+            heartbeat_at=at(heartbeat),
+            locked=locked,
+        )
+    )
+    return Peer(name, heartbeat, locked)
+
+
+def test_who_is_registered_is_seen_with_its_heartbeat_and_lock(engine: Engine) -> None:
+    two, one = register(engine, "two", NOW + 0.000_001, locked=False), register(engine, "one")
+    assert engine.consumers.peers() == [one, two]
+    again = register(engine, "one", NOW + 5)
+    assert engine.consumers.peers() == [again, two]
+
+
+def test_a_heartbeat_moves_the_row_and_tells_when_there_is_none(engine: Engine) -> None:
+    register(engine, "one")
+    two = register(engine, "two")
+    assert engine.consumers.heartbeat("one", NOW + 2.5, locked=False)
+    assert engine.consumers.peers() == [Peer("one", NOW + 2.5, locked=False), two]
+    engine.consumers.deregister("one")
+    assert not engine.consumers.heartbeat("one", NOW + 3, locked=True)
+    assert engine.consumers.peers() == [two], (
+        "a row that others have taken away does not come back by a beat"
+    )
+
+
+def test_orphans_are_those_who_run_jobs_and_have_no_row(engine: Engine) -> None:
+    register(engine, "known")
+    enqueue(engine, 5)
+    claim(engine, "ghost", 2)
+    claim(engine, "known", 1)
+    release(engine, "gone", *claim(engine, "gone", 1))
+    finish(engine, "ended", *map(done, claim(engine, "ended", 1)))
+    assert engine.consumers.orphans() == [Peer("ghost", None, locked=True)]
+
+
+def test_what_a_consumer_runs_is_told_with_its_attempts(engine: Engine) -> None:
+    enqueue(engine, 3)
+    first, second = claim(engine, "one", 2)
+    claim(engine, "two", 1)
+    Job.objects.filter(pk=second.id).update(attempts=4)
+    assert engine.consumers.running_jobs("one") == {first.id: 1, second.id: 4}
+    assert engine.consumers.running_jobs("nobody") == {}
+
+
+# The lock that dies with its process
+
+HOLDER = """
+import django; django.setup()
+import signal
+from djjp import engine
+
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+consumers = engine.current().consumers
+print(consumers.is_locked("mine"), consumers.is_locked("nobody's"), flush=True)
+for _ in range(2):
+    print(*[consumers.acquire_lock(name) for name in ("theirs", "theirs", "another")], flush=True)
+    signal.sigwait({signal.SIGUSR1})
+    consumers.release_lock("theirs")
+    print("let go", flush=True)
+    signal.sigwait({signal.SIGUSR1})
+"""
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def test_a_lock_is_seen_by_other_processes_until_it_is_let_go_or_its_process_dies(
+    engine: Engine, processes: Processes
+) -> None:
+    assert engine.consumers.acquire_lock("mine")
+    holder = processes.python(HOLDER)
+    assert line(holder) == "True False"
+
+    assert line(holder) == "True True True", "to hold what one holds is to keep it"
+    assert engine.consumers.is_locked("theirs")
+    assert not engine.consumers.acquire_lock("theirs"), "one lock has one holder"
+    assert not engine.consumers.is_locked("nobody's")
+
+    holder.send_signal(signal.SIGUSR1)
+    assert line(holder) == "let go"
+    assert not engine.consumers.is_locked("theirs")
+    assert engine.consumers.is_locked("another")
+
+    holder.send_signal(signal.SIGUSR1)
+    assert line(holder) == "True True True"
+    holder.send_signal(signal.SIGSTOP)
+    assert engine.consumers.is_locked("theirs"), "stopped is not dead"
+    holder.kill()
+    eventually(lambda: not engine.consumers.is_locked("theirs"))
+    engine.consumers.release_lock("mine")
+    assert not engine.consumers.is_locked("mine")
+
+
+def test_a_lock_that_is_not_ours_is_not_let_go(engine: Engine) -> None:
+    """A server would warn of each such call in its log, and tell the caller."""
+    said: list[object] = []
+    engine.db.connection.ensure_connection()
+    driver: Any = engine.db.connection.connection
+    if engine.db.alias == "postgresql":
+        driver.add_notice_handler(said.append)
+    engine.consumers.release_lock("nobody's")
+    assert not engine.consumers.is_locked("nobody's")
+    assert said == []
+
+
+def test_those_who_ask_at_the_same_moment_do_not_take_each_other_for_the_holder(
+    engine: Engine,
+) -> None:
+    with transaction.atomic(using=engine.db.alias):  # where a lock that asking took would last
+        assert not engine.consumers.is_locked("theirs")
+        assert at_once(lambda engine: engine.consumers.is_locked("theirs")) == [False]
+
+
+@pytest.mark.postgresql_only
+def test_a_terminated_session_frees_the_lock_and_the_next_one_takes_it_again(
+    engine: Engine,
+) -> None:
+    assert engine.consumers.acquire_lock("mine")
+    connection: Any = engine.db.connection
+    pid = connection.connection.info.backend_pid
+
+    def terminate(engine: Engine) -> None:
+        with engine.db.connection.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(%s)", [pid])
+
+    at_once(terminate)
+    connection.close()
+    eventually(lambda: at_once(lambda engine: engine.consumers.is_locked("mine")) == [False])
+    assert engine.consumers.acquire_lock("mine")
+    assert at_once(lambda engine: engine.consumers.is_locked("mine")) == [True]
+    engine.consumers.release_lock("mine")
+
+
+class Pooler(threading.Thread):
+    """Hands the bytes of one client on to a server; like a pooler, it gives the session a number of its own."""
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(daemon=True)
+        self._server = host, port
+        self._door = socket.create_server(("127.0.0.1", 0))
+        self.port = self._door.getsockname()[1]
+
+    def run(self) -> None:
+        with self._door:
+            client, _ = self._door.accept()
+        host, port = self._server
+        if host.startswith("/"):
+            server = socket.socket(socket.AF_UNIX)
+            server.connect(f"{host}/.s.PGSQL.{port}")
+        else:
+            server = socket.create_connection((host, port))
+        with client, server, server.makefile("rb") as answers:
+            threading.Thread(target=self._hand_on, args=[client, server], daemon=True).start()
+            self._renumber(client, answers)
+            self._hand_on(server, client)
+
+    def _renumber(self, client: socket.socket, answers: Any) -> None:
+        """Hand on what the server says until it names the process of the session, and name another."""
+        kind = b""
+        while kind != b"K":
+            kind, length = answers.read(1), answers.read(4)
+            body = answers.read(int.from_bytes(length, "big") - 4)
+            client.sendall(kind + length + (bytes(4) + body[4:] if kind == b"K" else body))
+        client.sendall(answers.read1())
+
+    def _hand_on(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.postgresql_only
+def test_behind_a_pooler_no_lock_tells(engine: Engine) -> None:
+    """The session that would hold it is not this process's, and goes on when the process is dead."""
+    engine.db.connection.ensure_connection()
+    server: Any = engine.db.connection.connection
+    pooler = Pooler(server.info.host, server.info.port)
+    pooler.start()
+    options = dict(engine.db.connection.settings_dict["OPTIONS"])
+    options |= {"host": "127.0.0.1", "sslmode": "disable", "gssencmode": "disable"}
+    there = {"HOST": "127.0.0.1", "PORT": pooler.port, "OPTIONS": options}
+    with alias_for(connections.settings[engine.db.alias] | there) as alias:
+        assert not PostgreSQLDatabase(alias).acquire_lock("mine")
+        assert not PostgreSQLDatabase(alias).is_locked("mine")
+    assert not engine.consumers.is_locked("mine")
+    pooler.join(10)
+
+
+# Running jobs: their progress, and requests to stop them
+
+
+def test_progress_is_noted_for_the_attempt_that_runs(engine: Engine) -> None:
+    enqueue(engine, 2)
+    first, second = claim(engine, "one")
+    engine.jobs.record_progress("one", [Progress(first, 3, 10), Progress(second, 7, None)])
+    assert (row(first.id)["progress_done"], row(first.id)["progress_total"]) == (3, 10)
+    assert (row(second.id)["progress_done"], row(second.id)["progress_total"]) == (7, None)
+
+    engine.jobs.record_progress("two", [Progress(first, 9, 9)])
+    engine.jobs.record_progress("one", [Progress(first._replace(attempt=2), 9, 9)])
+    finish(engine, "one", done(second))
+    engine.jobs.record_progress("one", [Progress(second, 9, 9)])
+    assert [row(job.id)["progress_done"] for job in (first, second)] == [3, 7]
+
+
+def test_a_consumer_is_told_which_of_its_running_jobs_to_stop(engine: Engine) -> None:
+    enqueue(engine, 6)
+    mine, theirs = claim(engine, "one", 3), claim(engine, "two", 2)
+    assert engine.jobs.to_cancel("one") == []
+    ids = [job.id for job in [*mine[1:], *theirs]]
+    engine.control.cancel(
+        [*ids, *Job.objects.filter(state="ready").values_list("pk", flat=True)], NOW
+    )
+    finish(engine, "one", done(mine[2]))
+
+    assert engine.jobs.to_cancel("one") == [mine[1].id]
+    assert set(engine.jobs.to_cancel("two")) == {job.id for job in theirs}
