@@ -7,7 +7,6 @@ import socket
 import subprocess
 import threading
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from django.db import connections, transaction
 
 from djjp.engine import Engine, Peer, Progress
 from djjp.engine.postgresql.database import PostgreSQLDatabase
-from djjp.models import Consumer, Job
+from djjp.models import Job
 from tests.support.engine_calls import (
     NOW,
     at_once,
@@ -23,6 +22,7 @@ from tests.support.engine_calls import (
     done,
     enqueue,
     finish,
+    register_consumer,
     release,
     row,
 )
@@ -30,37 +30,19 @@ from tests.support.processes import Processes, eventually
 from tests.support.projects import alias_for
 
 
-def at(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
-
-
-def register(engine: Engine, name: str, heartbeat: float = NOW, locked: bool = True) -> Peer:
-    """Write a consumer's row; returns what others see of it."""
-    engine.consumers.register(
-        Consumer(
-            name=name,
-            host="host",
-            pid=7,
-            concurrency="threads",
-            concurrency_limit=10,
-            started_at=at(heartbeat),
-            heartbeat_at=at(heartbeat),
-            locked=locked,
-        )
-    )
-    return Peer(name, heartbeat, locked)
-
-
 def test_who_is_registered_is_seen_with_its_heartbeat_and_lock(engine: Engine) -> None:
-    two, one = register(engine, "two", NOW + 0.000_001, locked=False), register(engine, "one")
+    two, one = (
+        register_consumer(engine, "two", NOW + 0.000_001, locked=False),
+        register_consumer(engine, "one"),
+    )
     assert engine.consumers.peers() == [one, two]
-    again = register(engine, "one", NOW + 5)
+    again = register_consumer(engine, "one", NOW + 5)
     assert engine.consumers.peers() == [again, two]
 
 
 def test_a_heartbeat_moves_the_row_and_tells_when_there_is_none(engine: Engine) -> None:
-    register(engine, "one")
-    two = register(engine, "two")
+    register_consumer(engine, "one")
+    two = register_consumer(engine, "two")
     assert engine.consumers.heartbeat("one", NOW + 2.5, locked=False)
     assert engine.consumers.peers() == [Peer("one", NOW + 2.5, locked=False), two]
     engine.consumers.deregister("one")
@@ -71,7 +53,7 @@ def test_a_heartbeat_moves_the_row_and_tells_when_there_is_none(engine: Engine) 
 
 
 def test_orphans_are_those_who_run_jobs_and_have_no_row(engine: Engine) -> None:
-    register(engine, "known")
+    register_consumer(engine, "known")
     enqueue(engine, 5)
     claim(engine, "ghost", 2)
     claim(engine, "known", 1)

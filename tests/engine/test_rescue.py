@@ -14,7 +14,7 @@ import pytest
 
 from djjp.engine import Claimed, Engine, Outcome, Peer, Progress
 from djjp.ids import new_id
-from djjp.models import Attempt, Consumer, Job, OnCrash, State
+from djjp.models import Attempt, Job, OnCrash, State
 from tests.support.engine_calls import (
     NOW,
     at_once,
@@ -25,6 +25,7 @@ from tests.support.engine_calls import (
     failed,
     finish,
     one,
+    register_consumer,
     release,
     row,
 )
@@ -33,23 +34,6 @@ from tests.support.processes import eventually
 
 def at(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
-
-
-def register(engine: Engine, name: str, heartbeat: float = NOW, locked: bool = True) -> Peer:
-    """Write a consumer's row; returns what others see of it."""
-    engine.consumers.register(
-        Consumer(
-            name=name,
-            host="host",
-            pid=7,
-            concurrency="threads",
-            concurrency_limit=10,
-            started_at=at(heartbeat),
-            heartbeat_at=at(heartbeat),
-            locked=locked,
-        )
-    )
-    return Peer(name, heartbeat, locked)
 
 
 def rescue(
@@ -61,7 +45,7 @@ def rescue(
 def test_the_jobs_of_a_dead_consumer_are_ready_again_and_their_rescue_is_counted(
     engine: Engine,
 ) -> None:
-    peer, other = register(engine, "one"), register(engine, "two")
+    peer, other = register_consumer(engine, "one"), register_consumer(engine, "two")
     enqueue(engine, 3)
     mine, theirs = claim(engine, "one", 2), claim(engine, "two", 1)
     before = row(theirs[0].id)
@@ -79,7 +63,7 @@ def test_the_jobs_of_a_dead_consumer_are_ready_again_and_their_rescue_is_counted
 
 
 def test_what_had_not_begun_is_given_back_as_if_it_had_never_been_claimed(engine: Engine) -> None:
-    peer = register(engine, "one")
+    peer = register_consumer(engine, "one")
     ids = enqueue(engine, 3)
     before = [row(id) for id in ids]
     claim(engine, "one")
@@ -91,7 +75,7 @@ def test_what_had_not_begun_is_given_back_as_if_it_had_never_been_claimed(engine
 
 
 def test_a_job_that_must_not_run_twice_fails_with_its_consumer(engine: Engine) -> None:
-    peer = register(engine, "host:7:one")
+    peer = register_consumer(engine, "host:7:one")
     begun, waiting = enqueue(engine, 2, on_crash=OnCrash.FAIL)
     claim(engine, "host:7:one")
 
@@ -114,10 +98,10 @@ def test_a_job_that_was_rescued_too_often_fails_with_the_reason(engine: Engine, 
     [id] = enqueue(engine)
     for number in range(most):
         claim(engine, f"dead {number}")
-        assert rescue(engine, register(engine, f"dead {number}"), most=most) == (1, 0)
+        assert rescue(engine, register_consumer(engine, f"dead {number}"), most=most) == (1, 0)
     claim(engine, "the last")
 
-    assert rescue(engine, register(engine, "the last"), most=most) == (1, 1)
+    assert rescue(engine, register_consumer(engine, "the last"), most=most) == (1, 1)
 
     found = row(id)
     assert (found["state"], found["attempts"], found["rescues"]) == ("failed", most + 1, most)
@@ -133,7 +117,7 @@ def test_a_job_that_was_rescued_too_often_fails_with_the_reason(engine: Engine, 
 def test_a_job_that_someone_wants_to_stop_does_not_run_again(
     engine: Engine, on_crash: OnCrash, begun: bool
 ) -> None:
-    peer = register(engine, "one")
+    peer = register_consumer(engine, "one")
     [id] = enqueue(engine, on_crash=on_crash)
     claim(engine, "one")
     engine.control.cancel([id], NOW + 5, "no longer needed")
@@ -147,7 +131,7 @@ def test_a_job_that_someone_wants_to_stop_does_not_run_again(
 
 
 def test_a_consumer_that_has_moved_since_it_was_seen_is_left_alone(engine: Engine) -> None:
-    peer = register(engine, "one")
+    peer = register_consumer(engine, "one")
     one(engine, "one")
     engine.consumers.heartbeat("one", NOW + 0.001, locked=True)
     before, peers = everything(), engine.consumers.peers()
@@ -158,7 +142,7 @@ def test_a_consumer_that_has_moved_since_it_was_seen_is_left_alone(engine: Engin
 def test_one_without_a_row_is_rescued_unless_it_has_written_one_since(engine: Engine) -> None:
     job = one(engine, "ghost")
     orphan = Peer("ghost", None, locked=True)
-    register(engine, "ghost")
+    register_consumer(engine, "ghost")
     before = everything()
     assert rescue(engine, orphan) is None
     assert everything() == before
@@ -169,14 +153,14 @@ def test_one_without_a_row_is_rescued_unless_it_has_written_one_since(engine: En
 
 
 def test_one_that_had_nothing_to_do_leaves_nothing(engine: Engine) -> None:
-    peer = register(engine, "one")
+    peer = register_consumer(engine, "one")
     assert rescue(engine, peer) == (0, 0)
     assert engine.consumers.peers() == []
 
 
 def test_of_two_rescuers_one_rescues(engine: Engine) -> None:
     for _ in range(5):
-        peer = register(engine, "one")
+        peer = register_consumer(engine, "one")
         enqueue(engine, 4)
         claim(engine, "one")
         results = at_once(*[partial(rescue, peer=peer)] * 2)
@@ -186,7 +170,7 @@ def test_of_two_rescuers_one_rescues(engine: Engine) -> None:
 
 
 def test_many_are_rescued_at_once(engine: Engine) -> None:
-    peer = register(engine, "one")
+    peer = register_consumer(engine, "one")
     ids = enqueue(engine, 800) + enqueue(engine, 200, on_crash=OnCrash.FAIL)
     claim(engine, "one", 1000)
     assert rescue(engine, peer, begun=set(ids[100:])) == (1000, 200)
@@ -197,7 +181,7 @@ def test_many_are_rescued_at_once(engine: Engine) -> None:
 
 
 def test_idle_consumers_are_woken_for_what_was_rescued(engine: Engine) -> None:
-    peer = register(engine, "one")
+    peer = register_consumer(engine, "one")
     one(engine, "one")
     listener = engine.db.listener()
     listener.woken()
@@ -209,7 +193,7 @@ def test_idle_consumers_are_woken_for_what_was_rescued(engine: Engine) -> None:
 
 
 def rescued(engine: Engine, job: Claimed) -> None:
-    assert rescue(engine, register(engine, "one")) == (1, 0)
+    assert rescue(engine, register_consumer(engine, "one")) == (1, 0)
 
 
 def rescued_and_taken(engine: Engine, job: Claimed) -> None:
@@ -223,7 +207,7 @@ def rescued_and_finished(engine: Engine, job: Claimed) -> None:
 
 
 def failed_by_rescue(engine: Engine, job: Claimed) -> None:
-    assert rescue(engine, register(engine, "one"), most=0) == (1, 1)
+    assert rescue(engine, register_consumer(engine, "one"), most=0) == (1, 1)
 
 
 def failed_by_rescue_and_retried(engine: Engine, job: Claimed) -> None:
@@ -232,7 +216,7 @@ def failed_by_rescue_and_retried(engine: Engine, job: Claimed) -> None:
 
 
 def given_back_by_rescue(engine: Engine, job: Claimed) -> None:
-    assert rescue(engine, register(engine, "one"), begun=set()) == (1, 0)
+    assert rescue(engine, register_consumer(engine, "one"), begun=set()) == (1, 0)
 
 
 def given_back_by_rescue_and_taken(engine: Engine, job: Claimed) -> None:
@@ -284,7 +268,7 @@ def test_what_ended_before_the_rescue_stays_as_it_ended(engine: Engine, word: st
     job = one(engine, "one")
     LATE[word](engine, job)
     before = everything()
-    assert rescue(engine, register(engine, "one")) == (0, 0)
+    assert rescue(engine, register_consumer(engine, "one")) == (0, 0)
     assert everything() == before
 
 
@@ -301,7 +285,7 @@ def test_a_finish_that_waits_for_the_rescue_is_refused_and_the_other_way_round(
 ) -> None:
     """Each begins while the other has written and not committed."""
     accepted: list[set[UUID]] = []
-    job, peer = one(engine, "one"), register(engine, "one")
+    job, peer = one(engine, "one"), register_consumer(engine, "one")
     with engine.db.transaction():
         assert rescue(engine, peer) == (1, 0)
         late = meanwhile(engine, lambda engine: accepted.append(finish(engine, "one", done(job))))
@@ -309,7 +293,7 @@ def test_a_finish_that_waits_for_the_rescue_is_refused_and_the_other_way_round(
     assert accepted == [set()]
     assert (row(job.id)["state"], row(job.id)["rescues"]) == ("ready", 1)
 
-    [job], peer = claim(engine, "one"), register(engine, "one")
+    [job], peer = claim(engine, "one"), register_consumer(engine, "one")
     with engine.db.transaction():
         assert engine.jobs.finish("one", [failed(job)]) == {job.id}
         late = meanwhile(engine, partial(rescue, peer=peer))
@@ -323,7 +307,7 @@ def test_a_job_that_goes_to_another_while_it_is_being_rescued_stays_with_that_on
     engine: Engine, begun: set[UUID] | None
 ) -> None:
     """The rescue has read that the dead one runs it, and waits to write."""
-    job, peer = one(engine, "one"), register(engine, "one")
+    job, peer = one(engine, "one"), register_consumer(engine, "one")
     results: list[Any] = []
     with engine.db.transaction():
         assert engine.jobs.release("one", [job]) == {job.id}
@@ -340,7 +324,7 @@ def test_of_a_rescue_and_a_report_at_once_exactly_one_takes_the_job(
     engine: Engine, word: str
 ) -> None:
     for _ in range(8):
-        job, peer = one(engine, "one"), register(engine, "one")
+        job, peer = one(engine, "one"), register_consumer(engine, "one")
         accepted, saved = at_once(
             lambda engine, job=job: LATE[word](engine, job),
             lambda engine, peer=peer: rescue(engine, peer, most=0),

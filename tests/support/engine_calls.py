@@ -10,8 +10,9 @@ from uuid import UUID
 from django.db import connections
 
 import djjp.engine
-from djjp.engine import Claimed, Engine, Failure, Outcome
-from djjp.models import Attempt, Job, State
+from djjp.durations import to_datetime
+from djjp.engine import Claimed, Engine, Failure, Outcome, Peer
+from djjp.models import Attempt, Consumer, Job, State
 from tests.support.factories import new_job
 
 NOW = 1_767_225_600.25
@@ -95,3 +96,22 @@ def take(
         engine.jobs.finish(consumer, ended)
         claimed = engine.jobs.claim(consumer, limit, NOW, **options)
         return engine.admission.admit(claimed, [outcome.claimed.id for outcome in ended]).jobs
+
+
+def register_consumer(
+    engine: Engine, name: str, heartbeat: float = NOW, locked: bool = True
+) -> Peer:
+    """Write a consumer's row, and return the consumer as its peers read it."""
+    engine.consumers.register(
+        Consumer(
+            name=name,
+            host="host",
+            pid=7,
+            concurrency="threads",
+            concurrency_limit=10,
+            started_at=to_datetime(heartbeat),
+            heartbeat_at=to_datetime(heartbeat),
+            locked=locked,
+        )
+    )
+    return Peer(name, heartbeat, locked)
