@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -113,7 +114,7 @@ def test_the_options_that_a_type_checker_knows_are_those_of_the_dataclass() -> N
 
 
 def test_each_option_is_described_in_the_docstring() -> None:
-    described = re.findall(r"^        (\w+): ", JobOptions.__doc__ or "", re.MULTILINE)
+    described = re.findall(r"^    (\w+): ", inspect.getdoc(JobOptions) or "", re.MULTILINE)
     assert described == [field.name for field in dataclasses.fields(JobOptions)]
 
 

@@ -1,4 +1,4 @@
-"""Where an enqueue goes: to the queue at once, or with the transaction that it is made in."""
+"""The destination of an enqueue: the queue, at once or on commit, or the outbox of the open transaction."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ class JobOptions:
 
     @cached_property
     def has_constraints(self) -> bool:
-        """Whether its jobs have a limit, a rate, a unique key or an expiry."""
+        """True when its jobs have a limit, a rate, a unique key or an expiry."""
         return (self.limit, self.unique_key, self.expires_after) != (None, None, None)
 
     @cached_property
@@ -143,12 +143,12 @@ class JobOptions:
 
     @property
     def is_scheduled(self) -> bool:
-        """Whether the job has a schedule in the code."""
+        """True when the code declares a schedule for the job."""
         return self.cron is not None or self.every is not None
 
     @property
     def timing(self) -> recurrence.Timing:
-        """When the job's schedule is due.
+        """Return the times at which the job's schedule is due.
 
         Raises:
             ValueError, TypeError: `cron`, `tz` and `every` make no schedule.

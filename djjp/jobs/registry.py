@@ -15,7 +15,7 @@ conflict: JobNameTaken | None = None
 
 
 class _Resolver(NamedTuple):
-    """What finds the jobs of rows that it recognizes by their arguments."""
+    """A pair of functions that recognize rows by their arguments and find the jobs of these rows."""
 
     recognizes: Callable[[str], bool]
     resolve: Callable[[str, str], RegisteredJob[..., Any]]

@@ -30,14 +30,14 @@ LIVE = (State.SCHEDULED, State.BLOCKED, State.READY, State.RUNNING)
 
 
 class OnCrash(models.TextChoices):
-    """What happens to a running job when its consumer dies."""
+    """The fate of a running job whose consumer dies."""
 
     RETRY = "retry"
     FAIL = "fail"
 
 
 class Flag:
-    """What a job needs beyond being run, as bits of `Job.flags`; the flags of a plain job are 0 and cost nothing.
+    """The needs of a job beyond being run, as bits of `Job.flags`; the flags of a plain job are 0 and cost nothing.
 
     They are plain integers, because a turn tests them for each job.
     """

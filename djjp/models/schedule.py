@@ -14,14 +14,14 @@ class CatchUp(models.TextChoices):
 
 
 class Source(models.TextChoices):
-    """Where a schedule was declared."""
+    """The origin of a schedule: the code or the admin."""
 
     CODE = "code"  # in the options of a @job; consumers write its row
     ADMIN = "admin"
 
 
 class Schedule(models.Model):
-    """When a registered job runs automatically.
+    """The times at which a registered job runs automatically.
 
     Attributes:
         job: the name of the job to run.

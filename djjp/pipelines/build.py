@@ -166,7 +166,7 @@ class _Layout:
 
     @property
     def ends_with_group(self) -> bool:
-        """Whether the pipeline's result is a list of results, not that of one last job."""
+        """True when the pipeline's result is a list of results, not that of one last job."""
         return self.ends[0].result_path != ""
 
     def add(self, step: Step, parents: list[_End]) -> list[_End]:

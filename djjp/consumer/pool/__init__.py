@@ -26,7 +26,7 @@ class Pool(Protocol):
 
     @property
     def loop_blocked(self) -> bool:
-        """Whether a job blocks the event loop, so that the pool cannot shut down cleanly."""
+        """Return True when a job blocks the event loop, so that the pool cannot shut down cleanly."""
 
     def assign(self, consumer: str, may_start: Callable[[Claimed], object]) -> None:
         """Run jobs for the consumer of this name from now on.
@@ -66,7 +66,7 @@ class Pool(Protocol):
 
 
 class Hooks(TypedDict):
-    """What connects a pool with its consumer, as `BasePool` takes it."""
+    """The consumer's callbacks, as `BasePool` takes them."""
 
     on_outcome: Callable[[Outcome], None]
     on_progress: Callable[[Progress], None]

@@ -154,7 +154,7 @@ def prune(keep_succeeded: float | None, keep_failed: float | None) -> None:
 
 @command.command()
 def schedules() -> None:
-    """List what runs by itself: when, and whether it can."""
+    """List the schedules: their next occurrence, and whether their job is registered."""
     with _errors_in_one_line():
         found = listing()
     if found:
