@@ -30,7 +30,7 @@ from tests.support.processes import Processes, eventually
 from tests.support.projects import alias_for
 
 
-def test_who_is_registered_is_seen_with_its_heartbeat_and_lock(engine: Engine) -> None:
+def test_peers_read_the_heartbeat_and_lock_of_a_registered_consumer(engine: Engine) -> None:
     two, one = (
         register_consumer(engine, "two", NOW + 0.000_001, locked=False),
         register_consumer(engine, "one"),
@@ -40,7 +40,7 @@ def test_who_is_registered_is_seen_with_its_heartbeat_and_lock(engine: Engine) -
     assert engine.consumers.peers() == [again, two]
 
 
-def test_a_heartbeat_moves_the_row_and_tells_when_there_is_none(engine: Engine) -> None:
+def test_a_heartbeat_updates_the_row_and_reports_a_missing_one(engine: Engine) -> None:
     register_consumer(engine, "one")
     two = register_consumer(engine, "two")
     assert engine.consumers.heartbeat("one", NOW + 2.5, locked=False)
@@ -52,7 +52,7 @@ def test_a_heartbeat_moves_the_row_and_tells_when_there_is_none(engine: Engine) 
     )
 
 
-def test_orphans_are_those_who_run_jobs_and_have_no_row(engine: Engine) -> None:
+def test_orphans_are_consumers_with_running_jobs_and_no_row(engine: Engine) -> None:
     register_consumer(engine, "known")
     enqueue(engine, 5)
     claim(engine, "ghost", 2)
@@ -62,7 +62,7 @@ def test_orphans_are_those_who_run_jobs_and_have_no_row(engine: Engine) -> None:
     assert engine.consumers.orphans() == [Peer("ghost", None, locked=True)]
 
 
-def test_what_a_consumer_runs_is_told_with_its_attempts(engine: Engine) -> None:
+def test_running_jobs_are_returned_with_their_attempts(engine: Engine) -> None:
     enqueue(engine, 3)
     first, second = claim(engine, "one", 2)
     claim(engine, "two", 1)
@@ -71,7 +71,7 @@ def test_what_a_consumer_runs_is_told_with_its_attempts(engine: Engine) -> None:
     assert engine.consumers.running_jobs("nobody") == {}
 
 
-# The lock that dies with its process
+# The lock that is freed with its process
 
 HOLDER = """
 import django; django.setup()
@@ -95,7 +95,7 @@ def line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
-def test_a_lock_is_seen_by_other_processes_until_it_is_let_go_or_its_process_dies(
+def test_other_processes_see_a_lock_until_it_is_released_or_its_process_dies(
     engine: Engine, processes: Processes
 ) -> None:
     assert engine.consumers.acquire_lock("mine")
@@ -122,7 +122,7 @@ def test_a_lock_is_seen_by_other_processes_until_it_is_let_go_or_its_process_die
     assert not engine.consumers.is_locked("mine")
 
 
-def test_a_lock_that_is_not_ours_is_not_let_go(engine: Engine) -> None:
+def test_the_lock_of_another_process_is_not_released(engine: Engine) -> None:
     """A server would warn of each such call in its log, and tell the caller."""
     said: list[object] = []
     engine.db.connection.ensure_connection()
@@ -134,7 +134,7 @@ def test_a_lock_that_is_not_ours_is_not_let_go(engine: Engine) -> None:
     assert said == []
 
 
-def test_those_who_ask_at_the_same_moment_do_not_take_each_other_for_the_holder(
+def test_concurrent_tests_of_a_lock_are_not_mistaken_for_its_holder(
     engine: Engine,
 ) -> None:
     with transaction.atomic(using=engine.db.alias):  # where a lock that asking took would last
@@ -202,7 +202,7 @@ class Pooler(threading.Thread):
 
 
 @pytest.mark.postgresql_only
-def test_behind_a_pooler_no_lock_tells(engine: Engine) -> None:
+def test_behind_a_pooler_locks_cannot_be_tested(engine: Engine) -> None:
     """The session that would hold it is not this process's, and goes on when the process is dead."""
     engine.db.connection.ensure_connection()
     server: Any = engine.db.connection.connection
@@ -221,7 +221,7 @@ def test_behind_a_pooler_no_lock_tells(engine: Engine) -> None:
 # Running jobs: their progress, and requests to stop them
 
 
-def test_progress_is_noted_for_the_attempt_that_runs(engine: Engine) -> None:
+def test_progress_is_recorded_for_the_running_attempt_only(engine: Engine) -> None:
     enqueue(engine, 2)
     first, second = claim(engine, "one")
     engine.jobs.record_progress("one", [Progress(first, 3, 10), Progress(second, 7, None)])
@@ -235,7 +235,7 @@ def test_progress_is_noted_for_the_attempt_that_runs(engine: Engine) -> None:
     assert [row(job.id)["progress_done"] for job in (first, second)] == [3, 7]
 
 
-def test_a_consumer_is_told_which_of_its_running_jobs_to_stop(engine: Engine) -> None:
+def test_a_consumer_reads_which_of_its_running_jobs_to_stop(engine: Engine) -> None:
     enqueue(engine, 6)
     mine, theirs = claim(engine, "one", 3), claim(engine, "two", 2)
     assert engine.jobs.to_cancel("one") == []

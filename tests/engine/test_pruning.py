@@ -30,7 +30,7 @@ def at(seconds: float) -> datetime:
 
 
 def ended(engine: Engine, state: State, when: float, count: int = 1) -> list[UUID]:
-    """Jobs that were made and ended at a time, in the order of their ids."""
+    """Create jobs that ended at a time, and return their ids in order."""
     jobs = [new_job(created_at=when) for _ in range(count)]
     engine.jobs.enqueue_many(jobs)
     ids = [job.id for job in jobs]
@@ -42,7 +42,9 @@ def left() -> list[UUID]:
     return list(Job.objects.order_by("pk").values_list("pk", flat=True))
 
 
-def test_only_what_ended_in_these_states_and_long_enough_ago_is_pruned(engine: Engine) -> None:
+def test_only_jobs_that_ended_in_these_states_and_long_enough_ago_are_pruned(
+    engine: Engine,
+) -> None:
     ids = {state: ended(engine, state, NOW - WEEK) for state in State}
     young = ended(engine, State.SUCCEEDED, NOW)
     for state in (State.SCHEDULED, State.BLOCKED, State.READY, State.RUNNING):
@@ -72,7 +74,7 @@ def test_a_walk_goes_on_where_it_was_and_ends_at_the_last_row(engine: Engine) ->
     assert engine.pruning.prune([State.SUCCEEDED], NOW, None, 3) == (2, None)
 
 
-def test_a_step_looks_at_no_more_rows_than_it_was_told_whatever_they_are(engine: Engine) -> None:
+def test_a_step_reads_at_most_its_limit_of_rows(engine: Engine) -> None:
     waiting = [new_job(created_at=NOW - WEEK) for _ in range(5)]
     engine.jobs.enqueue_many(waiting)
     old = ended(engine, State.SUCCEEDED, NOW - WEEK, 2)

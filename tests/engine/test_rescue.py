@@ -62,7 +62,7 @@ def test_the_jobs_of_a_dead_consumer_are_ready_again_and_their_rescue_is_counted
     assert [(job.attempt, job.rescues) for job in claim(engine, "two")] == [(2, 1)] * 2
 
 
-def test_what_had_not_begun_is_given_back_as_if_it_had_never_been_claimed(engine: Engine) -> None:
+def test_jobs_that_had_not_started_are_released_as_if_never_claimed(engine: Engine) -> None:
     peer = register_consumer(engine, "one")
     ids = enqueue(engine, 3)
     before = [row(id) for id in ids]
@@ -114,7 +114,7 @@ def test_a_job_that_was_rescued_too_often_fails_with_the_reason(engine: Engine, 
 
 @pytest.mark.parametrize("on_crash", OnCrash)
 @pytest.mark.parametrize("begun", [True, False])
-def test_a_job_that_someone_wants_to_stop_does_not_run_again(
+def test_a_job_with_a_requested_cancel_does_not_run_again(
     engine: Engine, on_crash: OnCrash, begun: bool
 ) -> None:
     peer = register_consumer(engine, "one")
@@ -130,7 +130,7 @@ def test_a_job_that_someone_wants_to_stop_does_not_run_again(
     assert not Attempt.objects.exists()
 
 
-def test_a_consumer_that_has_moved_since_it_was_seen_is_left_alone(engine: Engine) -> None:
+def test_a_consumer_with_a_newer_heartbeat_is_not_rescued(engine: Engine) -> None:
     peer = register_consumer(engine, "one")
     one(engine, "one")
     engine.consumers.heartbeat("one", NOW + 0.001, locked=True)
@@ -139,7 +139,7 @@ def test_a_consumer_that_has_moved_since_it_was_seen_is_left_alone(engine: Engin
     assert (everything(), engine.consumers.peers()) == (before, peers)
 
 
-def test_one_without_a_row_is_rescued_unless_it_has_written_one_since(engine: Engine) -> None:
+def test_a_consumer_without_a_row_is_rescued_unless_it_has_registered_since(engine: Engine) -> None:
     job = one(engine, "ghost")
     orphan = Peer("ghost", None, locked=True)
     register_consumer(engine, "ghost")
@@ -152,7 +152,7 @@ def test_one_without_a_row_is_rescued_unless_it_has_written_one_since(engine: En
     assert row(job.id)["state"] == "ready"
 
 
-def test_one_that_had_nothing_to_do_leaves_nothing(engine: Engine) -> None:
+def test_an_idle_consumer_leaves_nothing(engine: Engine) -> None:
     peer = register_consumer(engine, "one")
     assert rescue(engine, peer) == (0, 0)
     assert engine.consumers.peers() == []
@@ -169,7 +169,7 @@ def test_of_two_rescuers_one_rescues(engine: Engine) -> None:
         Job.objects.all().delete()
 
 
-def test_many_are_rescued_at_once(engine: Engine) -> None:
+def test_many_jobs_are_rescued_at_once(engine: Engine) -> None:
     peer = register_consumer(engine, "one")
     ids = enqueue(engine, 800) + enqueue(engine, 200, on_crash=OnCrash.FAIL)
     claim(engine, "one", 1000)
@@ -180,7 +180,7 @@ def test_many_are_rescued_at_once(engine: Engine) -> None:
     assert set(told.filter(pk__in=ids[800:])) == {("failed", 1, 0)}
 
 
-def test_idle_consumers_are_woken_for_what_was_rescued(engine: Engine) -> None:
+def test_idle_consumers_are_woken_for_rescued_jobs(engine: Engine) -> None:
     peer = register_consumer(engine, "one")
     one(engine, "one")
     listener = engine.db.listener()
@@ -189,7 +189,7 @@ def test_idle_consumers_are_woken_for_what_was_rescued(engine: Engine) -> None:
     eventually(listener.woken)
 
 
-# Rescue against what the dead one still says: a late word changes nothing, an early one stands.
+# Rescue against reports of the dead consumer: a late report changes nothing, an early one stands.
 
 
 def rescued(engine: Engine, job: Claimed) -> None:
@@ -251,7 +251,7 @@ LATE: dict[str, Callable[[Engine, Claimed], object]] = {
         given_back_by_rescue_and_taken,
     ],
 )
-def test_a_late_word_of_one_that_was_taken_for_dead_changes_nothing(
+def test_a_late_report_of_a_consumer_declared_dead_changes_nothing(
     engine: Engine,
     taken: Callable[[Engine, Claimed], None],
     late: Callable[[Engine, Claimed], object],
@@ -264,7 +264,7 @@ def test_a_late_word_of_one_that_was_taken_for_dead_changes_nothing(
 
 
 @pytest.mark.parametrize("word", ["finish", "finish as failed", "finish for another attempt"])
-def test_what_ended_before_the_rescue_stays_as_it_ended(engine: Engine, word: str) -> None:
+def test_a_job_that_ended_before_the_rescue_keeps_its_outcome(engine: Engine, word: str) -> None:
     job = one(engine, "one")
     LATE[word](engine, job)
     before = everything()
