@@ -17,13 +17,19 @@ from django.db import connections
 
 from djjp import conf
 from djjp.consumer.consumer import Consumer
-from djjp.consumer.recycling import Watched, code_changed, memory_over, supervisor_gone, watching
+from djjp.consumer.recycling import (
+    ExitCondition,
+    check_exit_conditions,
+    code_changed,
+    memory_over,
+    supervisor_gone,
+)
 from djjp.models import Job
 
 logger = logging.getLogger("djjp.consumer")
 
-# How a process ends. Only a supervisor gets to see the last one: the child has done its share, there
-# may be more to do, and another child is to take its place.
+# Exit codes. RECYCLE is for a supervisor only: the child ended as planned, work can be left, and another
+# child must replace it.
 GRACEFUL, GAVE_BACK, RECYCLE = 0, 1, 3
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -41,17 +47,17 @@ def consume(
     reload: bool = False,
     supervisor: int | None = None,
 ) -> int:
-    """Run a consumer until a signal, `drain`, `max_jobs` or `max_rss` ends it; returns the exit code.
+    """Run a consumer until a signal, `drain`, `max_jobs` or `max_rss` ends it, and return the exit code.
 
-    A SIGTERM or SIGINT lets the running jobs end; a second one, or SIGQUIT, gives them back and ends
-    the process. A consumer that has a supervisor leaves the counting to it: any number of SIGTERMs is
-    one, and a SIGINT, which a terminal sends to the whole process group, is not for it.
+    A SIGTERM or SIGINT lets the running jobs end; a second one, or SIGQUIT, releases them and ends the
+    process. A consumer with a supervisor does not count signals, because its supervisor does: it takes
+    any number of SIGTERMs as one, and ignores SIGINT, which a terminal sends to the whole process group.
 
     Args:
         queues, exclude_queues, drain, max_jobs, concurrency: as `Consumer` takes them.
-        max_rss: MB of memory above which it takes no more jobs and ends when the running ones have.
-        reload: end likewise when the code changes.
-        supervisor: process id of the supervisor that started this process, if one did.
+        max_rss: MB of memory above which it claims no more jobs and ends after the running ones.
+        reload: end in the same way when the code changes.
+        supervisor: process id of the supervisor that started this process; None without one.
 
     Raises:
         ImproperlyConfigured: as `require()` does.
@@ -68,14 +74,14 @@ def consume(
         shutdown_timeout=settings.shutdown_timeout,
     )
     ending = _Ending(consumer, supervised=supervisor is not None)
-    watched = _watched(ending, max_rss=max_rss, supervisor=supervisor, reload=reload)
+    conditions = _exit_conditions(ending, max_rss=max_rss, supervisor=supervisor, reload=reload)
     where = "all queues" if queues is None else ", ".join(queues)
     if exclude_queues:
-        where += f" but {', '.join(exclude_queues)}"
-    with ending.by_signals(), watching(consumer.name, watched):
+        where += f" except {', '.join(exclude_queues)}"
+    with ending.by_signals(), check_exit_conditions(consumer.name, conditions):
         logger.info("consumer %s serves %s", consumer.name, where)
-        # What is loaded by now stays. To walk through it takes a collection 40 ms and more, and the first
-        # comes with the first jobs.
+        # The objects loaded so far stay for good. A garbage collection that walks through them takes 40 ms
+        # and more, and the first one would delay the first jobs.
         gc.freeze()
         try:
             ended = consumer.run()
@@ -87,7 +93,7 @@ def consume(
         again = supervisor is not None and (full or lost or ending.retired)
         code = GAVE_BACK if not ended else RECYCLE if again else GRACEFUL
         if not ended or lost:
-            # Threads still run jobs that were given back or given up: no exit handler may wait for them.
+            # Threads still run jobs that were released or abandoned: no exit handler must wait for them.
             logging.shutdown()
             sys.stdout.flush()
             sys.stderr.flush()
@@ -95,22 +101,22 @@ def consume(
     return code
 
 
-def _watched(
+def _exit_conditions(
     ending: _Ending, *, max_rss: int | None, supervisor: int | None, reload: bool
-) -> list[Watched]:
-    """What else ends the consumer, each with how."""
-    watched = []
+) -> list[ExitCondition]:
+    """Return the exit conditions that the options ask for."""
+    conditions = []
     if max_rss is not None:
-        watched.append(Watched(memory_over(max_rss), ending.retire))
+        conditions.append(ExitCondition(memory_over(max_rss), ending.retire))
     if supervisor is not None:
-        watched.append(Watched(supervisor_gone(supervisor), ending.gracefully))
+        conditions.append(ExitCondition(supervisor_gone(supervisor), ending.gracefully))
     if reload:
-        watched.append(Watched(code_changed(), ending.retire, logging.INFO))
-    return watched
+        conditions.append(ExitCondition(code_changed(), ending.retire, logging.INFO))
+    return conditions
 
 
 def require() -> None:
-    """Look whether a consumer can run at all.
+    """Check that a consumer can run.
 
     Raises:
         ImproperlyConfigured: the queue's database has no tables yet.
@@ -123,46 +129,52 @@ def require() -> None:
 
 
 class _Ending:
-    """Tells one consumer to end, in the way that whoever asks has in mind."""
+    """Ends one consumer, at the request of a signal or an exit condition."""
 
     def __init__(self, consumer: Consumer, *, supervised: bool) -> None:
         self.retired = False
         self._consumer = consumer
         self._supervised = supervised
         self._signals = 0
-        self._first = [True]
+        # Taken by the first stop. `list.pop` is atomic and takes no lock, so a signal handler can stop the
+        # consumer even when it interrupts the thread that is just doing so.
+        self._stop_token = [True]
 
     def gracefully(self) -> None:
-        """Let the running jobs end within the shutdown timeout; asked again, this does nothing."""
-        with suppress(IndexError):  # to take the token is atomic: of several threads one stops it
-            self._first.pop()
+        """Let the running jobs end within the shutdown timeout; only the first call has an effect."""
+        with suppress(IndexError):  # another thread, or an earlier signal, has taken the token
+            self._stop_token.pop()
             self._consumer.stop()
 
     def at_once(self) -> None:
-        """Give the running jobs back."""
+        """Release the running jobs and end."""
         self.gracefully()
         self._consumer.stop()
 
     def retire(self) -> None:
-        """Claim no more and end when the running jobs have, however long they take."""
+        """Claim no more jobs and end after the running ones, however long they take."""
         self.retired = True
         self._consumer.retire()
 
     @contextmanager
     def by_signals(self) -> Iterator[None]:
-        """Signals reach the main thread only; a consumer on another one is stopped by `stop()`."""
+        """End the consumer by signals while the block runs.
+
+        Signals reach the main thread only; a consumer on another thread is stopped by `stop()`.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         before = [signal.signal(number, self._signalled) for number in _SIGNALS]
         if self._supervised:
-            # Held back by the supervisor, so that none came while this process was starting.
+            # The supervisor starts its children with SIGINT blocked, so that none arrives during startup.
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         try:
             yield
         finally:
             for number, handler in zip(_SIGNALS, before, strict=True):
-                # A child is about to end, and its exit code is to say how its jobs did.
+                # A child is about to end: a late signal must not replace its exit code, which reports
+                # how its jobs ended.
                 signal.signal(number, signal.SIG_IGN if self._supervised else handler)
 
     def _signalled(self, number: int, frame: Any) -> None:
@@ -170,6 +182,9 @@ class _Ending:
             self.at_once()
         elif not self._supervised:
             self._signals += 1
-            self.gracefully() if self._signals == 1 else self.at_once()
+            if self._signals == 1:
+                self.gracefully()
+            else:
+                self.at_once()
         elif number == signal.SIGTERM:
             self.gracefully()

@@ -1,7 +1,7 @@
-"""What a consumer process watches beside its jobs: its memory, its supervisor, its code.
+"""Exit conditions of a consumer process beside its jobs: its memory, its supervisor, its code.
 
-Each is looked at about once a second, on a thread that ends with the consumer. None of them cuts a
-job off: what they ask for is that the consumer ends in its own time.
+Each condition is checked about once a second, on a thread that ends with the consumer. None of them
+interrupts a job: each lets the consumer end after its running jobs.
 """
 
 from __future__ import annotations
@@ -20,61 +20,71 @@ from django.utils import autoreload
 
 logger = logging.getLogger("djjp.consumer")
 
-_LOOK_EVERY = 1.0
+_CHECK_SECONDS = 1.0
 _MB = 1024 * 1024
 _STATM = Path("/proc/self/statm")
 
 
-class Watched(NamedTuple):
-    """One thing to look at: `found` says in words what has come about, and `then` is called once."""
+class ExitCondition(NamedTuple):
+    """A reason to end the consumer.
 
-    found: Callable[[], str | None]
-    then: Callable[[], None]
+    Attributes:
+        check: returns the reason in words, to follow the consumer's name; None while there is none.
+        end: ends the consumer; called once, when `check` first returns a reason.
+        level: of the log line.
+    """
+
+    check: Callable[[], str | None]
+    end: Callable[[], None]
     level: int = logging.WARNING
 
 
 def memory_over(limit: int) -> Callable[[], str | None]:
-    """Whether this process holds more than so many MB of memory."""
+    """Return a check for this process holding more than `limit` MB of memory."""
 
-    def found() -> str | None:
+    def check() -> str | None:
         held = resident_memory() / _MB
-        return f"holds {held:.0f} MB of memory, more than the {limit} allowed" * (held > limit)
+        if held > limit:
+            return f"holds {held:.0f} MB of memory, more than the {limit} allowed"
+        return None
 
-    return found
+    return check
 
 
 def supervisor_gone(pid: int) -> Callable[[], str | None]:
-    """Whether the process that started this one has ended: then somebody else is the parent."""
+    """Return a check for the end of the supervisor `pid`: this process then gets another parent."""
 
-    def found() -> str | None:
-        return f"has lost its supervisor, process {pid}" * (os.getppid() != pid)
+    def check() -> str | None:
+        if os.getppid() != pid:
+            return f"has lost its supervisor, process {pid}"
+        return None
 
-    return found
+    return check
 
 
 def code_changed() -> Callable[[], str | None]:
-    """Whether a file has changed, from this call on, for which Django's own server would start anew."""
+    """Return a check for changes, from this call on, for which Django's own server would restart."""
     reloader = autoreload.StatReloader()
     autoreload.autoreload_started.send(sender=reloader)
     seen = dict(reloader.snapshot_files())
 
-    def found() -> str | None:
+    def check() -> str | None:
         for path, mtime in reloader.snapshot_files():
             if seen.setdefault(path, mtime) < mtime:
                 seen[path] = mtime
                 try:
-                    # Asks who else can deal with it, as the template engine can; if nobody does, this is
-                    # how Django says that the process has to end.
+                    # Django first offers the change to receivers that can apply it without a restart,
+                    # as the template engine can. When none does, it raises SystemExit.
                     reloader.notify_file_changed(path)
                 except SystemExit:
                     return f"runs code that has changed ({path})"
         return None
 
-    return found
+    return check
 
 
 def resident_memory() -> int:
-    """Bytes of memory that this process holds; where the system does not tell, the most it ever held."""
+    """Return the bytes of memory that this process holds; without /proc, the most that it ever held."""
     try:
         return int(_STATM.read_text().split()[1]) * resource.getpagesize()
     except OSError:
@@ -83,28 +93,30 @@ def resident_memory() -> int:
 
 
 @contextmanager
-def watching(name: str, watched: Sequence[Watched]) -> Iterator[None]:
-    """Look at what is watched for as long as the block runs.
+def check_exit_conditions(name: str, conditions: Sequence[ExitCondition]) -> Iterator[None]:
+    """Check the conditions on a thread while the block runs.
 
     Args:
-        name: who this is, for the log.
+        name: of the consumer, for the log.
     """
     over = threading.Event()
 
-    def look() -> None:
-        left = list(watched)
-        while left and not over.wait(_LOOK_EVERY):
-            for each in list(left):
+    def work() -> None:
+        pending = list(conditions)
+        while pending and not over.wait(_CHECK_SECONDS):
+            for condition in list(pending):
                 try:
-                    if what := each.found():
-                        left.remove(each)
-                        each.then()
-                        logger.log(each.level, "consumer %s %s; ends after its jobs", name, what)
+                    if reason := condition.check():
+                        pending.remove(condition)
+                        condition.end()
+                        logger.log(
+                            condition.level, "consumer %s %s; ends after its jobs", name, reason
+                        )
                 except Exception:
-                    logger.exception("consumer %s cannot look at what it watches", name)
+                    logger.exception("consumer %s: the check of an exit condition raised", name)
 
-    if watched:
-        threading.Thread(target=look, name="djjp-watch", daemon=True).start()
+    if conditions:
+        threading.Thread(target=work, name="djjp-exit-conditions", daemon=True).start()
     try:
         yield
     finally:
