@@ -177,7 +177,9 @@ class Execution:
             try:
                 copy_context().run(self.job.on_finished, outcome, self.consumer)
             except BaseException:
-                logger.exception("%s %s has ended, and then", self.claimed.name, self.claimed.id)
+                logger.exception(
+                    "%s %s: an on-finish hook raised", self.claimed.name, self.claimed.id
+                )
         return outcome
 
     def interrupt(self, kind: type[JobInterrupted], thread: int) -> None:
@@ -227,7 +229,10 @@ class Execution:
                 return durations.seconds("after", error.after)
             return retries.pause(job.options.backoff, number)
         except BaseException:
-            logger.exception("the backoff of %s is of no use; it pauses as by default", job.name)
+            logger.exception(
+                "backoff of job %s raised or returned no duration; using the default backoff",
+                job.name,
+            )
             return retries.exponential(number)
 
     def _ended(self, state: State, **more: Any) -> Outcome:

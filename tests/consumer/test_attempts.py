@@ -259,7 +259,7 @@ def test_a_function_that_raises_costs_the_job_no_attempt_and_the_log_says_so(
     handle.refresh()
     assert (handle.state, told(handle)) == ("scheduled", ["first"])
     assert 0 < pause(handle) < 1.5
-    assert f"the backoff of {work.name} is of no use" in caplog.text
+    assert f"backoff of job {work.name} raised or returned no duration" in caplog.text
     make_due(handle)
     drain()
     assert handle.join(0) == "done"

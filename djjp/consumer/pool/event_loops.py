@@ -113,7 +113,7 @@ class LoopThread:
                 loop.run_forever()
             except BaseException:
                 # As when a task that a job has started raises SystemExit. The job hears of it too.
-                logger.exception("the event loop was to end; it goes on")
+                logger.exception("a task stopped the event loop; restarting it")
         shutdown_loop(loop)
 
 
@@ -123,6 +123,7 @@ def shutdown_loop(loop: asyncio.AbstractEventLoop) -> None:
     for task in left:
         task.cancel()
     with suppress(BaseException):
-        loop.run_until_complete(asyncio.wait(left, timeout=1.0)) if left else None
+        if left:
+            loop.run_until_complete(asyncio.wait(left, timeout=1.0))
         loop.run_until_complete(loop.shutdown_asyncgens())
     loop.close()
