@@ -1,4 +1,4 @@
-"""Loops: event loops that last from one coroutine job to the next, on a pool's thread or on their own."""
+"""Event loops that persist between coroutine jobs, on a pool's thread or on a thread of their own."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ logger = logging.getLogger("djjp.consumer")
 
 
 class PersistentLoop:
-    """Runs coroutine jobs on the thread that calls it, one at a time.
+    """Runs coroutine jobs on the calling thread, one at a time.
 
-    What a job starts and does not await stays on the loop, and goes on while a later job runs there.
+    Tasks that a job starts and does not await stay on the loop, and continue while a later job runs there.
     """
 
     def __init__(self, threads: ThreadCache) -> None:
@@ -36,26 +36,26 @@ class PersistentLoop:
         while not task.done():
             try:
                 loop.run_until_complete(task)
-            except JobInterrupted:  # it has struck the loop itself
+            except JobInterrupted:  # raised in the loop's own code, outside the job
                 if execution.is_coroutine:
                     task.cancel()
-            except BaseException:  # noqa: BLE001, S112  (a task beside it wants to exit; its outcome tells)
+            except BaseException:  # noqa: BLE001, S112  (another task wants to exit; its outcome shows it)
                 continue
         return task.result()
 
     def close(self) -> None:
-        """Cancel what is left on the loop, and close it."""
+        """Cancel the tasks that are left on the loop, and close it."""
         if (loop := self._loop) is not None:
             self._loop = None
             shutdown_loop(loop)
 
 
 class LoopThread:
-    """An event loop on a thread of its own, begun with the first call.
+    """An event loop on a thread of its own, started by the first call.
 
     Args:
-        context: what is called is called in.
-        runs: what runs there; while there is something a watchdog looks on.
+        context: in which the loop calls functions.
+        runs: the jobs that run there; a watchdog observes the loop while there are any.
     """
 
     def __init__(self, context: Context, runs: Collection[object]) -> None:
@@ -68,7 +68,7 @@ class LoopThread:
         self._lock = threading.Lock()
 
     def call(self, function: Callable[..., object], *args: object) -> None:
-        """Have the loop call a function soon; on any thread."""
+        """Have the loop call a function soon. Can be called on any thread."""
         loop = self._loop or self._start()
         if threading.get_ident() == self._thread.ident:
             loop.call_soon(function, *args, context=self._context)
@@ -77,18 +77,18 @@ class LoopThread:
                 loop.call_soon_threadsafe(function, *args, context=self._context)
 
     def watch(self) -> None:
-        """There is something in `runs`."""
+        """Wake the watchdog, because `runs` is no longer empty."""
         self._watchdog.wake()
 
     def current_job(self) -> CurrentJob | None:
-        """The job whose code the loop runs at this moment."""
+        """Return the job whose code the loop runs at this moment."""
         return self._watchdog.current_job()
 
     def close(self) -> None:
-        """Cancel what is on the loop, and end it."""
+        """Cancel the tasks on the loop, and end its thread."""
         self._closed = True
         if (loop := self._loop) is not None:
-            with suppress(RuntimeError):  # it has ended by itself
+            with suppress(RuntimeError):  # the loop has already ended
                 loop.call_soon_threadsafe(loop.stop)
             self._watchdog.close()
             if not self._runs:
@@ -112,13 +112,13 @@ class LoopThread:
             try:
                 loop.run_forever()
             except BaseException:
-                # As when a task that a job has started raises SystemExit. The job hears of it too.
+                # For example, a task that a job has started raised SystemExit. The job receives the exception too.
                 logger.exception("a task stopped the event loop; restarting it")
         shutdown_loop(loop)
 
 
 def shutdown_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """Cancel what is left on a loop that does not run, let it end, and close the loop."""
+    """Cancel the tasks that are left on a stopped loop, let them end, and close the loop."""
     left = asyncio.all_tasks(loop)
     for task in left:
         task.cancel()
