@@ -13,7 +13,6 @@ NOT_YET_CLEAN: set[str] = {
     "consumer.execution",
     "consumer.inline",
     "consumer.maintenance",
-    "consumer.pool.loop_watchdog",
     "consumer.pool.sync_threads",
     "consumer.rate_starts",
     "consumer.read_ahead",

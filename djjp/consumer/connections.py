@@ -1,8 +1,8 @@
 """Database connections around a job: none is left broken, too old, or open to the queue.
 
 What Django does at the ends of a request (`close_old_connections`) is done at the ends of a job, on
-the job's thread. To ask Django for a thread's connections costs more than a small job does, so a
-thread that is known to have none open is not asked.
+the job's thread. Listing a thread's connections costs more than a small job does, so it is skipped for
+a thread that is known to have none open.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def tidy() -> None:
 
 @contextmanager
 def preserve() -> Iterator[None]:
-    """Jobs run on this thread's own connections: leave those as they are, and close those that they open."""
+    """Keep this thread's open connections as they are for the jobs of the block; close those the jobs open."""
     before = {id(connection) for connection in _open()}
     outer, _thread.kept = _thread.kept, True
     try:
@@ -67,8 +67,8 @@ def _open() -> list[Any]:
 def replace() -> None:
     """Close this thread's connections and forget them, so that the next use makes new ones.
 
-    For when an exception has struck wherever the thread just was: Django may be left in the belief that
-    a transaction is open, and then no job on this thread could use the connection again.
+    Needed after an exception was raised at an arbitrary point of the thread: Django can be left assuming
+    that a transaction is open, and then no job on this thread could use the connection again.
     """
     for connection in connections.all(initialized_only=True):
         with suppress(Exception):  # whatever state it is in

@@ -1,8 +1,8 @@
-"""The watchdog: names the job that keeps an event loop from its other coroutines.
+"""The watchdog: logs the job that blocks an event loop.
 
-It looks from a thread of its own at what the loop's thread does, and costs the loop nothing: what the loop
-runs is a `Handle`, and one that is met again and again has been running all that time. A handle's
-context tells whose it is, also where a job has started tasks of its own.
+It samples the loop's thread from a thread of its own, and costs the loop nothing: what the loop runs is a
+`Handle`, and a handle found in successive samples has been running all that time. A handle's context
+names its job, also in tasks that the job has started.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from djjp.jobs.current import CurrentJob, running
 
 logger = logging.getLogger("djjp.consumer")
 
-#: Seconds for which a job may keep the loop to itself.
+#: Seconds for which a job can block the loop before it is logged.
 LONGEST = 0.1
-#: Seconds between two looks.
+#: Seconds between two samples.
 TICK = 0.025
-#: Seconds for which jobs of one name are not named again.
+#: Seconds for which jobs of one name are not logged again.
 QUIET = 60.0
 # Seconds without any job after which the watchdog sleeps.
 _IDLE = 2.0
-# How many of the innermost calls are shown.
+# Number of innermost calls that are logged.
 _CALLS = 6
 
-_RUN = asyncio.Handle._run.__code__  # noqa: SLF001  (the one frame that all of a loop's work has)
+_RUN = asyncio.Handle._run.__code__  # noqa: SLF001  (the one frame below all work of a loop)
 _HERE = str(Path(__file__).parent)
 
 
@@ -41,7 +41,7 @@ class LoopWatchdog:
     """Watches one loop's thread.
 
     Args:
-        runs: what runs there; nobody looks while it is empty.
+        runs: the jobs that run there; the watchdog sleeps while there are none.
     """
 
     def __init__(self, thread: threading.Thread, runs: Collection[object]) -> None:
@@ -53,7 +53,7 @@ class LoopWatchdog:
         threading.Thread(target=self._watch, name="djjp-watchdog", daemon=True).start()
 
     def wake(self) -> None:
-        """There is a job on the loop."""
+        """Start sampling, because the loop has a job."""
         if not self._awake.is_set():
             self._awake.set()
 
@@ -62,7 +62,7 @@ class LoopWatchdog:
         self._awake.set()
 
     def current_job(self) -> CurrentJob | None:
-        """The job whose code the loop runs at this moment."""
+        """Return the job whose code the loop runs at this moment."""
         found = self._look()
         return None if found is None else _job(found.handle)
 
@@ -77,7 +77,7 @@ class LoopWatchdog:
                 busy_at = now
             elif now - busy_at > _IDLE:
                 self._awake.clear()
-                if self._runs:  # it came just before
+                if self._runs:  # a job came just before the clear
                     self._awake.set()
             found = self._look()
             if found is None or found.handle is not last:
@@ -113,20 +113,20 @@ class LoopWatchdog:
 
 
 class _Found(NamedTuple):
-    """What the loop runs, and the innermost frame of it."""
+    """The handle that the loop runs, and its innermost frame."""
 
     handle: asyncio.Handle
     top: FrameType
 
 
 def _job(handle: asyncio.Handle) -> CurrentJob | None:
-    context = handle._context  # type: ignore[attr-defined]  # noqa: SLF001  (no other way tells)
+    context = handle._context  # type: ignore[attr-defined]  # noqa: SLF001  (no public way to read it)
     job: CurrentJob | None = context.get(running)
     return job
 
 
 def _where(top: FrameType) -> str:
-    """The calls beneath the loop and this package, outermost first."""
+    """Return the calls below those of the loop and this package, outermost first."""
     calls: list[tuple[FrameType, int]] = []
     for frame, line in traceback.walk_stack(top):
         if frame.f_code is _RUN:
