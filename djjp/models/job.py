@@ -37,7 +37,7 @@ class OnCrash(models.TextChoices):
 
 
 class Flag:
-    """The needs of a job beyond being run, as bits of `Job.flags`; the flags of a plain job are 0 and cost nothing.
+    """The needs of a job beyond being run, as bits of `Job.flags`. A plain job has 0, which costs nothing.
 
     They are plain integers, because a turn tests them for each job.
     """
