@@ -280,13 +280,13 @@ def test_who_can_look_only_now_and_then_finds_the_dead_all_the_same(engine: Engi
 def asked(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names whose locks were tried."""
     names: list[str] = []
-    is_held = type(engine).is_held
+    is_locked = type(engine.consumers).is_locked
 
     def spy(self: Any, name: str) -> bool:
         names.append(name)
-        return is_held(self, name)
+        return is_locked(self, name)
 
-    monkeypatch.setattr(type(engine), "is_held", spy)
+    monkeypatch.setattr(type(engine.consumers), "is_locked", spy)
     return names
 
 
