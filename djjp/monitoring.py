@@ -1,25 +1,17 @@
-"""Counts of jobs, consumers with their running jobs, and the latest jobs; and pruning on request."""
+"""Counts of jobs, consumers with their running jobs, and the latest jobs."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections import defaultdict
-from collections.abc import Sequence
 from datetime import datetime
-from functools import partial
 from typing import NamedTuple
-from uuid import UUID
 
 from django.db.models import Count, Min
 
-from djjp import conf, engine
-from djjp.durations import seconds
+from djjp import engine
 from djjp.engine import Engine
 from djjp.models import Consumer, Job, State
-
-#: How many rows a step of pruning looks at.
-PRUNE_ROWS = 1000
 
 
 class RunningJobs(NamedTuple):
@@ -95,38 +87,3 @@ def latest_jobs(
             .order_by("-pk")[:limit]
         )
     )
-
-
-def prune(keep_succeeded: float | None = None, keep_failed: float | None = None) -> int:
-    """Delete the jobs that ended long enough ago, in small batches; returns how many there were.
-
-    Args:
-        keep_succeeded: seconds for which succeeded jobs are kept; by default as the settings say.
-        keep_failed: likewise for failed and cancelled ones.
-    """
-    settings = conf.current()
-    kept = [
-        ((State.SUCCEEDED,), keep_succeeded, settings.keep_succeeded),
-        ((State.FAILED, State.CANCELLED), keep_failed, settings.keep_failed),
-    ]
-    total = 0
-    for states, given, usual in kept:
-        keep = usual if given is None else given
-        if keep is not None:
-            total += _prune(states, time.time() - seconds("keep", keep))
-    return total
-
-
-def _prune(states: Sequence[State], before: float) -> int:
-    total, after = 0, None
-    while True:
-        count, after = engine.run(partial(_prune_some, states, before, after))
-        total += count
-        if after is None:
-            return total
-
-
-def _prune_some(
-    states: Sequence[State], before: float, after: UUID | None, engine: Engine
-) -> tuple[int, UUID | None]:
-    return engine.pruning.prune(states, before, after, PRUNE_ROWS)

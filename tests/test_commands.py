@@ -15,8 +15,9 @@ from django.core.management import call_command
 from django.test import override_settings
 from django.utils import timezone
 
-from djjp import monitoring, run_many
-from djjp.consumer.maintenance import Walk
+from djjp import run_many
+from djjp.consumer import pruner
+from djjp.consumer.pruner import Pruner
 from djjp.engine import Engine
 from djjp.exceptions import JobNotRegistered
 from djjp.models import Attempt, Job, Queue, State
@@ -354,7 +355,7 @@ def test_prune_takes_other_spans(
 def test_prune_walks_over_all_rows_in_steps(
     engine: Engine, djjp: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(monitoring, "PRUNE_ROWS", 7)
+    monkeypatch.setattr(pruner, "PRUNE_ROWS", 7)
     for state in (State.SUCCEEDED, State.FAILED):
         for _ in range(15):
             ended(state, ago=100)
@@ -368,7 +369,7 @@ def test_prune_walks_over_all_rows_in_steps(
 
 def test_prune_does_what_consumers_do_in_their_turns(engine: Engine, djjp: Any) -> None:
     old = [ended(ago=40 * 24 * 3600), ended(State.FAILED, ago=40 * 24 * 3600), ended(ago=60)]
-    walk = Walk()
+    walk = Pruner()
     while walk.step(engine):
         pass
     by_consumers = set(Job.objects.values_list("pk", flat=True))
@@ -389,7 +390,7 @@ def test_a_job_that_is_retried_while_it_is_pruned_stays(engine: Engine) -> None:
         return execute(sql, params, many, context)
 
     with engine.db.connection.execute_wrapper(retry_first):
-        assert monitoring.prune(0, 0) == 0
+        assert pruner.prune(0, 0) == 0
 
     assert retried == [1]
     assert Job.objects.get().state == "ready"

@@ -1,4 +1,4 @@
-"""A consumer's life: it appears, takes its turns, rests, and ends; or loses the database and finds it again."""
+"""A consumer's life: it appears, takes turns, waits, and ends; it survives outages of its database."""
 
 from __future__ import annotations
 
@@ -9,39 +9,42 @@ from collections.abc import Sequence
 from django.db import Error as DatabaseError
 
 from djjp import conf
-from djjp.consumer.liveness import Presence, new_name
+from djjp.consumer.call_queue import CallQueue
+from djjp.consumer.claiming import Claimer
+from djjp.consumer.heartbeat import ConsumerName, Heartbeat
+from djjp.consumer.ledger import Ledger
 from djjp.consumer.maintenance import Maintenance
+from djjp.consumer.outage import Outage
+from djjp.consumer.pool import Pool
+from djjp.consumer.pool.coroutines import AsyncPool
+from djjp.consumer.pool.threads import ThreadPool
 from djjp.consumer.read_ahead import LONGEST
-from djjp.consumer.serving import Serving, parse
-from djjp.consumer.start_journal import Begun
-from djjp.consumer.turn import Turns
-from djjp.consumer.wakeup import wait
-from djjp.engine import Claimed, Listener, current
-from djjp.models import Flag
+from djjp.consumer.serving import QueueSelector, parse
+from djjp.consumer.turn import Turn
+from djjp.consumer.wakeup import Wakeup, wait
+from djjp.engine import Listener, current
 from djjp.outbox import table
 from djjp.outbox.sweeper import Sweeper
 
 logger = logging.getLogger("djjp.consumer")
 
-# After a turn that the database refused: seconds until the next, doubled up to the last.
-_FIRST_PAUSE, _LAST_PAUSE = 0.1, 5.0
-# Seconds after which a consumer looks at the queue though nobody woke it.
-_LOOK_EVERY = 1.0
-# Seconds that a consumer which has to end gives a database that is away.
-_LAST_WORD = 3.0
+#: Seconds after which a consumer polls the queue, in case a wake-up was missed.
+_POLL_EVERY = 1.0
+#: Seconds that a consumer which must end waits for a database that is away.
+_LAST_WAIT = 3.0
 
 
-class Consumer(Turns):
-    """Claims jobs and runs them until it is told to stop.
+class Consumer:
+    """Claims jobs and runs them until it is stopped.
 
     Args:
-        limit: how many jobs run at the same time.
+        limit: the number of jobs that run at the same time.
         queues: the queues to serve: names or patterns such as `report.*`, the first of them first, or
             with weights such as `mail:3`; None for all.
         exclude_queues: names or patterns of queues not to serve.
         drain: stop when no job is left to run.
         max_jobs: stop after this many executions.
-        shutdown_timeout: seconds that running jobs get to end once the consumer was told to stop.
+        shutdown_timeout: seconds that running jobs get to end once the consumer was stopped.
         concurrency: "threads" or "asyncio"; None for `DJJP["concurrency"]`.
     """
 
@@ -56,24 +59,58 @@ class Consumer(Turns):
         shutdown_timeout: float = 25.0,
         concurrency: str | None = None,
     ) -> None:
-        super().__init__(
-            limit,
-            Serving(None if queues is None else parse(queues), exclude_queues),
-            max_jobs,
-            concurrency=concurrency or conf.current().concurrency,
-        )
-        # Kept to the end of the process: Linux takes some 10 ms to let go of what hears a file's writes.
-        self._listener: Listener | None = None
-        self._presence: Presence
-        self._maintenance: Maintenance
+        self._engine = current()
+        self._limit = limit
         self._drain = drain
         self._shutdown_timeout = shutdown_timeout
-        self._sweeper = Sweeper(self._call_queue.call, table.outboxes())
-        self._look_at = 0.0  # when to look though nobody rang
-        self._stop_by = 0.0
-        self._enforce_at = 0.0
+        self._concurrency = concurrency or conf.current().concurrency
+        self._queues = QueueSelector(None if queues is None else parse(queues), exclude_queues)
 
-    # What other threads call
+        self._wakeup = Wakeup()
+        self._call_queue = CallQueue(self._wakeup)
+        self._ledger = Ledger(self._engine, ConsumerName.new().text, self._wakeup.set)
+        self._pool: Pool = (AsyncPool if self._concurrency == "asyncio" else ThreadPool)(
+            limit,
+            on_outcome=self._ledger.report,
+            on_progress=self._ledger.report_progress,
+            call_queue=self._call_queue,
+        )
+        self._claimer = Claimer(
+            self._engine,
+            self._ledger,
+            self._queues,
+            limit=limit,
+            max_jobs=max_jobs,
+            on_pause=self._give_back_waiting,
+        )
+        self._turn = Turn(self._engine, self._ledger, self._claimer, self._call_queue, self._pool)
+        self._sweeper = Sweeper(self._call_queue.call, table.outboxes())
+        self._heartbeat: Heartbeat
+        self._maintenance: Maintenance
+        # Kept until the process ends: Linux takes some 10 ms to remove a watch on a file.
+        self._listener: Listener | None = None
+        self._outage: Outage | None = None
+        self._stops = 0
+        self._poll_at = 0.0  # next poll, in case a wake-up was missed
+        self._stop_by = self._enforce_at = 0.0
+        self._worked_at = time.monotonic()
+
+    @property
+    def name(self) -> str:
+        """The name under which this consumer claims at present."""
+        return self._ledger.owner
+
+    @property
+    def executed(self) -> int:
+        """The number of executions whose outcomes are written."""
+        return self._ledger.executed
+
+    @property
+    def abandoned_threads(self) -> int:
+        """The number of threads that were abandoned, with jobs that cannot be stopped."""
+        return self._pool.abandoned
+
+    # Called by other threads and signal handlers
 
     def stop(self) -> None:
         """Claim no more and let the running jobs end; a second call gives them back at once.
@@ -82,180 +119,182 @@ class Consumer(Turns):
         """
         self._stops += 1
         self._stop_by = 0.0 if self._stops > 1 else time.monotonic() + self._shutdown_timeout
+        self._claimer.stopped = True
         self._wakeup.set()
 
     def retire(self) -> None:
-        """Claim no more and end once the running jobs have, however long they take."""
-        self._max_jobs = 0
+        """Claim no more and end once the running jobs have ended, however long they take."""
+        self._claimer.max_jobs = 0
         self._wakeup.set()
-
-    @property
-    def abandoned_threads(self) -> int:
-        """Number of threads given up, each with a job that cannot be stopped."""
-        return self._pool.abandoned
 
     # The coordinator
 
     def run(self) -> bool:
-        """Work until stopped; returns whether each job that was begun ended here."""
-        self._engine = current()
+        """Work until stopped; return whether each job that was started ended here."""
         self._sweeper.start()
-        pause = _FIRST_PAUSE
         try:
-            while True:
-                self._enforce_at = time.monotonic() + self._pool.enforce()
-                try:
-                    if self._listener is None:
-                        self._appear()
-                        self._listener = self._engine.db.listener()
-                    elif pause > _FIRST_PAUSE:
-                        self._reconcile()
-                    if doubted := self._begun.is_doubted():
-                        self._maintenance.cut_off()
-                    self._maintenance.beat()
-                    if doubted:
-                        self._begun.go_on()
-                    self._look(self._listener)
-                    self._turn()
-                    if self._maintenance.work(ending=self._stops > 0):
-                        self._may_have_ready = True
-                    if self._over():
-                        self._presence.end()
-                        break
-                    pause = _FIRST_PAUSE
-                    self._rest(self._listener)
-                except DatabaseError as error:
-                    logger.warning(
-                        "the queue's database refused (%s); again in %.1f s",
-                        " ".join(str(error).split()),
-                        pause,
-                    )
-                    self._call_queue.requeue()
-                    if not self._recover(pause):
-                        logger.error("%d jobs are left to be rescued", len(self._held))  # noqa: TRY400  (why was just said)
-                        return False
-                    pause = min(2 * pause, _LAST_PAUSE)
-            self._begun.close()
-            return not self._held
+            while self._attempt():
+                pass
+            if self._outage is not None:
+                return False
+            self._ledger.close()
+            return not self._ledger
         finally:
             self._call_queue.close()
             self._sweeper.stop()
             self._pool.close()
             self._wakeup.close()
 
-    def _appear(self) -> None:
-        """Show the others that this consumer lives, under its present name."""
-        self._presence = Presence(
-            self._engine, self.name, self._serving.names(), self._limit, self._concurrency
-        )
-        self._presence.begin()
-        self._begun = Begun(self._engine.db.runtime_dir(), self.name, self._limit + LONGEST)
-        self._pool.assign(self.name, self._may_begin)
-        self._maintenance = Maintenance(self._engine, self._presence, self._lost)
+    def _attempt(self) -> bool:
+        """Take a step and wait for the next one, or wait for a database that is away; return whether to go on."""
+        self._enforce_at = time.monotonic() + self._pool.enforce()
+        try:
+            listener = self._connect()
+            self._step(listener)
+            if self._is_over():
+                self._heartbeat.deregister()
+                self._outage = None
+                return False
+            self._outage = None
+            self._wait(listener)
+        except DatabaseError as error:
+            return self._endure(error)
+        return True
 
-    def _lost(self) -> None:
-        """Others have taken this consumer for dead, and its jobs are theirs: go on as a new one."""
+    def _connect(self) -> Listener:
+        """Appear to other consumers, or take up the work after an outage; return the listener."""
+        if self._listener is None:
+            self._appear()
+            self._listener = self._engine.db.listener()
+        elif self._outage is not None:
+            self._ledger.reconcile()
+            self._maintenance.after_outage()
+        return self._listener
+
+    def _step(self, listener: Listener) -> None:
+        self._beat()
+        self._poll(listener)
+        if self._turn.run():
+            self._worked_at = time.monotonic()
+        if self._maintenance.work(ending=self._stops > 0):
+            self._claimer.may_have_ready = True
+
+    def _appear(self) -> None:
+        """Show other consumers that this one lives, under its present name."""
+        self._heartbeat = Heartbeat(
+            self._engine,
+            self.name,
+            queues=self._queues.names(),
+            limit=self._limit,
+            concurrency=self._concurrency,
+        )
+        self._heartbeat.register()
+        self._ledger.open_journal(self._engine.db.runtime_dir(), self._limit + LONGEST)
+        self._pool.assign(self.name, self._ledger.may_start)
+        self._maintenance = Maintenance(self._engine, self._heartbeat, self._on_declared_dead)
+
+    def _on_declared_dead(self) -> None:
+        """Go on as a new consumer: others have declared this one dead, and its jobs are theirs."""
         logger.error(
             "consumer %s was taken for dead; its %d jobs are no longer its own",
             self.name,
-            len(self._held),
+            len(self._ledger),
         )
         waiting = self._pool.drain_queue()
-        self._pool.cancel(self._held.values())
-        self._taken.update(set(self._held.values()).difference(waiting))
-        self._held.clear()
-        if waiting:
-            # Some may still be under its name: a turn that was frozen before its commit comes after the rescue.
-            self._release(waiting)
-        self._engine.consumers.release_lock(self.name)
-        self._begun.close()
-        self.name = new_name()
+        self._pool.cancel(self._ledger.held())
+        self._ledger.disown(waiting, ConsumerName.new().text)
         self._appear()
 
-    def _reconcile(self) -> None:
-        """After an outage, when nobody knows whether the last commit took place: see what is ours.
+    def _beat(self) -> None:
+        """Send a heartbeat if it is due, or if another consumer suspects that this one is dead."""
+        if suspected := self._ledger.is_suspected:
+            self._maintenance.after_outage()
+        self._maintenance.beat()
+        if suspected:
+            self._ledger.clear_suspicion()
 
-        What the queue says that this consumer runs, and it does not, is given back; what it holds and
-        the queue does not is dropped. An outcome is written anew behind the fence.
-        """
-        running = self._engine.consumers.running_jobs(self.name)
-        strange = [
-            Claimed(id, "", "", attempt, 0, Flag.HAS_DEPENDENTS)  # for all that is known here
-            for id, attempt in running.items()
-            if id not in self._held
-        ]
-        if strange:
-            self._release(strange)
-        self._maintenance.cut_off()
-
-    def _look(self, listener: Listener) -> None:
-        """Ask whether somebody wrote to the queue; if so, or if it has been a while, look into it."""
+    def _poll(self, listener: Listener) -> None:
+        """Read what others have changed, if the listener reports a write or the last poll is long ago."""
         now = time.monotonic()
-        if listener.woken() or now >= self._look_at:
-            self._look_at = now + _LOOK_EVERY
-            self._due = self._engine.jobs.next_due()
-            self._may_have_ready = True
-            self._pauses(self._engine.queues.paused(time.time()))
-            if self._held:
-                unwanted = self._engine.jobs.to_cancel(self.name)
-                self._pool.cancel(self._held[id] for id in unwanted if id in self._held)
+        if listener.woken() or now >= self._poll_at:
+            self._poll_at = now + _POLL_EVERY
+            self._claimer.refresh(time.time())
+            if self._ledger:
+                self._pool.cancel(self._ledger.held(self._engine.jobs.to_cancel(self.name)))
 
     # Waiting and ending
 
-    def _rest(self, listener: Listener) -> None:
+    def _wait(self, listener: Listener) -> None:
         """Wait for whatever comes first, unless there is something to do."""
-        # Awaited before anything is looked at: whatever comes from here on rings.
+        # Armed before anything is read: from here on each outcome, call or signal wakes this thread.
         self._wakeup.armed = True
         now = time.monotonic()
-        hears: Listener | None = None
-        # With jobs in line, only until it shows that the slots ahead of them are stuck.
-        timeout = self._read_ahead.overdue() if self._pool.waiting() else _LOOK_EVERY
+        listens: Listener | None = None
+        # With jobs in the pool's queue, only until the slots that they wait for prove to be stalled.
+        stall_threshold = self._claimer.read_ahead.stall_threshold()
+        timeout = stall_threshold if self._pool.waiting() else _POLL_EVERY
         timeout = min(timeout, self._maintenance.due(), self._enforce_at - now)
-        busy = bool(self._outcomes or self._call_queue or self._late)
+        busy = self._has_writes()
         if self._stops:
             timeout = min(timeout, self._stop_by - now)
-        elif self._room():
-            busy = busy or self._may_have_ready
-            hears = listener
-            if self._due is not None:
-                timeout = min(timeout, self._due - time.time())
-        if not busy and wait(self._wakeup, hears, timeout, now - self._worked_at):
-            self._look_at = 0.0
+        elif self._turn.room():
+            busy = busy or self._claimer.may_have_ready
+            listens = listener
+            if (due := self._claimer.next_due) is not None:
+                timeout = min(timeout, due - time.time())
+        if not busy and wait(self._wakeup, listens, timeout, now - self._worked_at):
+            self._poll_at = 0.0
         self._wakeup.armed = False
 
-    def _over(self) -> bool:
-        """Whether to end, after giving back what this consumer will not run."""
-        if self._pool.abandoned >= self._limit and self._max_jobs != 0:
+    def _has_writes(self) -> bool:
+        return self._ledger.has_writes or bool(self._call_queue)
+
+    def _is_over(self) -> bool:
+        """Give back the jobs that will not run here, and return whether to end."""
+        self._end_without_threads()
+        stalled = self._pool.stalled(self._claimer.read_ahead.stall_threshold())
+        if self._stops or stalled == self._limit:
+            self._give_back_waiting()
+        if self._has_writes():
+            return False
+        if self._stops:
+            if self._ledger and time.monotonic() >= self._stop_by:
+                self._ledger.release(self._ledger.held())
+                return True
+            return not self._ledger
+        if self._ledger:
+            return False
+        drained = self._drain and self._claimer.is_idle(time.time())
+        return self._claimer.is_spent or (drained and self._sweeper.looked.is_set())
+
+    def _end_without_threads(self) -> None:
+        """Claim no more once all threads are abandoned."""
+        if self._pool.abandoned >= self._limit and self._claimer.max_jobs != 0:
             logger.error("%d threads are lost to jobs that cannot be stopped; ending", self._limit)
             self.retire()
             if self._pool.loop_blocked:
                 self.stop()
-        if self._stops or self._pool.stalled(self._read_ahead.overdue()) == self._limit:
-            self._late.extend(self._pool.drain_queue())
-        if self._outcomes or self._call_queue or self._late:
-            return False
-        if self._stops:
-            if self._held and time.monotonic() >= self._stop_by:
-                self._release(list(self._held.values()))
-                return True
-            return not self._held
-        if self._held:
-            return False
-        if self._max_jobs is not None and self.executed >= self._max_jobs:
-            return True
-        due = self._due is not None and self._due <= time.time()
-        quiet = not self._may_have_ready and not due and self._sweeper.looked.is_set()
-        return self._drain and quiet
 
-    def _recover(self, pause: float) -> bool:
-        """Let the database be for a while; whether there is still time to wait for it."""
-        connection = self._engine.db.connection
-        if not connection.in_atomic_block:
-            connection.close_if_unusable_or_obsolete()
-        until, stops = time.monotonic() + pause, self._stops
+    def _give_back_waiting(self) -> None:
+        self._ledger.give_back(self._pool.drain_queue())
+
+    # Outages
+
+    def _endure(self, error: DatabaseError) -> bool:
+        """Pause after an error of the database; return whether there is still time to try again."""
+        self._outage = self._outage or Outage(self._engine.db)
+        self._call_queue.requeue()
+        self._pause(self._outage.fail(error))
+        if self._stops and time.monotonic() >= self._stop_by + _LAST_WAIT:
+            logger.error("%d jobs are left to be rescued", len(self._ledger))
+            return False
+        return True
+
+    def _pause(self, seconds: float) -> None:
+        """Leave the database alone for a while, or until this consumer is stopped; the pool is looked after."""
+        until, stops = time.monotonic() + seconds, self._stops
         while (left := until - time.monotonic()) > 0 and stops == self._stops:
             self._wakeup.armed = True
             wait(self._wakeup, None, min(left, self._enforce_at - time.monotonic()), 0.0)
             self._wakeup.armed = False
             self._enforce_at = time.monotonic() + self._pool.enforce()
-        return not self._stops or time.monotonic() < self._stop_by + _LAST_WORD

@@ -1,156 +1,129 @@
-"""Maintenance: what each consumer does for the queue beside its jobs, a little at a time.
+"""Maintenance: the chores that each consumer does for the queue beside its jobs, a little at a time.
 
-It beats, looks after the other consumers, fires schedules, and prunes. It is due by the clock and not
-when the queue is quiet, so it goes on under constant load; and it is never a job, which might wait behind
-what it should mend.
+It sends heartbeats, rescues the jobs of dead consumers, fires schedules, tidies and prunes. The chores are
+due by the clock and not when the queue is quiet, so they go on under constant load. None of them is a job,
+because a job might wait behind the fault that it should repair.
 """
 
 from __future__ import annotations
 
-import logging
 import random
 import time
 from collections.abc import Callable
-from uuid import UUID
 
 from djjp import conf
-from djjp.consumer.liveness import Presence, Watch, rescue
-from djjp.consumer.scheduler import Timekeeper
+from djjp.consumer.failure_detector import FailureDetector
+from djjp.consumer.heartbeat import Heartbeat
+from djjp.consumer.pruner import Pruner
+from djjp.consumer.rescue import rescue
+from djjp.consumer.scheduler import Scheduler
 from djjp.durations import seconds
 from djjp.engine import Engine
-from djjp.models import State
 
-logger = logging.getLogger("djjp.consumer")
-
-#: Seconds between two looks at the other consumers.
-WATCH_EVERY = 0.4
-#: Seconds between two heartbeats, at most.
+#: Seconds between two looks for dead consumers.
+DETECT_EVERY = 0.4
+#: The most seconds between two heartbeats.
 BEAT_EVERY = 5.0
-#: Seconds between two looks for jobs that did not start in time and for those that are kept waiting, and
+#: Seconds between two looks for jobs that expired and for jobs that are blocked though a permit is free, and
 #: between two steps while there are more.
 TIDY_EVERY, TIDY_STEP = 1.0, 0.05
-#: How many jobs expire in one step, and how many starts are forgotten.
+#: The number of jobs that expire in one step, and of counted starts that are deleted.
 TIDY_ROWS = 500
-#: How many rows a step of pruning looks at; a walk over all finished jobs is made of such steps.
-PRUNE_ROWS = 1000
 #: Seconds between two steps while there is something to prune, and between two walks.
 PRUNE_STEP, PRUNE_EVERY = 0.05, 60.0
-
-_FAILED = (State.FAILED, State.CANCELLED)
 
 
 class Maintenance:
     """The chores of one consumer, each with its own time.
 
     Args:
-        lost: called when others have taken this consumer for dead: its jobs are no longer its own.
+        on_declared_dead: called when others have declared this consumer dead: its jobs are no longer its own.
     """
 
-    def __init__(self, engine: Engine, presence: Presence, lost: Callable[[], None]) -> None:
+    def __init__(
+        self, engine: Engine, heartbeat: Heartbeat, on_declared_dead: Callable[[], None]
+    ) -> None:
         settings = conf.current()
         heartbeat_limit = seconds("heartbeat_limit", settings.heartbeat_limit)
-        frozen = None
+        frozen_limit = None
+        intervals = [BEAT_EVERY, heartbeat_limit / 5]
         if settings.frozen_limit is not None:
-            frozen = seconds("frozen_limit", settings.frozen_limit)
-        limits = [BEAT_EVERY, heartbeat_limit / 5]
-        if frozen is not None:
-            limits.append(frozen / 5)
+            frozen_limit = seconds("frozen_limit", settings.frozen_limit)
+            intervals.append(frozen_limit / 5)
         self._engine = engine
-        self._presence = presence
-        self._lost = lost
-        self._watch = Watch(heartbeat_limit, frozen)
-        self._beat_every = min(limits)
-        # Whose presence has just begun has said so.
+        self._heartbeat = heartbeat
+        self._on_declared_dead = on_declared_dead
+        self._detector = FailureDetector(heartbeat_limit, frozen_limit)
+        self._scheduler = Scheduler(engine)
+        self._pruner = Pruner()
+        self._beat_every = min(intervals)
+        # To register was the first heartbeat.
         self._beat_at = time.monotonic() + self._beat_every
-        self._watch_at = 0.0
+        self._detect_at = 0.0
         self._tidy_at = 0.0
-        self._let_in_after: str | None = None
-        # Consumers that were started together do not walk together.
+        self._tidied_key: str | None = None  # where the search for stranded jobs has come to
+        # At random, so that consumers that were started together do not prune together.
         self._prune_at = time.monotonic() + random.uniform(0.1, 1) * PRUNE_EVERY / 10  # noqa: S311  (no secret)
-        self._walk = Walk()
-        self._timekeeper = Timekeeper(engine)
 
     def due(self) -> float:
-        """Seconds until something is to be done."""
-        chore = min(self._beat_at, self._watch_at, self._tidy_at, self._prune_at)
-        return min(chore - time.monotonic(), self._timekeeper.due())
+        """Return the seconds until the next chore is due."""
+        chore = min(self._beat_at, self._detect_at, self._tidy_at, self._prune_at)
+        return min(chore - time.monotonic(), self._scheduler.due())
 
-    def cut_off(self) -> None:
-        """The database was away: show at once that this consumer lives, and be slow to judge others."""
+    def after_outage(self) -> None:
+        """Send a heartbeat at once, and declare nobody dead for a while: the database was away."""
         self._beat_at = 0.0
-        self._watch.cut_off()
+        self._detector.pause()
 
     def beat(self) -> None:
-        """Show that this consumer lives, if it is time to.
+        """Send a heartbeat, if one is due.
 
-        It comes before a turn: who was frozen, and was taken for dead, must not claim under a name that
-        nobody watches any more.
+        It comes before a turn, because a consumer that was frozen and declared dead must not claim under a
+        name that nobody watches any more.
         """
         now = time.monotonic()
         if now >= self._beat_at:
             self._beat_at = now + self._beat_every
-            if not self._presence.beat():
-                self._lost()
+            if not self._heartbeat.beat():
+                self._on_declared_dead()
 
     def work(self, *, ending: bool) -> bool:
-        """Do what else is due; whether jobs may be ready by it.
+        """Do the other chores that are due; return whether jobs may have become ready.
 
         Args:
             ending: whether this consumer is about to end: then it begins nothing that can wait.
         """
-        now, fresh = time.monotonic(), False
-        if now >= self._watch_at:
-            self._watch_at = now + WATCH_EVERY
-            for peer in self._watch.dead(self._engine, self._presence.name):
-                fresh = rescue(self._engine, peer) or fresh
-            self._watch_at = min(self._watch_at, time.monotonic() + self._watch.patience_left())
+        now, ready = time.monotonic(), False
+        if now >= self._detect_at:
+            ready = self._rescue(now)
         if now >= self._tidy_at:
-            fresh = self._tidy(now) or fresh
+            ready = self._tidy(now) or ready
         if now >= self._prune_at:
-            more = not ending and self._walk.step(self._engine)
+            more = not ending and self._pruner.step(self._engine)
             self._prune_at = now + (PRUNE_STEP if more else PRUNE_EVERY)
         if ending:
-            self._timekeeper.stop()
-        elif self._timekeeper.due() <= 0:
-            fresh = self._timekeeper.work(time.time()) or fresh
-        return fresh
+            self._scheduler.stop()
+        elif self._scheduler.due() <= 0:
+            ready = self._scheduler.work(time.time()) or ready
+        return ready
+
+    def _rescue(self, now: float) -> bool:
+        """Rescue the jobs of dead consumers; return whether jobs were made ready."""
+        self._detect_at, ready = now + DETECT_EVERY, False
+        for peer in self._detector.find_dead(self._engine, self._heartbeat.name):
+            ready = rescue(self._engine, peer) or ready
+        self._detect_at = min(self._detect_at, time.monotonic() + self._detector.due())
+        return ready
 
     def _tidy(self, now: float) -> bool:
-        """Cancel what did not start in time, let in what waits though there is room, and forget old starts.
+        """Cancel expired jobs, unblock jobs for which a permit is free, and delete old counted starts.
 
         Returns:
-            Whether jobs were let in.
+            Whether jobs were unblocked.
         """
         expired = self._engine.expiry.expire(time.time(), TIDY_ROWS)
-        opened, self._let_in_after = self._engine.limits.unblock_stranded(self._let_in_after or "")
-        forgotten = self._engine.rates.prune(TIDY_ROWS)
-        more = TIDY_ROWS in (expired, forgotten) or self._let_in_after is not None
+        unblocked, self._tidied_key = self._engine.limits.unblock_stranded(self._tidied_key or "")
+        deleted = self._engine.rates.prune(TIDY_ROWS)
+        more = TIDY_ROWS in (expired, deleted) or self._tidied_key is not None
         self._tidy_at = now + (TIDY_STEP if more else TIDY_EVERY)
-        return opened > 0
-
-
-class Walk:
-    """Walks over the finished jobs, and deletes those that were kept long enough."""
-
-    def __init__(self) -> None:
-        self._after: dict[tuple[State, ...], UUID | None] = {}
-
-    def step(self, engine: Engine) -> bool:
-        """Look at some rows; whether there is more to look at."""
-        settings, more = conf.current(), False
-        kept = [((State.SUCCEEDED,), settings.keep_succeeded), (_FAILED, settings.keep_failed)]
-        for states, keep in kept:
-            if keep is None or (self._after and states not in self._after):
-                continue
-            before = max(
-                0.0, time.time() - seconds("keep", keep)
-            )  # which is far enough for any span
-            count, after = engine.pruning.prune(states, before, self._after.get(states), PRUNE_ROWS)
-            if count:
-                logger.debug("%d jobs pruned that ended before %s", count, before)
-            if after is None:
-                self._after.pop(states, None)
-            else:
-                self._after[states] = after
-                more = True
-        return more
+        return unblocked > 0

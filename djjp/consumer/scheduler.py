@@ -1,7 +1,7 @@
-"""The timekeeper: each consumer fires the schedules that are due, for all queues; the queue says who was first.
+"""The scheduler: each consumer fires due schedules, for all queues; the database decides which was first.
 
-It keeps in mind when the next slot is due, and reads the schedules then, and every few seconds for what
-people have changed. What this process can't fire, because it does not know the job, it leaves to others.
+It remembers when the next occurrence is due. It reads the schedules then, and every few seconds in case
+somebody changed them. A schedule whose job is not registered in this process is left to others.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from djjp.models import Schedule
 
 logger = logging.getLogger("djjp.consumer")
 
-#: Seconds between two looks at the schedules.
+#: Seconds between two reads of the schedules.
 READ_EVERY = 3.0
-#: How many slots of a schedule are made up for in one transaction.
+#: The most occurrences of a schedule that are caught up with in one transaction.
 BATCH = 100
 
 
-class Timekeeper:
+class Scheduler:
     """Fires schedules on behalf of one consumer."""
 
     def __init__(self, engine: Engine) -> None:
@@ -31,20 +31,20 @@ class Timekeeper:
         self._began = time.time()
         self._read_at = 0.0
         self._next = inf
-        self._left: dict[int, str] = {}  # what was logged of schedules that are left to others
+        self._skipped: dict[int, str] = {}  # the problem logged for each schedule left to others
 
     def due(self) -> float:
-        """Seconds until something is to be done."""
+        """Return the seconds until there is something to do."""
         return min(self._read_at - time.monotonic(), self._next - time.time())
 
     def work(self, now: float) -> bool:
-        """Fire what is due by then; whether jobs were enqueued."""
+        """Fire the schedules that are due by a time; return whether jobs were enqueued."""
         if not self._declared:
             self._engine.schedules.sync(schedules.declared(), now)
             self._declared = True
         fired, self._next = 0, inf
         read = self._engine.schedules.all()
-        self._left = {row.pk: self._left[row.pk] for row in read if row.pk in self._left}
+        self._skipped = {row.pk: self._skipped[row.pk] for row in read if row.pk in self._skipped}
         for row in read:
             if row.enabled:
                 fired += self._fire(row, now)
@@ -52,7 +52,7 @@ class Timekeeper:
         return fired > 0
 
     def stop(self) -> None:
-        """Fire nothing any more: this consumer is about to end."""
+        """Fire nothing any more, because this consumer is about to end."""
         self._read_at = self._next = inf
 
     def _fire(self, row: Schedule, now: float) -> int:
@@ -61,8 +61,8 @@ class Timekeeper:
             due = schedules.due(row, now, settled, BATCH)
             jobs = self._jobs(row, due)
             following = schedules.next_occurrence(row, due[-1] if due else settled)
-        except Exception as error:  # noqa: BLE001  (the key of a limit is made by users' code)
-            self._leave(row, str(error))
+        except Exception as error:  # noqa: BLE001  (users' code makes the keys of limits)
+            self._skip(row, str(error))
             return 0
         if following is not None:
             self._next = min(self._next, following)
@@ -72,12 +72,12 @@ class Timekeeper:
         if not due:
             return []
         call = schedules.call(row)
-        jobs = [(slot, call.to_row()) for slot in due]
-        self._left.pop(row.pk, None)
+        jobs = [(occurrence, call.to_row()) for occurrence in due]
+        self._skipped.pop(row.pk, None)
         return jobs
 
-    def _leave(self, row: Schedule, problem: str) -> None:
-        """Say once why a schedule is not fired here."""
-        if self._left.get(row.pk) != problem:
-            self._left[row.pk] = problem
+    def _skip(self, row: Schedule, problem: str) -> None:
+        """Log once why a schedule is not fired here."""
+        if self._skipped.get(row.pk) != problem:
+            self._skipped[row.pk] = problem
             logger.warning("schedule %r is left to other consumers: %s", row.name, problem)

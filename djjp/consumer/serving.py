@@ -1,4 +1,4 @@
-"""Serving: which queues a consumer takes jobs from next, and how many from each.
+"""Queue selection: from which queues a consumer claims next, and how many jobs from each.
 
 Queues are named with their patterns (`report.*`), in an order or with weights, and some may be left out or
 paused. Only where every queue is served does one claim take the first jobs of all; else each claim is told
@@ -14,10 +14,10 @@ from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
 
-# So many names are as soon tried as it is found out which of them have something ready.
-_FEW = 2
+# Up to this number of names it takes no longer to claim from each than to read which have ready jobs.
+_FEW_NAMES = 2
 _MOST_WEIGHT = 1000
-# How many queues are remembered with their ranks.
+# The number of queues whose ranks are cached.
 _MOST_NAMES = 4096
 
 
@@ -38,13 +38,13 @@ class Rank(NamedTuple):
 
 
 #: A rank with the queues to take from, by name; None for all.
-Served = tuple[Rank, list[str] | None]
+Selection = tuple[Rank, list[str] | None]
 
 _ALL = Rank("*")
 
 
 def parse(names: Sequence[str]) -> list[Rank]:
-    """The ranks that the values of `--queues` stand for.
+    """Return the ranks that the values of `--queues` stand for.
 
     Raises:
         ValueError: it names none, one twice, or mixes an order with weights; the message says what would
@@ -82,8 +82,8 @@ def _rank(given: str) -> Rank:
     return Rank(name, int(weight))
 
 
-class Serving:
-    """The queues of one consumer, and whose turn it is.
+class QueueSelector:
+    """The queues that one consumer serves, and the share of each that is still to be claimed.
 
     A queue that is named belongs to that rank, any other to the first whose pattern it fits.
 
@@ -97,23 +97,23 @@ class Serving:
         self.paused: frozenset[str] = frozenset()
         self._ranks = None if everything else ranks
         self._excluded = list(excluded)
-        self._is_excluded = _fits(excluded)
+        self._is_excluded = _matcher(excluded)
         # Names come before patterns.
         by_name = sorted(self._ranks or [_ALL], key=lambda rank: not rank.is_name)
-        self._tests = [(_fits([rank.pattern]), rank) for rank in by_name]
+        self._tests = [(_matcher([rank.pattern]), rank) for rank in by_name]
         self._rank_of = lru_cache(_MOST_NAMES)(self._find_rank)
         self._credit: dict[Rank, float] = {}
 
     @property
-    def looks_for_names(self) -> bool:
-        """Whether it has to be told which queues have ready jobs."""
+    def needs_ready_names(self) -> bool:
+        """Whether `select()` needs the names of the queues with ready jobs."""
         if self._ranks is None:
             return bool(self._excluded or self.paused)
-        # A few names are as soon tried as found out.
-        return len(self._ranks) > _FEW or not all(rank.is_name for rank in self._ranks)
+        # See `_FEW_NAMES`.
+        return len(self._ranks) > _FEW_NAMES or not all(rank.is_name for rank in self._ranks)
 
     def names(self) -> list[str] | None:
-        """What it serves, for people to read; None for all queues."""
+        """Return the queues to serve, for people to read; None for all queues."""
         if self._ranks is None and not self._excluded:
             return None
         served = [
@@ -122,13 +122,13 @@ class Serving:
         ]
         return served + [f"not {pattern}" for pattern in self._excluded]
 
-    def served(self, ready: Iterable[str]) -> list[Served]:
-        """Each rank with the queues to take from.
+    def select(self, ready: Iterable[str]) -> list[Selection]:
+        """Return each rank with the queues to claim from.
 
         Args:
-            ready: the queues that have ready jobs, where `looks_for_names`.
+            ready: the queues that have ready jobs, where `needs_ready_names`.
         """
-        if not self.looks_for_names:
+        if not self.needs_ready_names:
             if self._ranks is None:
                 return [(_ALL, None)]
             ready = [rank.pattern for rank in self._ranks]
@@ -140,30 +140,36 @@ class Serving:
         return [(rank, names) for rank, names in found.items() if names]
 
     def take(
-        self, room: int, served: Sequence[Served], claim: Callable[[list[str] | None, int], list[T]]
+        self,
+        room: int,
+        selections: Sequence[Selection],
+        claim: Callable[[list[str] | None, int], list[T]],
     ) -> list[T]:
         """Claim up to `room` jobs; returns them in the order in which they are to start.
 
         Args:
-            served: as `served()` gives them.
+            selections: as `select()` gives them.
             claim: takes up to so many jobs from these queues.
         """
-        if len(served) > 1 and served[0][0].weight is not None:
-            return self._take_shares(room, served, claim)
+        if len(selections) > 1 and selections[0][0].weight is not None:
+            return self._take_shares(room, selections, claim)
         taken: list[T] = []
-        for _, queues in served:
+        for _, queues in selections:
             if len(taken) < room:
                 taken += claim(queues, room - len(taken))
         return taken
 
     def _take_shares(
-        self, room: int, served: Sequence[Served], claim: Callable[[list[str] | None, int], list[T]]
+        self,
+        room: int,
+        selections: Sequence[Selection],
+        claim: Callable[[list[str] | None, int], list[T]],
     ) -> list[T]:
         """By weights; what one has no jobs for goes to the others, in their proportion."""
-        left, counts = dict(served), dict.fromkeys((rank for rank, _ in served), 0)
+        left, counts = dict(selections), dict.fromkeys((rank for rank, _ in selections), 0)
         taken: list[tuple[float, T]] = []
         while left and len(taken) < room:
-            for rank, share in self._dealt(room - len(taken), list(left)).items():
+            for rank, share in self._deal(room - len(taken), list(left)).items():
                 jobs = claim(left[rank], share) if share else []
                 for job in jobs:
                     counts[rank] += 1
@@ -174,7 +180,7 @@ class Serving:
         taken.sort(key=lambda placed: placed[0])
         return [job for _, job in taken]
 
-    def _dealt(self, room: int, ranks: Sequence[Rank]) -> dict[Rank, int]:
+    def _deal(self, room: int, ranks: Sequence[Rank]) -> dict[Rank, int]:
         """So many places for each as is its share; who gets less than that is the first to get more."""
         weights = {rank: rank.weight or 1 for rank in ranks}
         total = sum(weights.values())
@@ -200,7 +206,7 @@ class Serving:
         return next((rank for fits, rank in self._tests if fits(name)), None)
 
 
-def _fits(patterns: Iterable[str]) -> Callable[[str], object]:
+def _matcher(patterns: Iterable[str]) -> Callable[[str], object]:
     """Whether a name fits one of these; `*` stands for any text, and nothing else for other than itself."""
     each = (".*".join(map(re.escape, pattern.split("*"))) for pattern in patterns)
     return re.compile("|".join(each), re.DOTALL).fullmatch

@@ -1,14 +1,14 @@
-"""Begun: a note, for whoever survives this process, of which claimed jobs it has begun to run.
+"""Start journal: which claimed jobs this process has started, readable by other consumers after it dies.
 
-A claimed job that still waits in line when its consumer dies has not run: to count that as a rescue
-would in the end fail jobs that merely stood beside one which kills its consumer, and would forbid a
-job that must not run twice to run at all. A statement for each start would cost more than many a job.
-So each start is a write of 16 bytes into a file that is mapped into memory: it outlives the process,
-though not the machine, and after a reboot nobody believes it.
+A claimed job that still waits for a slot when its consumer dies has not run. To count that as a rescue
+would in the end fail jobs that merely waited beside one that kills its consumer, and would forbid a job
+that must not run twice to run at all. A statement for each start would cost more than many a job. So each
+start is a write of 16 bytes into a file that is mapped into memory: it outlives the process, though not the
+machine, and a journal from before a reboot is ignored.
 
-Whoever takes a consumer for dead first sets a flag in its note, then reads it. A consumer that was merely
-frozen meets the flag when it wakes, after it has noted a job and before it runs it: so a job that was in
-its line is either read as begun, or not begun there any more.
+A consumer that suspects another one to be dead first sets a flag in that one's journal, then reads it. A
+consumer that was merely frozen meets the flag when it wakes, after it has recorded a job and before it runs
+it: so a job that was waiting in it either is read as started, or does not start there any more.
 """
 
 from __future__ import annotations
@@ -21,29 +21,30 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
+from djjp.consumer.heartbeat import ConsumerName
 from djjp.engine import Claimed
 
 logger = logging.getLogger("djjp.consumer")
 
 _HEADER, _CELL = 64, 16
 _EMPTY = bytes(_CELL)
-# The last byte of the header: whether somebody has taken the consumer for dead.
+# The last byte of the header: whether another consumer suspects that this one is dead.
 _FLAG = _HEADER - 1
-_LOOK_EVERY = 0.01
+_POLL_EVERY = 0.01
 
 
-class Begun:
-    """The note of one consumer, with a cell for each job that it can hold at a time.
+class StartJournal:
+    """The journal of one consumer, with a cell for each job that it can hold at a time.
 
-    Without a folder, or on a machine that does not say when it was booted, nothing is noted.
+    Without a folder, or on a machine that does not identify its boots, nothing is recorded.
     """
 
     def __init__(self, folder: Path | None, consumer: str, jobs: int) -> None:
         self._map: mmap.mmap | None = None
-        self._over = False
+        self._closed = False
         self._path = None if folder is None else _path(folder, consumer)
         self._free = list(range(_HEADER, _HEADER + jobs * _CELL, _CELL))
-        # By the identity of what was claimed: the hash of a UUID costs as much as all the rest.
+        # By the identity of the `Claimed` tuple: to hash a UUID costs as much as all the rest.
         self._cells: dict[int, int] = {}
         boot = _boot()
         if self._path is None or boot is None:
@@ -53,86 +54,86 @@ class Begun:
                 file.write(boot.ljust(_HEADER, b"\0") + bytes(jobs * _CELL))
                 file.flush()
                 self._map = mmap.mmap(file.fileno(), 0)
-        except OSError as error:  # a full disk keeps no consumer from its work
-            logger.warning("consumer %s notes nowhere what it begins: %s", consumer, error)
+        except OSError as error:  # a full disk stops no consumer
+            logger.warning("consumer %s keeps no start journal: %s", consumer, error)
 
-    def expect(self, jobs: Iterable[Claimed]) -> None:
-        """Keep a cell for each job that was claimed."""
+    def reserve(self, jobs: Iterable[Claimed]) -> None:
+        """Reserve a cell for each job that was claimed."""
         if self._map is not None:
             self._cells.update([(id(job), self._free.pop()) for job in jobs])
 
-    def mark(self, job: Claimed) -> bool:
-        """Note that the job begins; called on its thread.
+    def record(self, job: Claimed) -> bool:
+        """Record that the job starts. Called on the job's thread.
 
         Returns:
-            Whether it may. When somebody has taken this consumer for dead it first waits for the
-            coordinator to find out whether the job is still its own.
+            Whether it may start. While another consumer suspects that this one is dead, the job waits
+            for the coordinator to find out whether the job is still its own.
         """
-        note = self._map
-        if note is None:
+        journal = self._map
+        if journal is None:
             return True
         cell = self._cells.get(id(job))
         if cell is None:
             return False
-        note[cell : cell + _CELL] = job.id.int.to_bytes(_CELL, "big")
-        while note[_FLAG]:
-            if self._over:
+        journal[cell : cell + _CELL] = job.id.int.to_bytes(_CELL, "big")
+        while journal[_FLAG]:
+            if self._closed:
                 return False
-            time.sleep(_LOOK_EVERY)
+            time.sleep(_POLL_EVERY)
         return True
 
-    def is_doubted(self) -> bool:
-        """Whether somebody has taken this consumer for dead."""
+    def is_suspected(self) -> bool:
+        """Return whether another consumer suspects that this one is dead."""
         return self._map is not None and self._map[_FLAG] != 0
 
-    def go_on(self) -> None:
-        """This consumer has shown that it lives, and its jobs are its own."""
+    def clear_suspicion(self) -> None:
+        """Let jobs start again: this consumer has shown that it lives and that its jobs are its own."""
         if self._map is not None:
             self._map[_FLAG] = 0
 
     def forget(self, jobs: Iterable[Claimed]) -> None:
-        """The jobs were settled: their cells are free again."""
-        note, cells, free = self._map, self._cells, self._free
-        if note is None:
+        """Free the cells of jobs that were settled."""
+        journal, cells, free = self._map, self._cells, self._free
+        if journal is None:
             return
         for job in jobs:
             if (cell := cells.pop(id(job), None)) is not None:
-                note[cell : cell + _CELL] = _EMPTY
+                journal[cell : cell + _CELL] = _EMPTY
                 free.append(cell)
 
     def close(self) -> None:
-        """Remove the note; what waits to begin will not."""
-        self._over = True
+        """Remove the journal; jobs that wait to start do not start any more."""
+        self._closed = True
         self._cells.clear()
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 
 
-def doubt(folder: Path | None, consumer: str) -> None:
-    """Have a consumer that was taken for dead begin no other job before it has shown that it lives."""
+def suspect(folder: Path | None, consumer: str) -> None:
+    """Flag a consumer as possibly dead: it starts no further job before it has shown that it lives."""
     if folder is not None:
         with suppress(OSError), _path(folder, consumer).open("r+b") as file:
             file.seek(_FLAG)
             file.write(b"\1")
 
 
-def begun(folder: Path | None, consumer: str) -> set[UUID] | None:
-    """The jobs that a dead consumer had begun and not settled; None where nobody knows."""
+def started(folder: Path | None, consumer: str) -> set[UUID] | None:
+    """Return the jobs that a dead consumer had started and not settled; None where there is no valid journal."""
     if folder is None:
         return None
     try:
-        note = _path(folder, consumer).read_bytes()
+        journal = _path(folder, consumer).read_bytes()
     except OSError:
         return None
     boot = _boot()
-    if boot is None or note[:_FLAG] != boot.ljust(_FLAG, b"\0"):
+    if boot is None or journal[:_FLAG] != boot.ljust(_FLAG, b"\0"):
         return None
-    cells = (note[at : at + _CELL] for at in range(_HEADER, len(note), _CELL))
+    cells = (journal[at : at + _CELL] for at in range(_HEADER, len(journal), _CELL))
     return {UUID(bytes=cell) for cell in cells if cell != _EMPTY}
 
 
 def clear(folder: Path | None, consumer: str) -> None:
-    """Remove what a dead consumer has left in the folder."""
+    """Remove the files of a dead consumer from the folder."""
     if folder is not None:
         path = _path(folder, consumer)
         path.unlink(missing_ok=True)
@@ -140,11 +141,11 @@ def clear(folder: Path | None, consumer: str) -> None:
 
 
 def _path(folder: Path, consumer: str) -> Path:
-    return folder / f"{consumer.replace(':', '-')}.begun"
+    return folder / f"{ConsumerName(consumer).filename}.begun"
 
 
 def _boot() -> bytes | None:
-    """What tells one boot of this machine from the next; None where it is not told."""
+    """Return an id of the machine's present boot; None where the system has none."""
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
     return None

@@ -22,8 +22,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from djjp.consumer.liveness import rescue_process
 from djjp.consumer.process import GRACEFUL, RECYCLE
+from djjp.consumer.rescue import rescue_process
 from djjp.consumer.wakeup import Wakeup, wait
 
 logger = logging.getLogger("djjp.supervisor")

@@ -15,7 +15,7 @@ import pytest
 
 from djjp import run_many
 from djjp.consumer import start_journal
-from djjp.consumer.start_journal import Begun
+from djjp.consumer.start_journal import StartJournal
 from djjp.engine import Claimed, Engine
 from djjp.ids import new_id
 from djjp.models import Job
@@ -32,8 +32,8 @@ def claimed() -> Claimed:
 
 
 @pytest.fixture
-def note(tmp_path: Path) -> Iterator[Begun]:
-    note = Begun(tmp_path, NAME, 4)
+def note(tmp_path: Path) -> Iterator[StartJournal]:
+    note = StartJournal(tmp_path, NAME, 4)
     yield note
     note.close()
 
@@ -50,62 +50,62 @@ def waits(answer: Future[bool]) -> bool:
     return not answer.done()
 
 
-def test_a_job_begins_where_nobody_doubts(note: Begun) -> None:
+def test_a_job_begins_where_nobody_doubts(note: StartJournal) -> None:
     job = claimed()
-    note.expect([job])
+    note.reserve([job])
 
-    assert not note.is_doubted()
-    assert note.mark(job)
+    assert not note.is_suspected()
+    assert note.record(job)
 
 
 def test_a_job_of_a_doubted_consumer_waits_and_is_read_as_begun(
-    note: Begun, tmp_path: Path, threads: ThreadPoolExecutor
+    note: StartJournal, tmp_path: Path, threads: ThreadPoolExecutor
 ) -> None:
     job = claimed()
-    note.expect([job])
-    start_journal.doubt(tmp_path, NAME)
-    answer = threads.submit(note.mark, job)
+    note.reserve([job])
+    start_journal.suspect(tmp_path, NAME)
+    answer = threads.submit(note.record, job)
 
-    assert note.is_doubted()
+    assert note.is_suspected()
     assert waits(answer)
-    assert start_journal.begun(tmp_path, NAME) == {job.id}
+    assert start_journal.started(tmp_path, NAME) == {job.id}
 
-    note.go_on()
+    note.clear_suspicion()
     assert answer.result(10) is True
-    assert not note.is_doubted()
+    assert not note.is_suspected()
 
 
 def test_a_job_of_a_consumer_that_was_buried_never_begins(
-    note: Begun, tmp_path: Path, threads: ThreadPoolExecutor
+    note: StartJournal, tmp_path: Path, threads: ThreadPoolExecutor
 ) -> None:
     jobs = [claimed(), claimed()]
-    note.expect(jobs)
-    start_journal.doubt(tmp_path, NAME)
+    note.reserve(jobs)
+    start_journal.suspect(tmp_path, NAME)
     start_journal.clear(tmp_path, NAME)
-    first = threads.submit(note.mark, jobs[0])
+    first = threads.submit(note.record, jobs[0])
     assert waits(first)
 
     note.close()
 
     assert first.result(10) is False
-    assert note.mark(jobs[1]) is False
+    assert note.record(jobs[1]) is False
 
 
 def test_to_doubt_one_that_has_left_no_note_harms_nothing(tmp_path: Path) -> None:
-    start_journal.doubt(tmp_path, NAME)
-    start_journal.doubt(None, NAME)
+    start_journal.suspect(tmp_path, NAME)
+    start_journal.suspect(None, NAME)
 
-    assert start_journal.begun(tmp_path, NAME) is None
+    assert start_journal.started(tmp_path, NAME) is None
 
 
 def test_a_consumer_that_can_write_no_note_begins_its_jobs_all_the_same(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    note, job = Begun(tmp_path / "gone", NAME, 4), claimed()
-    note.expect([job])
+    note, job = StartJournal(tmp_path / "gone", NAME, 4), claimed()
+    note.reserve([job])
 
-    assert note.mark(job)
-    assert "notes nowhere" in caplog.text
+    assert note.record(job)
+    assert "keeps no start journal" in caplog.text
 
 
 def in_a_turn(engine: Engine) -> bool:

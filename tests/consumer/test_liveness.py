@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from django.db import connections
 
-from djjp.consumer import liveness, start_journal
-from djjp.consumer.liveness import Presence, Watch, new_name
-from djjp.consumer.start_journal import Begun
+from djjp.consumer import failure_detector, rescue, start_journal
+from djjp.consumer.failure_detector import FailureDetector
+from djjp.consumer.heartbeat import ConsumerName, Heartbeat
+from djjp.consumer.start_journal import StartJournal
 from djjp.durations import to_datetime
 from djjp.engine import Engine, Peer
 from djjp.models import Consumer, Job, OnCrash
@@ -25,7 +26,7 @@ from tests.support.processes import Processes, eventually
 pytestmark = pytest.mark.usefixtures("_short")
 
 # What the tests wait for, in seconds: each span can be told from the others.
-PATIENCE, MERCY, HEARTBEAT, FROZEN = 0.3, 0.5, 0.6, 0.6
+LOCK_FREE_FOR, GRACE_AFTER_OUTAGE, HEARTBEAT, FROZEN = 0.3, 0.5, 0.6, 0.6
 
 HOLDER = """
 import django; django.setup()
@@ -39,9 +40,9 @@ time.sleep(600)
 
 @pytest.fixture
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(liveness, "PATIENCE", PATIENCE)
-    monkeypatch.setattr(liveness, "MERCY", MERCY)
-    monkeypatch.setattr(liveness, "ORPHANS_EVERY", 0.0)
+    monkeypatch.setattr(failure_detector, "LOCK_FREE_FOR", LOCK_FREE_FOR)
+    monkeypatch.setattr(failure_detector, "GRACE_AFTER_OUTAGE", GRACE_AFTER_OUTAGE)
+    monkeypatch.setattr(failure_detector, "ORPHANS_EVERY", 0.0)
 
 
 def register(engine: Engine, *names: str, locked: bool = True, pid: int = 7) -> None:
@@ -77,14 +78,14 @@ class Observer:
     def __init__(
         self, engine: Engine, heartbeat: float = 600, frozen: float | None = None, name: str = "me"
     ) -> None:
-        self.watch = Watch(heartbeat, frozen)
+        self.watch = FailureDetector(heartbeat, frozen)
         self.dead: dict[str, float] = {}
         self._queue = engine
         self._name = name
         self._began = time.monotonic()
 
     def look(self) -> set[str]:
-        found = {peer.name for peer in self.watch.dead(self._queue, self._name)}
+        found = {peer.name for peer in self.watch.find_dead(self._queue, self._name)}
         for name in found:
             self.dead.setdefault(name, time.monotonic() - self._began)
         return found
@@ -118,18 +119,18 @@ def test_a_lock_that_stays_free_while_the_heart_stands_still_means_dead(engine: 
     register(engine, "other")
     observer = Observer(engine)
     observer.until_dead("other")
-    assert observer.dead["other"] >= PATIENCE
+    assert observer.dead["other"] >= LOCK_FREE_FOR
 
 
 def test_a_free_lock_means_nothing_while_the_heart_beats(engine: Engine) -> None:
     """As when the server has terminated the session of a consumer that comes back with another one."""
     register(engine, "other")
     observer = Observer(engine)
-    observer.look_for(3 * PATIENCE, beating(engine, "other"))
+    observer.look_for(3 * LOCK_FREE_FOR, beating(engine, "other"))
     assert observer.dead == {}
     stopped = time.monotonic()
     observer.until_dead("other")
-    assert time.monotonic() - stopped >= PATIENCE - 0.1
+    assert time.monotonic() - stopped >= LOCK_FREE_FOR - 0.1
 
 
 def test_a_lock_that_was_taken_again_in_time_means_alive(
@@ -141,13 +142,13 @@ def test_a_lock_that_was_taken_again_in_time_means_alive(
     observer.look()
     holder = holding(processes, "other")
     observer.watch._free_since["other"] = time.monotonic()  # the process took its time to start
-    observer.look_for(PATIENCE + 0.2)
+    observer.look_for(LOCK_FREE_FOR + 0.2)
     assert observer.dead == {}
     holder.kill()
     eventually(lambda: not engine.consumers.is_locked("other"))
     killed = time.monotonic()
     observer.until_dead("other")
-    assert time.monotonic() - killed >= PATIENCE - 0.1
+    assert time.monotonic() - killed >= LOCK_FREE_FOR - 0.1
 
 
 def test_trap_2_a_held_lock_means_alive_however_old_the_heartbeat(
@@ -193,9 +194,9 @@ def test_where_no_lock_tells_the_heartbeat_does(engine: Engine) -> None:
 def test_nobody_is_dead_to_itself(engine: Engine) -> None:
     register(engine, "me", locked=False)
     observer = Observer(engine, heartbeat=0.01, frozen=0.01)
-    observer.look_for(PATIENCE + 0.2)
+    observer.look_for(LOCK_FREE_FOR + 0.2)
     register(engine, "me")
-    observer.look_for(PATIENCE + 0.2)
+    observer.look_for(LOCK_FREE_FOR + 0.2)
     assert observer.dead == {}
 
 
@@ -211,12 +212,12 @@ def test_times_are_ones_own_so_that_no_clock_of_another_matters(engine: Engine) 
 
 
 def test_nothing_is_remembered_of_those_who_have_gone(engine: Engine) -> None:
-    watch = Watch(600, None)
+    watch = FailureDetector(600, None)
     for number in range(3):
         register(engine, f"other {number}")
-        watch.dead(engine, "me")
+        watch.find_dead(engine, "me")
         engine.consumers.deregister(f"other {number}")
-    watch.dead(engine, "me")
+    watch.find_dead(engine, "me")
     assert (watch._seen, watch._free_since) == ({}, {})
 
 
@@ -228,23 +229,23 @@ def test_who_was_cut_off_gives_the_others_time_to_come_back(engine: Engine) -> N
     observer = Observer(engine)
     observer.until_dead("other")
 
-    observer.watch.cut_off()
+    observer.watch.pause()
     cut_off = time.monotonic()
     observer.until_dead("other")
-    assert time.monotonic() - cut_off >= MERCY
+    assert time.monotonic() - cut_off >= GRACE_AFTER_OUTAGE
 
 
 def test_what_was_seen_of_a_lock_before_an_outage_does_not_count(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(liveness, "MERCY", 0.0)
+    monkeypatch.setattr(failure_detector, "GRACE_AFTER_OUTAGE", 0.0)
     register(engine, "other")
     observer = Observer(engine)
-    observer.look_for(PATIENCE * 0.7)
-    observer.watch.cut_off()
+    observer.look_for(LOCK_FREE_FOR * 0.7)
+    observer.watch.pause()
     cut_off = time.monotonic()
     observer.until_dead("other")
-    assert time.monotonic() - cut_off >= PATIENCE
+    assert time.monotonic() - cut_off >= LOCK_FREE_FOR
 
 
 def test_who_has_not_looked_for_long_was_away_itself_and_does_not_judge_by_that_time(
@@ -269,7 +270,7 @@ def test_who_can_look_only_now_and_then_finds_the_dead_all_the_same(engine: Engi
     observer = Observer(engine)
     for _ in range(3):
         observer.look()
-        time.sleep(2 * PATIENCE)
+        time.sleep(2 * LOCK_FREE_FOR)
     assert observer.look() == {"dead"}
 
 
@@ -355,16 +356,16 @@ def test_an_orphan_that_holds_its_lock_is_alive(engine: Engine, processes: Proce
 def test_an_orphan_is_found_once_though_orphans_are_looked_for_rarely(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(liveness, "ORPHANS_EVERY", 600.0)
+    monkeypatch.setattr(failure_detector, "ORPHANS_EVERY", 600.0)
     job = one(engine, "ghost")
-    watch = Watch(0.1, None)
+    watch = FailureDetector(0.1, None)
     found: list[Peer] = []
 
     def look() -> bool:
-        peers = watch.dead(engine, "me")
+        peers = watch.find_dead(engine, "me")
         found.extend(peers)
         for peer in peers:
-            liveness.rescue(engine, peer)
+            rescue.rescue(engine, peer)
         return row(job.id)["state"] == "ready"
 
     with caplog.at_level(logging.WARNING, "djjp"):
@@ -376,14 +377,14 @@ def test_an_orphan_is_found_once_though_orphans_are_looked_for_rarely(
     assert len(caplog.records) == 1
 
 
-# Presence
+# Heartbeat
 
 
 def test_a_consumer_shows_itself_with_all_that_it_is(engine: Engine) -> None:
-    name = new_name()
+    name = ConsumerName.new().text
     before = time.time()
-    presence = Presence(engine, name, ["mail", "bulk"], 7)
-    presence.begin()
+    presence = Heartbeat(engine, name, queues=["mail", "bulk"], limit=7)
+    presence.register()
 
     shown = Consumer.objects.get()
     assert (shown.name, shown.host, shown.pid) == (name, socket.gethostname(), os.getpid())
@@ -399,50 +400,50 @@ def test_a_consumer_shows_itself_with_all_that_it_is(engine: Engine) -> None:
 
     assert presence.beat()
     assert Consumer.objects.get().heartbeat_at > shown.heartbeat_at
-    presence.end()
+    presence.deregister()
     assert not Consumer.objects.exists()
     assert at_once(lambda own: own.consumers.is_locked(name)) == [False]
 
 
 def test_names_tell_host_and_process_and_are_never_the_same() -> None:
-    names = {new_name() for _ in range(100)}
+    names = {ConsumerName.new().text for _ in range(100)}
     assert len(names) == 100
     assert {name.rpartition(":")[0] for name in names} == {f"{socket.gethostname()}:{os.getpid()}"}
 
 
 def test_one_that_others_have_buried_is_told_so_by_its_next_beat(engine: Engine) -> None:
-    presence = Presence(engine, new_name(), None, 1)
-    presence.begin()
+    presence = Heartbeat(engine, ConsumerName.new().text, queues=None, limit=1)
+    presence.register()
     assert presence.beat()
     Consumer.objects.all().delete()
     assert not presence.beat()
     assert not Consumer.objects.exists()
-    presence.end()
+    presence.deregister()
 
 
 @pytest.mark.postgresql_only
 def test_a_beat_takes_the_lock_again_that_a_terminated_session_has_lost(engine: Engine) -> None:
-    presence = Presence(engine, new_name(), None, 1)
-    presence.begin()
+    presence = Heartbeat(engine, ConsumerName.new().text, queues=None, limit=1)
+    presence.register()
     connections[engine.db.alias].close()
     eventually(lambda: at_once(lambda own: own.consumers.is_locked(presence.name)) == [False])
     assert presence.beat()
     assert at_once(lambda own: own.consumers.is_locked(presence.name)) == [True]
-    presence.end()
+    presence.deregister()
 
 
 # Rescue, and what is left in the folder
 
 
-def leave_notes(engine: Engine, name: str) -> tuple[Begun, list[str]]:
+def leave_notes(engine: Engine, name: str) -> tuple[StartJournal, list[str]]:
     """What a dead consumer leaves in the folder: the note of its jobs, all begun, and its lock's file."""
     folder = engine.db.runtime_dir()
     assert folder is not None
     jobs = claim(engine, name)
-    note = Begun(folder, name, 5)
-    note.expect(jobs)
+    note = StartJournal(folder, name, 5)
+    note.reserve(jobs)
     for job in jobs:
-        note.mark(job)
+        note.record(job)
     (folder / f"{name.replace(':', '-')}.lock").touch()
     return note, files_of(engine, name)
 
@@ -456,7 +457,7 @@ def files_of(engine: Engine, name: str) -> list[str]:
 def test_a_rescue_reads_what_had_begun_and_clears_up(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    name = new_name()
+    name = ConsumerName.new().text
     register(engine, name)
     [begun_id] = enqueue(engine)
     _, files = leave_notes(engine, name)
@@ -465,7 +466,7 @@ def test_a_rescue_reads_what_had_begun_and_clears_up(
     claim(engine, name)
 
     with caplog.at_level(logging.WARNING, "djjp"):
-        liveness.rescue(engine, Peer(name, NOW, locked=True))
+        rescue.rescue(engine, Peer(name, NOW, locked=True))
 
     assert (row(begun_id)["state"], row(begun_id)["rescues"]) == ("ready", 1)
     assert (row(waiting)["state"], row(waiting)["rescues"]) == ("ready", 0)
@@ -479,17 +480,19 @@ def test_one_that_turns_out_to_live_keeps_its_files_and_nothing_is_said(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Without its lock's file it would be taken for dead a second later."""
-    name = new_name()
+    name = ConsumerName.new().text
     register(engine, name)
     enqueue(engine)
     note, files = leave_notes(engine, name)
     engine.consumers.heartbeat(name, NOW + 1, locked=True)
 
     with caplog.at_level(logging.WARNING, "djjp"):
-        liveness.rescue(engine, Peer(name, NOW, locked=True))
+        rescue.rescue(engine, Peer(name, NOW, locked=True))
 
     assert files_of(engine, name) == files
-    assert note.is_doubted(), "it has to look, before it begins another job, whether it was in time"
+    assert note.is_suspected(), (
+        "it has to look, before it begins another job, whether it was in time"
+    )
     assert not caplog.records
     assert Job.objects.get().state == "running"
     start_journal.clear(engine.db.runtime_dir(), name)
@@ -503,7 +506,7 @@ def test_jobs_that_fail_by_a_death_are_said(
     enqueue(engine)
     claim(engine, "host:7:a")
     with caplog.at_level(logging.WARNING, "djjp"):
-        liveness.rescue(engine, Peer("host:7:a", NOW, locked=True))
+        rescue.rescue(engine, Peer("host:7:a", NOW, locked=True))
     assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR"]
     assert caplog.records[1].getMessage() == "1 jobs of consumer host:7:a have failed by its death"
 
@@ -514,10 +517,10 @@ def test_a_parent_rescues_at_once_what_its_dead_child_ran_and_nobody_elses(engin
     register(engine, mine, *others)
     [job, *theirs] = [one(engine, name) for name in (mine, *others)]
 
-    def rescue(own: Engine) -> tuple[int, bool]:
-        return liveness.rescue_process(4711), connections[own.db.alias].connection is None
+    def rescue_child(own: Engine) -> tuple[int, bool]:
+        return rescue.rescue_process(4711), connections[own.db.alias].connection is None
 
-    assert at_once(rescue) == [(1, True)]
+    assert at_once(rescue_child) == [(1, True)]
     assert row(job.id)["state"] == "ready"
     assert {row(other.id)["state"] for other in theirs} == {"running"}
     assert [peer.name for peer in engine.consumers.peers()] == sorted(others)

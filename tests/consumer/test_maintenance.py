@@ -10,9 +10,10 @@ from datetime import timedelta
 import pytest
 from django.test import override_settings
 
-from djjp.consumer import maintenance
-from djjp.consumer.liveness import Presence, new_name
-from djjp.consumer.maintenance import Maintenance, Walk
+from djjp.consumer import pruner
+from djjp.consumer.heartbeat import ConsumerName, Heartbeat
+from djjp.consumer.maintenance import Maintenance
+from djjp.consumer.pruner import Pruner
 from djjp.durations import to_datetime
 from djjp.engine import Engine
 from djjp.models import Consumer, Job, State
@@ -36,7 +37,7 @@ def left() -> dict[str, int]:
 
 
 def walk_to_the_end(engine: Engine) -> int:
-    walk, steps = Walk(), 1
+    walk, steps = Pruner(), 1
     while walk.step(engine):
         steps += 1
     return steps
@@ -47,7 +48,7 @@ def walk_to_the_end(engine: Engine) -> int:
 
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maintenance, "PRUNE_ROWS", 4)
+    monkeypatch.setattr(pruner, "PRUNE_ROWS", 4)
 
 
 @pytest.mark.usefixtures("small_steps")
@@ -93,7 +94,7 @@ def test_what_is_not_finished_is_never_pruned(engine: Engine) -> None:
 @pytest.mark.usefixtures("small_steps")
 def test_a_step_deletes_no_more_than_it_may_look_at(engine: Engine) -> None:
     ended(engine, State.SUCCEEDED, 400 * DAY, 10)
-    walk = Walk()
+    walk = Pruner()
     assert [walk.step(engine) for _ in range(2)] == [True, True]
     assert left() == {"succeeded": 2}
 
@@ -109,10 +110,10 @@ def limits() -> dict[str, float]:
 @pytest.fixture
 def chores(engine: Engine, limits: dict[str, float]) -> Iterator[Maintenance]:
     with override_settings(DJJP={"db_name": engine.db.alias, **limits}):
-        presence = Presence(engine, new_name(), None, 1)
-        presence.begin()
-        yield Maintenance(engine, presence, lost=lambda: LOST.append(1))
-        presence.end()
+        presence = Heartbeat(engine, ConsumerName.new().text, queues=None, limit=1)
+        presence.register()
+        yield Maintenance(engine, presence, on_declared_dead=lambda: LOST.append(1))
+        presence.deregister()
     LOST.clear()
 
 
@@ -144,9 +145,9 @@ def test_one_whose_row_has_gone_is_told_so(chores: Maintenance) -> None:
 def test_after_an_outage_the_heartbeat_comes_first_and_judgement_later(chores: Maintenance) -> None:
     chores.beat()
     before = Consumer.objects.get().heartbeat_at
-    chores.cut_off()
+    chores.after_outage()
     assert chores.due() < 0
-    assert chores._watch._not_before > chores._watch._now
+    assert chores._detector._not_before > chores._detector._now
     chores.beat()
     assert Consumer.objects.get().heartbeat_at > before
 
@@ -154,7 +155,7 @@ def test_after_an_outage_the_heartbeat_comes_first_and_judgement_later(chores: M
 def test_pruning_comes_again_and_again_while_there_is_something_to_prune(
     engine: Engine, chores: Maintenance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(maintenance, "PRUNE_ROWS", 4)
+    monkeypatch.setattr(pruner, "PRUNE_ROWS", 4)
     ended(engine, State.SUCCEEDED, 400 * DAY, 20)
     chores._prune_at = time.monotonic()
     chores.work(ending=True)

@@ -216,7 +216,7 @@ def test_a_job_that_enqueues_while_the_database_is_away_is_refused_in_time(
     assert there.wait(60)
     with locked(engine):
         go.set()
-        eventually(lambda: consumer._outcomes, within=60)
+        eventually(lambda: consumer._ledger.has_writes, within=60)
     thread.join()
 
     assert ended == [True]

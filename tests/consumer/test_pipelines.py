@@ -49,7 +49,7 @@ def test_a_step_with_a_time_of_its_own_runs_when_it_is_due_though_nobody_looks(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whose end lets it go knows that there is a time to be read."""
-    monkeypatch.setattr(coordinator, "_LOOK_EVERY", 3600.0)
+    monkeypatch.setattr(coordinator, "_POLL_EVERY", 3600.0)
     soon = timedelta(seconds=0.5)
     told = chain(fail.bind("no"), on_failure=echo.using(run_after=soon).bind_alone("told"))
     with consuming(2):

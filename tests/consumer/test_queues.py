@@ -164,7 +164,7 @@ def test_what_runs_goes_on_and_what_is_to_run_again_waits(engine: Engine) -> Non
     with consuming(3) as consumer:
         running = nap.using(queue="mail").run_later(0.5)
         again = fail_once.using(queue="mail").run_later()
-        eventually(lambda: consumer._held)
+        eventually(lambda: len(consumer._ledger))
         queues.pause("mail")
         assert isinstance(running.join(30), float)
         assert add.run_later(1).join(30) == 1
@@ -185,15 +185,21 @@ class PausedMeanwhile(Consumer):
             self.done = True
             elsewhere(lambda: queues.pause("mail"), lambda: fill("mail", each=3, priority=9))
 
-    def _look(self, *args: Any) -> None:
-        super()._look(*args)
-        self._now("before the turn")
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        select = self._queues.select
 
-    def _served(self) -> Any:
-        served = super()._served()
-        if self._engine.db.connection.in_atomic_block:
-            self._now("before the claim")
-        return served
+        def spy(ready: Any) -> Any:
+            selections = select(ready)
+            if self._engine.db.connection.in_atomic_block:
+                self._now("before the claim")
+            return selections
+
+        self._queues.select = spy  # type: ignore[method-assign]  # a hook in this one consumer
+
+    def _poll(self, *args: Any) -> None:
+        super()._poll(*args)
+        self._now("before the turn")
 
 
 # SQLite lets nobody write within a turn.
@@ -228,20 +234,26 @@ class PausedInLine(Consumer):
     in_line = 0
     given_back: list[Any]
 
-    def _rest(self, *args: Any) -> None:
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        notice_pauses = self._claimer.notice_pauses
+
+        def spy(paused: frozenset[str]) -> bool:
+            new = notice_pauses(paused)
+            if new:
+                assert self._pool.waiting() == 0
+                self.given_back = self._ledger.batch().returns
+            return new
+
+        self._claimer.notice_pauses = spy  # type: ignore[method-assign]  # a hook in this one consumer
+
+    def _wait(self, *args: Any) -> None:
         if not self.in_line and (waiting := self._pool.waiting()) >= 3:
             self.in_line = waiting
             elsewhere(lambda: queues.pause("mail"))
-            self._look_at = 0.0
+            self._poll_at = 0.0
             return
-        super()._rest(*args)
-
-    def _pauses(self, paused: frozenset[str]) -> bool:
-        new = super()._pauses(paused)
-        if new:
-            assert self._pool.waiting() == 0
-            self.given_back = list(self._late)
-        return new
+        super()._wait(*args)
 
 
 @pytest.mark.parametrize("concurrency", ["threads", "asyncio"])

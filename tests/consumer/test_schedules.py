@@ -15,9 +15,9 @@ from django.test.utils import CaptureQueriesContext
 
 from djjp import codec, recurrence, testing
 from djjp.consumer import scheduler
-from djjp.consumer.liveness import Presence, new_name
+from djjp.consumer.heartbeat import ConsumerName, Heartbeat
 from djjp.consumer.maintenance import Maintenance
-from djjp.consumer.scheduler import Timekeeper
+from djjp.consumer.scheduler import Scheduler
 from djjp.engine import Engine
 from djjp.models import Consumer, Job, Occurrence, Schedule, Source, State
 from tests.project.shop.jobs import TALLY, echo, mail, tally
@@ -34,8 +34,8 @@ def fired() -> list[float]:
     return sorted(Occurrence.objects.values_list("occurs_at", flat=True))
 
 
-def keeper(engine: Engine, began: float = START) -> Timekeeper:
-    made = Timekeeper(engine)
+def keeper(engine: Engine, began: float = START) -> Scheduler:
+    made = Scheduler(engine)
     made._began = began
     return made
 
@@ -219,7 +219,7 @@ def test_one_that_people_have_disabled_stays_so_when_consumers_start(engine: Eng
 
 
 def test_an_idle_consumer_without_schedules_reads_once_in_a_while(engine: Engine) -> None:
-    watch = Timekeeper(engine)
+    watch = Scheduler(engine)
     with CaptureQueriesContext(connections[engine.db.alias]) as captured:
         watch.work(time.time())
     assert [query["sql"].split()[0] for query in captured] == ["SELECT"]
@@ -228,7 +228,7 @@ def test_an_idle_consumer_without_schedules_reads_once_in_a_while(engine: Engine
 
 def test_the_next_slot_is_kept_in_mind(engine: Engine) -> None:
     with registered(every=timedelta(seconds=1.5)):
-        watch = Timekeeper(engine)
+        watch = Scheduler(engine)
         watch.work(time.time())
         following = recurrence.first(
             recurrence.Every(1_500_000), Schedule.objects.get().fired_until
@@ -243,9 +243,9 @@ def test_the_next_slot_is_kept_in_mind(engine: Engine) -> None:
 def test_a_consumer_that_is_about_to_end_fires_nothing_and_waits_for_no_slot(
     engine: Engine,
 ) -> None:
-    presence = Presence(engine, new_name(), None, 1)
-    presence.begin()
-    chores = Maintenance(engine, presence, lost=lambda: None)
+    presence = Heartbeat(engine, ConsumerName.new().text, queues=None, limit=1)
+    presence.register()
+    chores = Maintenance(engine, presence, on_declared_dead=lambda: None)
     with registered(every=0.1):
         keeper(engine).work(START)
         chores.beat()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from djjp.consumer.serving import Rank, Serving, parse
+from djjp.consumer.serving import QueueSelector, Rank, parse
 
 
 class Queues:
@@ -31,16 +31,16 @@ class Queues:
             self.left[job[2]].remove(job)
         return [queue for _, _, queue in first]
 
-    def turn(self, serving: Serving, room: int) -> list[str]:
-        served = serving.served(self.ready() if serving.looks_for_names else [])
+    def turn(self, serving: QueueSelector, room: int) -> list[str]:
+        served = serving.select(self.ready() if serving.needs_ready_names else [])
         return serving.take(room, served, self.claim)
 
-    def taken(self, serving: Serving, room: int, turns: int) -> list[str]:
+    def taken(self, serving: QueueSelector, room: int, turns: int) -> list[str]:
         return [queue for _ in range(turns) for queue in self.turn(serving, room)]
 
 
-def serving(*names: str, excluded: Sequence[str] = ()) -> Serving:
-    return Serving(parse(names) if names else None, excluded)
+def serving(*names: str, excluded: Sequence[str] = ()) -> QueueSelector:
+    return QueueSelector(parse(names) if names else None, excluded)
 
 
 # What is typed
@@ -108,8 +108,8 @@ def test_a_queue_that_is_named_stands_where_it_is_named() -> None:
 
 
 def test_a_star_alone_is_every_queue_by_one_claim() -> None:
-    assert not serving("*").looks_for_names
-    assert serving("*").served([])[0][1] is None
+    assert not serving("*").needs_ready_names
+    assert serving("*").select([])[0][1] is None
 
 
 # Shares
@@ -166,9 +166,9 @@ def test_within_a_share_priority_goes_first() -> None:
 def test_what_is_excluded_is_not_served_however_it_is_asked_for() -> None:
     left_out = ["bulk", "old.*"]
     ready = ["bulk", "default", "mail", "old.a", "older"]
-    assert serving(excluded=left_out).served(ready) == [(Rank("*"), ["default", "mail", "older"])]
-    assert serving("bulk", "mail", excluded=left_out).served([]) == [(Rank("mail"), ["mail"])]
-    assert serving("o*", "*", excluded=left_out).served(ready) == [
+    assert serving(excluded=left_out).select(ready) == [(Rank("*"), ["default", "mail", "older"])]
+    assert serving("bulk", "mail", excluded=left_out).select([]) == [(Rank("mail"), ["mail"])]
+    assert serving("o*", "*", excluded=left_out).select(ready) == [
         (Rank("o*"), ["older"]),
         (Rank("*"), ["default", "mail"]),
     ]
@@ -176,13 +176,13 @@ def test_what_is_excluded_is_not_served_however_it_is_asked_for() -> None:
 
 def test_only_a_star_stands_for_other_text() -> None:
     odd = ["a?", "ab", "[x]", "x", "a.b", "a-b", "q\n1"]
-    assert serving("a?", "[x]", "a.*", "q*").served(odd) == [
+    assert serving("a?", "[x]", "a.*", "q*").select(odd) == [
         (Rank("a?"), ["a?"]),
         (Rank("[x]"), ["[x]"]),
         (Rank("a.*"), ["a.b"]),
         (Rank("q*"), ["q\n1"]),
     ]
-    assert serving(excluded=["[x]"]).served(["[x]", "x"]) == [(Rank("*"), ["x"])]
+    assert serving(excluded=["[x]"]).select(["[x]", "x"]) == [(Rank("*"), ["x"])]
 
 
 def test_a_pause_holds_for_names_patterns_and_all_queues_and_can_end() -> None:
@@ -193,14 +193,14 @@ def test_a_pause_holds_for_names_patterns_and_all_queues_and_can_end() -> None:
         (serving("*", excluded=["x"]), [(Rank("*"), ["bulk", "mail"])]),
     ]:
         served.paused = frozenset(["bulk"])
-        assert [names for _, names in served.served(ready)] == [["mail"]]
+        assert [names for _, names in served.select(ready)] == [["mail"]]
         served.paused = frozenset()
-        assert served.served(ready) == whole
+        assert served.select(ready) == whole
 
 
 def test_a_thousand_queues_are_sorted_into_ranks_without_comparing_each_with_each() -> None:
     """A name is matched once, and then remembered."""
     names = [f"tenant-{number}" for number in range(1000)]
     served = serving("tenant-7", "tenant-*", "*")
-    assert served.served(names) == served.served(names)
+    assert served.select(names) == served.select(names)
     assert served._rank_of.cache_info().misses == 1000

@@ -8,7 +8,7 @@ import pytest
 
 from djjp import run_many
 from djjp.consumer.consumer import Consumer
-from djjp.consumer.rate_starts import LONGEST_SLACK, Starts
+from djjp.consumer.rate_starts import LONGEST_MARGIN, StartDeadlines
 from djjp.engine import START_MARGIN, Claimed, Engine
 from djjp.ids import new_id
 from djjp.models import Flag, RateStart
@@ -19,27 +19,27 @@ OTHER = Claimed(new_id(), "test.job", "[]", 1, 0, Flag.RATE_LIMITED)
 
 
 def test_a_job_may_begin_within_half_of_the_slack() -> None:
-    starts = Starts()
+    starts = StartDeadlines()
     now = time.monotonic()
-    starts.expect(now + 60, {JOB.id: 1.5})
-    assert not starts.too_late(JOB)
-    starts.expect(now - START_MARGIN / 2, {JOB.id: 1.5})
-    assert starts.too_late(JOB)
-    assert not starts.too_late(OTHER)
+    starts.add(now + 60, {JOB.id: 1.5})
+    assert not starts.missed(JOB)
+    starts.add(now - START_MARGIN / 2, {JOB.id: 1.5})
+    assert starts.missed(JOB)
+    assert not starts.missed(OTHER)
     starts.forget([JOB])
-    assert not starts.too_late(JOB)
+    assert not starts.missed(JOB)
 
 
-def test_the_slack_grows_where_jobs_come_too_late_and_shrinks_where_they_do_not() -> None:
-    starts = Starts()
+def test_the_slack_grows_where_jobs_come_missed_and_shrinks_where_they_do_not() -> None:
+    starts = StartDeadlines()
     for _ in range(20):
-        starts.expect(time.monotonic() - 60, {JOB.id: 1.5})
+        starts.add(time.monotonic() - 60, {JOB.id: 1.5})
         assert starts.unused([JOB, OTHER]) == {JOB.id: 1.5}
-    assert START_MARGIN < starts.slack <= LONGEST_SLACK
+    assert START_MARGIN < starts.margin <= LONGEST_MARGIN
     for _ in range(100):
-        starts.expect(time.monotonic() + 60, {JOB.id: 1.5})
+        starts.add(time.monotonic() + 60, {JOB.id: 1.5})
         starts.unused([JOB])
-    assert starts.slack == START_MARGIN
+    assert starts.margin == START_MARGIN
 
 
 @pytest.mark.parametrize("concurrency", ["threads", "asyncio"])

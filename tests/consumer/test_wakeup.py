@@ -119,7 +119,7 @@ def test_jobs_that_come_one_soon_after_the_other_are_all_picked_up_though_nobody
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An enqueuer does not tell of each one, and the consumer may be in the middle of the one before."""
-    monkeypatch.setattr(coordinator, "_LOOK_EVERY", 3600.0)
+    monkeypatch.setattr(coordinator, "_POLL_EVERY", 3600.0)
     with consuming(2):
         eventually(Consumer.objects.exists)
         for gap in [0.0, 0.001, 0.002, 0.003, 0.005, 0.008, 0.011] * 5:

@@ -12,6 +12,7 @@ from django.core.management import CommandError
 from django.utils import timezone
 
 from djjp import monitoring, queues
+from djjp.consumer import pruner
 from djjp.consumer.process import require
 from djjp.durations import to_datetime
 from djjp.exceptions import JobDoesNotExist, QueueUnavailable
@@ -148,7 +149,7 @@ def resume(names: Sequence[str]) -> None:
 def prune(keep_succeeded: float | None, keep_failed: float | None) -> None:
     """Delete jobs that ended long ago: as long as the settings say, or these seconds."""
     with _errors_in_one_line():
-        count = monitoring.prune(keep_succeeded, keep_failed)
+        count = pruner.prune(keep_succeeded, keep_failed)
     click.echo(f"{count} {'job' if count == 1 else 'jobs'} pruned")
 
 
