@@ -7,9 +7,13 @@ VENV ?= .venv
 PEERS_VENV ?= .venv-peers
 PYTHON ?=
 ARGS ?=
-# How the tests are shared out: to four processes, because most tests wait; one that is idle takes over from another.
-TOGETHER ?= -n 4 --dist worksteal
-PYTEST = PYTHONDEVMODE=1 PYTHONHASHSEED=0 $(BIN)/python -m pytest $(TOGETHER)
+# How the tests are shared out: to more processes than cores, because most tests wait. A process that is idle takes
+# over from another.
+WORKERS = 6
+TOGETHER ?= -n $(WORKERS) --dist worksteal
+# Bytecode is kept, even if the environment forbids it: hundreds of started processes would compile djjp anew.
+# The development mode is for its warnings: its checks of memory are for authors of C, and take a sixth of the time.
+PYTEST = PYTHONDONTWRITEBYTECODE= PYTHONDEVMODE=1 PYTHONMALLOC=pymalloc PYTHONHASHSEED=0 $(BIN)/python -m pytest $(TOGETHER)
 
 # Tried in this order, unless PYTHON says which. A suitable one is new enough and complete: some
 # systems ship Python without venv's parts or without sqlite3.
@@ -21,11 +25,12 @@ QUIETLY = -m pip --disable-pip-version-check --quiet
 PIP = $(BIN)/python $(QUIETLY)
 
 # For programs that load the tests' settings and run no test: they need no server, and leave nothing behind.
-AT_REST = DJJP_TEST_HOME=$(VENV) DJJP_TEST_SERVER_URL=sqlite://:memory:
+AT_REST = DJJP_TEST_HOME=$(abspath $(VENV)) DJJP_TEST_SERVER_URL=sqlite://:memory:
 
 .NOTPARALLEL:
-.PHONY: help venv demo demo-site test test-all check fix lint types migrations clean
-.PHONY: chaos bench bench-peers bench-scale bench-isolation
+.PHONY: help venv demo demo-site test test-all check fix lint types migrations messages docs package fixture
+.PHONY: clean
+.PHONY: test-browser screenshots chaos openapi bench bench-peers bench-scale bench-isolation
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -39,11 +44,17 @@ demo: $(VENV)/.installed-demo ## index Python's own library with jobs on a datab
 demo-site: $(VENV)/.installed-demo ## the same, then serve its admin
 	$(BIN)/python example_multidb/demo.py --site $(ARGS)
 
-test: $(VENV)/.installed-test ## the tests, on SQLite and PostgreSQL, except those from end to end
+test: $(VENV)/.installed-test ## each promise, on SQLite and PostgreSQL; processes mostly on SQLite only
 	$(PYTEST) -m "not end_to_end" $(ARGS)
 
-test-all: $(VENV)/.installed-test ## all tests: also the pages of the docs, chaos, benchmarks, crowds of jobs
+test-all: $(VENV)/.installed-browser ## all tests: also in a browser, pages of the docs, chaos, benchmarks, crowds
 	$(PYTEST) $(ARGS)
+
+test-browser: $(VENV)/.installed-browser ## the pages of the admin in a browser
+	$(PYTEST) tests/browser $(ARGS)
+
+screenshots: $(VENV)/.installed-browser ## pictures of all pages of the admin, for the docs
+	DJJP_PICTURES=docs/images $(PYTEST) tests/browser/test_pictures.py $(ARGS)
 
 check: lint types migrations test ## what to run before a commit
 
@@ -61,6 +72,24 @@ types: $(VENV)/.installed-dev ## mypy, strict
 migrations: $(VENV)/.installed-dev ## fail where a model has changed and no migration says so
 	$(AT_REST) $(BIN)/python -m django makemigrations --check --dry-run --settings tests.project.settings
 
+messages: $(VENV)/.installed-dev ## the translations of each language, from the sources; needs GNU gettext
+	cd djjp && ../$(VENV)/bin/python -m django makemessages --all --no-location --no-wrap --no-obsolete
+	cd djjp && ../$(VENV)/bin/python -m django compilemessages
+
+docs: $(VENV)/.installed-docs ## the site of these docs, in docs/_build/html; each warning fails
+	$(BIN)/python -m sphinx -E -n -W --keep-going -q -d docs/_build/doctrees $(ARGS) docs docs/_build/html
+	@echo "The site is in docs/_build/html: open index.html."
+
+package: $(VENV)/.installed-package ## wheel and sdist in dist/, checked, installed and run
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
+	$(BIN)/python -m tests.installed
+
+fixture: $(VENV)/.installed-test ## the tables of this version, filled, in tests/upgrade: for a release
+	$(BIN)/python -m tests.upgrade
+
 bench: $(VENV)/.installed-test ## the benchmarks; ARGS='--json' for a program's eyes
 	$(BIN)/python -m benchmarks $(ARGS)
 
@@ -76,7 +105,11 @@ bench-isolation: $(VENV)/.installed-test ## what the queue costs the application
 chaos: $(VENV)/.installed-test ## consumers die, databases go away: nothing lost, nothing run twice
 	$(BIN)/python -m tests.chaos $(ARGS)
 
+openapi: $(VENV)/.installed-dev ## schemathesis: requests made from the document of the HTTP interface
+	$(BIN)/tox run -e openapi -- $(ARGS)
+
 clean: ## remove what the targets here have made
+	rm -rf docs/_build docs/project docs/reference
 	rm -rf $(VENV) $(PEERS_VENV) .tox build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	rm -f example_multidb/*.sqlite3 example_multidb/*.sqlite3-*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.application`: what runs beside a queue and is measured, or keeps a core as busy.
+"""`python -m benchmarks.application`: the application's processes in `benchmarks.isolation`.
 
-`write`: the application's own small transactions, about 200 a second in its own database, each timed, until
-it is told to stop; the times go to a file. `enqueue N`: jobs that do nothing, one by one. `burn SHARE`: the
-processor used as the queue would use it, without a queue.
+`write FILE` runs the application's own small transactions, about 200 a second in its own database, until
+SIGTERM, and writes the duration of each to the file. `enqueue N` enqueues N jobs that do nothing, one by one.
+`burn SHARE` uses this share of a core, as much as the queue would, without a queue.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ import time
 from pathlib import Path
 
 _PAUSE = 0.005
-# So fine is the work of a process that burns: about as long as a consumer's turn.
+# Seconds of a cycle of work and sleep in a process that burns: about as long as a consumer's turn.
 _SLICE = 0.005
 
 
 class Stop:
-    """Whether SIGTERM has come."""
+    """Records SIGTERM."""
 
     def __init__(self) -> None:
-        self.asked = False
-        signal.signal(signal.SIGTERM, self._ask)
+        self.requested = False
+        signal.signal(signal.SIGTERM, self._request)
 
-    def _ask(self, *_: object) -> None:
-        self.asked = True
+    def _request(self, *_: object) -> None:
+        self.requested = True
 
 
 def write(stop: Stop, path: Path) -> None:
-    """Insert a row or change one, in a transaction of its own; note the milliseconds of each."""
+    """Insert and update rows in turn, each in its own transaction; record the milliseconds of each."""
     from django.db import connection, transaction
 
     took: list[float] = []
@@ -39,7 +39,7 @@ def write(stop: Stop, path: Path) -> None:
         cursor.execute("SELECT count(*) FROM bench_application")
         path.with_suffix(".ready").touch()
         due = time.perf_counter()
-        while not stop.asked:
+        while not stop.requested:
             began = time.perf_counter()
             with transaction.atomic():
                 if len(took) % 2:
@@ -60,7 +60,7 @@ def write(stop: Stop, path: Path) -> None:
 
 
 def enqueue(jobs: int) -> None:
-    """Enqueue jobs as a web process does, one by one."""
+    """Enqueue jobs one by one, as a web process does."""
     from benchmarks.jobs import noop
 
     for number in range(jobs):
@@ -69,7 +69,7 @@ def enqueue(jobs: int) -> None:
 
 def burn(stop: Stop, share: float) -> None:
     """Use this share of a core."""
-    while not stop.asked:
+    while not stop.requested:
         began = time.perf_counter()
         while time.perf_counter() - began < _SLICE * share:
             pass

@@ -1,7 +1,7 @@
-"""The same work by `sqlite3` and `psycopg` alone: the floor that djjp's figures stand on.
+"""The same work by `sqlite3` and `psycopg` alone: the baseline for djjp's figures.
 
-Rows are made ready beforehand, arguments stay text and nobody runs a job: what is left is the
-statements, the driver and the database. The table and its indexes are djjp's own.
+Rows are prepared beforehand, arguments stay text and no job is run, so only the statements, the driver and
+the database are measured. The table and its indexes are djjp's own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ INSERT = f"INSERT INTO djjp_job ({_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s,
 
 
 def rows_for(alias: str, jobs: int) -> list[Row]:
-    """As many new jobs, each value in the form that the database's driver takes."""
+    """Return rows of new jobs, each value in the form that the database's driver takes."""
     text = alias == "sqlite"
     rows = []
     for number in range(jobs):
@@ -53,16 +53,17 @@ class Bare(ABC):
 
     @abstractmethod
     def insert(self, rows: Sequence[Row]) -> None:
-        """Insert row by row, each in a transaction of its own."""
+        """Insert row by row, each in its own transaction."""
 
     @abstractmethod
     def insert_many(self, rows: Sequence[Row]) -> None:
-        """Insert in chunks, each one transaction, by the driver's fastest means."""
+        """Insert in chunks, each in one transaction, by the driver's fastest method."""
 
     def drain(self, batch: int) -> int:
-        """Settle the last batch and claim the next in one transaction, until nothing is left.
+        """Finish the last batch and claim the next in one transaction, until no job is left.
 
-        Returns how many jobs there were.
+        Returns:
+            The number of jobs.
         """
         total, claimed = 0, self._turn([], batch)
         while claimed:
@@ -72,18 +73,18 @@ class Bare(ABC):
 
     @abstractmethod
     def _turn(self, ended: Sequence[Row], batch: int) -> Sequence[Row]:
-        """One transaction; a claimed row is id, name, arguments, attempts."""
+        """Run one transaction; return the claimed rows: id, name, arguments, attempts."""
 
 
 class BareSQLite(Bare):
     """`sqlite3`, with the same pragmas as the queue's own connection."""
 
     _INSERT = INSERT.replace("%s", "?")
-    _SETTLE = """UPDATE djjp_job SET state = 'succeeded', result = 'null', started_at = ?,
+    _FINISH = """UPDATE djjp_job SET state = 'succeeded', result = 'null', started_at = ?,
         finished_at = ? WHERE id = ? AND attempts = ? AND consumer = ? AND state = 'running'"""
     _CLAIM = """UPDATE djjp_job SET state = 'running', consumer = ?, started_at = ?,
         attempts = attempts + 1 WHERE id IN (
-        SELECT id FROM djjp_job WHERE state = 'ready' ORDER BY priority DESC, id LIMIT ?)
+        SELECT id FROM djjp_job WHERE state = 'ready' AND rescues = 0 ORDER BY priority DESC, id LIMIT ?)
         RETURNING id, name, arguments, attempts"""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -105,7 +106,7 @@ class BareSQLite(Bare):
         self._connection.execute("BEGIN IMMEDIATE")
         if ended:
             outcomes = [(now, now, id, attempts, CONSUMER) for id, _, _, attempts in ended]
-            self._connection.executemany(self._SETTLE, outcomes)
+            self._connection.executemany(self._FINISH, outcomes)
         claimed: list[Row] = self._connection.execute(
             self._CLAIM, [CONSUMER, now, batch]
         ).fetchall()
@@ -114,17 +115,17 @@ class BareSQLite(Bare):
 
 
 class BarePostgreSQL(Bare):
-    """`psycopg`, every statement prepared, and the claim kept to the order of its index.
+    """`psycopg`, with every statement prepared, and a claim that must use the order of its index.
 
-    Of a table that is minutes old the planner knows nothing, and would sort all ready rows.
+    The planner has no statistics for a table that is minutes old, and would sort all ready rows.
     """
 
     _COPY = f"COPY djjp_job ({_COLUMNS}) FROM STDIN"
-    _SETTLE = """UPDATE djjp_job AS job SET state = 'succeeded', result = 'null', started_at = %s,
+    _FINISH = """UPDATE djjp_job AS job SET state = 'succeeded', result = 'null', started_at = %s,
         finished_at = %s FROM unnest(%s::uuid[], %s::int[]) AS ended(id, attempts)
         WHERE job.id = ended.id AND job.attempts = ended.attempts AND job.consumer = %s
         AND job.state = 'running'"""
-    _CLAIM = """WITH picked AS MATERIALIZED (SELECT id FROM djjp_job WHERE state = 'ready'
+    _CLAIM = """WITH picked AS MATERIALIZED (SELECT id FROM djjp_job WHERE state = 'ready' AND rescues = 0
         ORDER BY priority DESC, id LIMIT %s FOR UPDATE SKIP LOCKED)
         UPDATE djjp_job AS job SET state = 'running', consumer = %s, started_at = %s,
         attempts = job.attempts + 1 FROM picked WHERE job.id = picked.id
@@ -151,7 +152,7 @@ class BarePostgreSQL(Bare):
         with self._connection.transaction(), self._connection.cursor() as cursor:
             if ended:
                 ids, attempts = [row[0] for row in ended], [row[3] for row in ended]
-                cursor.execute(self._SETTLE, [now, now, ids, attempts, CONSUMER], prepare=True)
+                cursor.execute(self._FINISH, [now, now, ids, attempts, CONSUMER], prepare=True)
             cursor.execute(self._CLAIM, [batch, CONSUMER, now], prepare=True)
             claimed: list[Row] = cursor.fetchall()
         return claimed
@@ -159,7 +160,7 @@ class BarePostgreSQL(Bare):
 
 @contextmanager
 def bare(alias: str) -> Iterator[Bare]:
-    """A connection of its own to the queue's database, beside Django's."""
+    """Open a separate connection to the queue's database, beside Django's."""
     if alias == "sqlite":
         path = Path(os.environ["DJJP_BENCH_HOME"]) / "queue.sqlite3"
         with closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as connection:

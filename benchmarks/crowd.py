@@ -1,7 +1,7 @@
-"""How many jobs eight processes enqueue together in a second on PostgreSQL, with wake-ups and without.
+"""The table `crowd`: the rate at which eight processes enqueue on PostgreSQL, with and without notifications.
 
-A notification takes one lock of the whole cluster at its commit: were there one for each job, the commits
-of all enqueuers would queue up behind it.
+A notification takes one lock of the whole server at commit: if each job sent one, all enqueuers would wait
+for it at their commits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from benchmarks.report import Column, Section, Spread, progress
 ENQUEUERS = 8
 
 _COLUMNS = [
-    Column("wake-ups", "wakeups"),
+    Column("notifications", "notifications"),
     Column("processes", "processes", "d"),
     Column("jobs", "jobs", ",d"),
     Column("jobs/s", "jobs_per_second", ",.0f"),
@@ -43,34 +43,34 @@ for number in range(int(sys.argv[1])):
 def measure(jobs: int, repeat: int) -> Section:
     seconds: dict[bool, list[float]] = {True: [], False: []}
     for number in range(1, repeat + 1):
-        for wakeups in (True, False):
-            said = "with" if wakeups else "without"
-            progress(f"crowd: {jobs:,} jobs {said} wake-ups, {number} of {repeat}")
+        for notified in (True, False):
+            kind = "with" if notified else "without"
+            progress(f"crowd: {jobs:,} jobs {kind} notifications, {number} of {repeat}")
             with on("postgresql"):
-                seconds[wakeups].append(_enqueued(jobs // ENQUEUERS, wakeups=wakeups))
+                seconds[notified].append(_enqueued(jobs // ENQUEUERS, notified=notified))
     rates = {way: Spread.of([jobs / s for s in each]) for way, each in seconds.items()}
     rows: list[dict[str, Any]] = [
         {
-            "wakeups": "on" if wakeups else "off",
+            "notifications": "on" if notified else "off",
             "processes": ENQUEUERS,
             "jobs": jobs,
             "jobs_per_second": rate,
-            "ratio": rate.ratio(rates[False]) if wakeups else None,
+            "ratio": rate.ratio(rates[False]) if notified else None,
         }
-        for wakeups, rate in rates.items()
+        for notified, rate in rates.items()
     ]
     return Section("crowd", "Eight processes enqueue one by one on PostgreSQL", _COLUMNS, rows)
 
 
-def _enqueued(jobs: int, *, wakeups: bool) -> float:
-    """Seconds for each process to enqueue so many, while an idle consumer is there to be woken."""
+def _enqueued(jobs: int, *, notified: bool) -> float:
+    """Return the seconds in which each process enqueues its jobs, beside an idle consumer that is notified."""
     empty("postgresql")
-    os.environ["DJJP_BENCH_LISTEN"] = "yes" if wakeups else "no"
+    os.environ["DJJP_BENCH_LISTEN"] = "yes" if notified else "no"
     try:
-        # It serves another queue: woken or not, it takes nothing away.
+        # It serves another queue, so it claims none of the jobs.
         with consumer("postgresql", "--queues", "another") as idle:
             idle.wait_until_ready()
-            return _raced([_started(jobs) for _ in range(ENQUEUERS)])
+            return _race([_started(jobs) for _ in range(ENQUEUERS)])
     finally:
         del os.environ["DJJP_BENCH_LISTEN"]
 
@@ -86,7 +86,7 @@ def _started(jobs: int) -> subprocess.Popen[str]:
     )
 
 
-def _raced(processes: Sequence[subprocess.Popen[str]]) -> float:
+def _race(processes: Sequence[subprocess.Popen[str]]) -> float:
     for process in processes:
         assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018  (both are pipes)
         process.stdout.readline()

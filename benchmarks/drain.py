@@ -1,4 +1,4 @@
-"""How many jobs that do nothing one consumer runs in a second, next to the bare statements."""
+"""The table `drain`: the rate at which one consumer runs jobs that do nothing, next to the bare statements."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.report import Column, Section, Spread, progress
 from djjp import run_many
 
 THREADS = 10
-#: How many jobs a bare transaction settles and claims.
+#: The number of jobs that a bare transaction finishes and claims.
 BATCH = 200
 
 _COLUMNS = [

@@ -1,4 +1,4 @@
-"""How many jobs one process enqueues in a second, next to bare inserts of the same rows."""
+"""The table `enqueue`: the rate at which one process enqueues, next to bare inserts of the same rows."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def measure(databases: Sequence[str], jobs: int, repeat: int) -> Section:
                     "ratio": None if way == base else rates[way].ratio(rates[base]),
                 }
             )
-    return Section("enqueue", "Enqueue from one process, nobody consuming", _COLUMNS, rows)
+    return Section("enqueue", "Enqueue from one process, without a consumer", _COLUMNS, rows)
 
 
 _ONE, _ONE_DJANGO, _ONE_BARE = "run_later", "one by one, Django's cursor", "one by one, bare driver"
 _MANY, _MANY_BARE = "run_many", "in bulk, bare driver"
-#: Each way of enqueueing, in the order of the table, and the bare one that it is compared with.
+#: The ways to enqueue, in the order of the table, each with the bare way that it is compared with.
 _BASES = {
     _ONE: _ONE_BARE,
     _ONE_DJANGO: _ONE_BARE,
@@ -61,7 +61,7 @@ _BASES = {
 
 
 def _round(alias: str, jobs: int) -> dict[str, float]:
-    """Seconds of each way, one after the other, each into an empty table."""
+    """Return the seconds of each way; each starts with an empty table."""
     with bare(alias) as driver:
         return {
             _ONE: _timed(alias, _run_later, jobs),

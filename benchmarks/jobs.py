@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
+from typing import Any
 
 from djjp import job
+from djjp.engine.totals import Totals
 
 
-@job
+@job(api=True)
 def noop(number: int) -> None:
-    """Do nothing, so that what is measured is the queue."""
+    """Do nothing, so that only the queue is measured."""
 
 
 @job
@@ -27,5 +30,22 @@ async def anap(seconds: float) -> None:
 
 @job
 def stamp() -> float:
-    """Say when the function ran."""
+    """Return the time at which the function runs."""
     return time.time()
+
+
+def _nothing(number: int) -> None:
+    """Do nothing, under one of many names."""
+
+
+#: Jobs that do nothing, each with a name of its own.
+MANY = [job(name=f"benchmarks.jobs.nothing_{number}")(_nothing) for number in range(1000)]
+
+
+def uncounted(self: Totals, *args: Any, **options: Any) -> None:
+    """Take the place of `Totals.entry_of`."""
+
+
+# What totals cost is measured by a consumer without them: see `benchmarks.totals`.
+if os.environ.get("DJJP_BENCH_TOTALS") == "no":
+    Totals.entry_of = uncounted  # type: ignore[method-assign]  # in this process only

@@ -1,4 +1,4 @@
-"""The table: jobs that sleep 10 to 100 ms, and how near a consumer comes to the least time."""
+"""The table `table`: jobs that sleep 10 to 100 ms, and the time of a consumer in units of the ideal time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _COLUMNS = [
 
 
 class Row(NamedTuple):
-    """So many jobs, so many at once: on threads, or as tasks of one loop."""
+    """The number of jobs and of slots: threads, or tasks of one loop."""
 
     jobs: int
     threads: int
@@ -52,13 +52,15 @@ ROWS = [
 def measure(
     databases: Sequence[str], rows: Sequence[Row], seed: int, longest: float | None
 ) -> Section:
-    """Each row once on each database; rows whose ideal is over `longest` seconds are left out."""
+    """Measure each row once on each database; omit rows whose ideal is more than `longest` seconds."""
     measured = []
     for row in rows:
         naps = sleeps(row.jobs, seed)
         least = ideal(naps, row.threads)
         if longest is not None and least > longest:
-            progress(f"table: {row.jobs:,} jobs on {row.threads} left out, {least:.0f} s at best")
+            progress(
+                f"table: {row.jobs:,} jobs on {row.threads} are omitted, {least:.0f} s at best"
+            )
             continue
         for alias in databases:
             progress(f"table: {row.jobs:,} jobs on {row.threads}, {alias}, {least:.1f} s at best")

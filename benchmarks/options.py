@@ -1,4 +1,4 @@
-"""What the command lines of the benchmarks have in common: the form of an option's value."""
+"""Values of options that the command lines of the benchmarks share."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Callable, Sequence
 
 
 def some_of(known: Sequence[str]) -> Callable[[str], list[str]]:
-    """Names out of the known ones, separated by commas."""
+    """Return a parser of known names that are separated by commas."""
 
     def parse(text: str) -> list[str]:
         names = text.split(",")
         if unknown := set(names).difference(known):
-            raise argparse.ArgumentTypeError(f"{unknown.pop()!r} is none of {', '.join(known)}")
+            raise argparse.ArgumentTypeError(f"{unknown.pop()!r} is not one of {', '.join(known)}")
         return names
 
     return parse
 
 
 def count(text: str) -> int:
-    """A whole number from 1."""
+    """Parse a whole number from 1."""
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
     return number

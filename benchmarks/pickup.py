@@ -1,4 +1,4 @@
-"""How soon an idle consumer starts a job of another process, and what idling costs it."""
+"""The table `pickup`: the time until an idle consumer starts another process's job, and its CPU use when idle."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.report import Column, Section, Spread, progress
 from djjp.jobs import JobHandle
 
 THREADS = 10
-# So long a consumer gets to come to rest after its last work before its idling is measured.
+# Seconds that a consumer gets to become idle after its last work, before its CPU use is measured.
 _SETTLES = 1.0
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.020, 0.120
 
@@ -88,7 +88,7 @@ def _samples(count: int, dice: random.Random) -> list[Sample]:
         before = time.time()
         handle = stamp.run_later()
         enqueued.append((before, time.time(), handle))
-    # Read at the end only: a process that looks at its jobs would keep the database awake.
+    # The results are read at the end, because reads in between would keep the database busy.
     samples = []
     for before, committed, handle in enqueued:
         ran = handle.join(timeout=60)
@@ -97,5 +97,5 @@ def _samples(count: int, dice: random.Random) -> list[Sample]:
 
 
 def _percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least this share of them does not exceed."""
+    """Return the smallest value that at least this share of the values does not exceed."""
     return sorted(values)[math.ceil(share * len(values)) - 1]

@@ -1,4 +1,4 @@
-"""How many jobs of pipelines one consumer runs in a second, next to as many that wait for nothing."""
+"""The table `pipelines`: the rate at which one consumer runs jobs of pipelines, next to independent jobs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.processes import drained
 from benchmarks.report import Column, Section, Spread, progress
 from djjp import chain, group, run_many
 
-#: The members of each pipeline's group; with the job before it and the one behind it.
+#: The jobs in the group of each pipeline; one job comes before the group, and one after it.
 MEMBERS = 10
 JOBS = MEMBERS + 2
 

@@ -1,7 +1,7 @@
-"""Consumer processes, and when each was ready and when it was done.
+"""Consumer processes: when each was ready and when it had drained the queue.
 
-A consumer's first line in the log comes when it is set up, just before it claims; its last when the
-last outcome is committed. Only their times are read, not what they say.
+A consumer writes its first line into the log when it is set up, just before it claims, and its last line when
+the last outcome is committed. Only the times of the lines are read, not their text.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import NamedTuple
 
 from benchmarks.environment import ROOT
 
-# A consumer that says nothing for so long has not come up.
+# Seconds after which a consumer without a line in its log counts as failed.
 _COMES_UP_WITHIN = 60.0
 
 
 class Drained(NamedTuple):
-    """How long a consumer took to come up, and then to run all jobs; seconds."""
+    """Seconds that a consumer took to start, and then to run all jobs."""
 
     startup: float
     consumption: float
@@ -43,15 +43,15 @@ class Consumer:
         )
 
     def wait_until_ready(self) -> None:
-        """Wait until it is set up."""
+        """Wait until the consumer is set up."""
         until = time.monotonic() + _COMES_UP_WITHIN
         while not self._lines():
             if self.process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError(f"the consumer did not come up (exit {self.process.poll()})")
+                raise RuntimeError(f"the consumer did not start (exit {self.process.poll()})")
             time.sleep(0.01)
 
     def wait_until_drained(self) -> Drained:
-        """Wait for its end."""
+        """Wait until the consumer has ended; return its times."""
         code = self.process.wait()
         lines = self._lines()
         if code != 0 or len(lines) < 2:
@@ -60,7 +60,7 @@ class Consumer:
         return Drained(first - self.started_at, last - first)
 
     def cpu_seconds(self) -> float | None:
-        """What it has used of the processor so far; None where psutil is missing."""
+        """Return the CPU time that the process has used so far; None without psutil."""
         try:
             import psutil  # type: ignore[import-untyped]  # its stubs are a package of their own
         except ImportError:
@@ -69,7 +69,7 @@ class Consumer:
         return float(times.user + times.system)
 
     def end(self) -> None:
-        """Stop it, if it has not ended."""
+        """Stop the process if it has not ended."""
         self.process.terminate()
         try:
             self.process.wait(30)
@@ -83,7 +83,7 @@ class Consumer:
 
 @contextmanager
 def consumer(alias: str, *options: str) -> Iterator[Consumer]:
-    """A consumer process that does not outlive the block."""
+    """Start a consumer process, and stop it at the end of the block."""
     started = Consumer(alias, *options)
     try:
         yield started
@@ -92,7 +92,7 @@ def consumer(alias: str, *options: str) -> Iterator[Consumer]:
 
 
 def drained(alias: str, threads: int, jobs: int, concurrency: str = "threads") -> Drained:
-    """Have a consumer process run everything that is enqueued, and make sure that it did.
+    """Have a consumer process run all enqueued jobs, and check that they succeeded.
 
     Raises:
         RuntimeError: the consumer failed, or jobs did not succeed.
@@ -104,5 +104,5 @@ def drained(alias: str, threads: int, jobs: int, concurrency: str = "threads") -
         took = process.wait_until_drained()
     done = Job.objects.filter(state=State.SUCCEEDED).count()
     if done != jobs:
-        raise RuntimeError(f"{done} of {jobs} jobs succeeded: this measured something else")
+        raise RuntimeError(f"{done} of {jobs} jobs succeeded, so the figure is of no use")
     return took

@@ -1,18 +1,18 @@
-"""What was measured, as aligned text for people and as JSON for programs."""
+"""Print the figures: as aligned tables for readers, or as JSON for programs."""
 
 from __future__ import annotations
 
 import json
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Spread:
-    """One figure, measured several times."""
+    """The samples of one figure that was measured several times."""
 
     samples: tuple[float, ...]
 
@@ -25,13 +25,13 @@ class Spread:
         return statistics.median(self.samples)
 
     def ratio(self, base: Spread) -> Spread:
-        """This figure in units of the other, repeat by repeat."""
+        """Return this figure in units of the other, repeat by repeat."""
         return Spread(tuple(a / b for a, b in zip(self.samples, base.samples, strict=True)))
 
 
 @dataclass(frozen=True)
 class Column:
-    """A heading, the key of its value in a row, and how to write a number."""
+    """A heading, the key of the column's value in a row, and the format of a number."""
 
     heading: str
     key: str
@@ -40,7 +40,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Section:
-    """One table. Rows hold texts, numbers, spreads, and None for what could not be measured."""
+    """One table. Rows contain texts, numbers, spreads, and None for a figure that could not be measured."""
 
     name: str
     title: str
@@ -48,8 +48,23 @@ class Section:
     rows: Sequence[Mapping[str, Any]]
 
 
+def publish(facts: Mapping[str, str | int], sections: Iterable[Section], *, as_json: bool) -> None:
+    """Print each section as soon as it is measured, below a line about the machine.
+
+    With JSON, these tables go to stderr, and stdout gets only the JSON, at the end.
+    """
+    tables = sys.stderr if as_json else sys.stdout
+    print(header_of(facts), file=tables, flush=True)
+    measured = []
+    for section in sections:
+        print(f"\n{text_of(section)}", file=tables, flush=True)
+        measured.append(section)
+    if as_json:
+        print(json_of(facts, measured))
+
+
 def text_of(section: Section) -> str:
-    """The section as a table: texts to the left, numbers to the right."""
+    """Return the section as a table: texts to the left, numbers to the right."""
     lines = [[column.heading for column in section.columns]]
     lines += [[_cell(row[c.key], c.form) for c in section.columns] for row in section.rows]
     widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
@@ -76,24 +91,24 @@ def _cell(value: Any, form: str) -> str:
 
 
 def header_of(facts: Mapping[str, str | int]) -> str:
-    """One line about the machine."""
+    """Return one line about the machine."""
     parts = [f"{key.replace('_', ' ')} {value}" for key, value in facts.items()]
     return f"djjp benchmarks: {', '.join(parts)}"
 
 
 def json_of(facts: Mapping[str, str | int], sections: Sequence[Section]) -> str:
-    """Everything, with every sample."""
+    """Return all figures, with every sample."""
     whole = {"machine": facts, **{s.name: [dict(row) for row in s.rows] for s in sections}}
     return json.dumps(whole, default=_plain, indent=2)
 
 
 def _plain(value: Any) -> Any:
     if not isinstance(value, Spread):
-        raise TypeError(f"{value!r} has no place in a report")
+        raise TypeError(f"a report cannot contain {value!r}")
     samples = value.samples
     return {"median": value.median, "min": min(samples), "max": max(samples), "samples": samples}
 
 
 def progress(text: str) -> None:
-    """Tell whoever waits what goes on; never among the results."""
+    """Report on stderr what is measured now; stdout contains results only."""
     print(f"… {text}", file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.scale`: what a turn, an enqueue, the admin and a prune cost on a queue that is full.
+"""`python -m benchmarks.scale`: the cost of a turn, an enqueue, the admin, a prune and of lists on a full queue.
 
-Each is measured on a queue of 1,000 ready jobs and on a full one, turn and turn about, so that whatever else
-the machine does falls on both. The ratio is the median of the samples' own ratios.
+Samples are taken alternately on a queue of 1,000 ready jobs and on a full one, so that other work on the machine
+affects both. The ratio is the median of the samples' own ratios.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
+import benchmarks.dashboards
+import benchmarks.facts
+import benchmarks.pages
 from benchmarks import environment, report
 from benchmarks.options import count, some_of
 from benchmarks.report import Column, Section, Spread, progress
@@ -22,12 +25,12 @@ if TYPE_CHECKING:
     from benchmarks.filling import Size
     from djjp.engine import Engine
 
-#: How many jobs a measured turn finishes and claims.
+#: The number of jobs that a measured turn finishes and claims.
 BATCH = 50
-# Turns under an old snapshot carry more: it is the jobs that count, and nobody times these turns.
+# Turns under an old snapshot carry more jobs, because only the number of jobs matters and they are not timed.
 _MANY = 500
 
-#: Takes one sample, in milliseconds, as often as it is called.
+#: Takes one sample, in milliseconds, at each call.
 _Measure = AbstractContextManager[Callable[[], float]]
 
 _COLUMNS = [
@@ -40,7 +43,7 @@ _COLUMNS = [
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Fill a queue and measure what it costs, next to a queue of 1,000 ready jobs."""
+    """Fill a queue, and measure its costs next to those of a queue of 1,000 ready jobs."""
     options = _parser().parse_args(arguments)
     os.environ["DJJP_BENCH_ADMIN"] = "1"
     with environment.made(options.databases):
@@ -52,65 +55,101 @@ def main(arguments: Sequence[str] | None = None) -> None:
         size = Size(options.ready, options.finished, options.scheduled, options.queues)
         facts = environment.facts()
         rows: list[dict[str, Any]] = []
+        lists: list[dict[str, Any]] = []
+        pages: list[dict[str, Any]] = []
+        opened: list[dict[str, Any]] = []
         for alias in options.databases:
-            rows += _measured(alias, size, options.samples, options.snapshot_jobs)
-        section = Section("scale", f"Medians on {size}", _COLUMNS, rows)
-        if options.json:
-            print(report.json_of(facts, [section]))
-        else:
-            print(f"{report.header_of(facts)}\n\n{report.text_of(section)}")
+            if options.dashboards:
+                with environment.on(alias):
+                    opened.append(
+                        benchmarks.dashboards.measure(
+                            alias,
+                            options.dashboards,
+                            options.drained,
+                            max(2, options.samples // 20),
+                        )
+                    )
+            if options.dashboards_only:
+                continue
+            with environment.beside(alias) as beside:
+                _fill(alias, beside, size)
+                few = max(2, options.samples // 20)
+                with environment.on(alias):
+                    progress("    pages")
+                    pages += benchmarks.pages.measure(alias, few)
+                    if not options.pages_only:
+                        progress("    facts")
+                        lists += benchmarks.facts.measure(alias, few)
+                if not (options.facts_only or options.pages_only):
+                    rows += _measured(_Pair(beside, alias, options.samples), options.snapshot_jobs)
+        sections = [
+            Section("scale", f"Medians on {size}", _COLUMNS, rows),
+            Section("facts", f"Facts on {size}", benchmarks.facts.COLUMNS, lists),
+            Section("pages", f"Pages of the admin on {size}", benchmarks.pages.COLUMNS, pages),
+            Section(
+                "dashboards",
+                f"A drain of {options.drained:,} jobs beside open dashboards",
+                benchmarks.dashboards.COLUMNS,
+                opened,
+            ),
+        ]
+        report.publish(facts, [each for each in sections if each.rows], as_json=options.json)
 
 
-def _measured(alias: str, size: Size, samples: int, snapshot_jobs: int) -> list[dict[str, Any]]:
+def _fill(alias: str, beside: str, size: Size) -> None:
     from benchmarks.filling import SMALL, fill
     from djjp.engine import current
 
-    with environment.beside(alias) as beside:
-        for place, this in ((beside, SMALL), (alias, size)):
-            progress(f"scale: {alias}, {this}")
-            with environment.on(place):
-                environment.empty(place)
-                fill(current(), this)
-        pair = _Pair(beside, alias, samples)
-        # On the small queue all but one of them are empty: it is the naming that costs the same.
-        named = [f"q{number}" for number in range(100)]
-        progress(f"    turns, {samples} of each kind")
-        with _consumers(pair):
-            pair.compare("turn, all queues served", lambda: _turns(None))
-            pair.compare("turn, one queue served", lambda: _turns(named[:1]))
-            pair.compare("turn, 100 queues served", lambda: _turns(named))
-        progress("    enqueues, pages, prunes")
-        pair.compare("enqueue", _enqueues)
-        pair.compare("admin, first page", _pages)
-        pair.compare("prune of 1,000", _prunes, max(1, samples // 10))
-        if snapshot_jobs:
-            progress(f"    {snapshot_jobs:,} jobs under an open transaction")
-            with _consumers(pair), environment.on(alias), _old_snapshot(current()):
-                with _turns(None, _MANY) as turn:
-                    for _ in range(-(-snapshot_jobs // _MANY)):
-                        turn()
-                what = f"turn, {snapshot_jobs:,} jobs after the start of an open transaction"
-                pair.compare(what, lambda: _turns(None))
+    for this_alias, this_size in ((beside, SMALL), (alias, size)):
+        progress(f"scale: {alias}, {this_size}")
+        with environment.on(this_alias):
+            environment.empty(this_alias)
+            fill(current(), this_size)
+
+
+def _measured(pair: _Pair, snapshot_jobs: int) -> list[dict[str, Any]]:
+    from djjp.engine import current
+
+    _, alias = pair.aliases
+    # On the small queue all of them except one are empty; naming them costs the same.
+    named = [f"q{number}" for number in range(100)]
+    progress(f"    turns, {pair.samples} of each kind")
+    with _consumers(pair):
+        pair.compare("turn, all queues served", lambda: _turns(None))
+        pair.compare("turn, one queue served", lambda: _turns(named[:1]))
+        pair.compare("turn, 100 queues served", lambda: _turns(named))
+    progress("    enqueues, pages, prunes")
+    pair.compare("enqueue", _enqueues)
+    pair.compare("admin, first page", _pages)
+    pair.compare("prune of 1,000", _prunes, max(1, pair.samples // 10))
+    if snapshot_jobs:
+        progress(f"    {snapshot_jobs:,} jobs under an open transaction")
+        with _consumers(pair), environment.on(alias), _old_snapshot(current()):
+            with _turns(None, _MANY) as turn:
+                for _ in range(-(-snapshot_jobs // _MANY)):
+                    turn()
+            what = f"turn, {snapshot_jobs:,} jobs after the start of an open transaction"
+            pair.compare(what, lambda: _turns(None))
     return [{"database": alias, **row} for row in pair.rows]
 
 
 class _Pair:
-    """The small queue and the full one, by their aliases, and how they compare."""
+    """The aliases of the small queue and of the full one, and the rows of their comparison."""
 
     def __init__(self, small: str, full: str, samples: int) -> None:
         self.aliases = (small, full)
         self.rows: list[dict[str, Any]] = []
-        self._samples = samples
+        self.samples = samples
 
     def compare(self, what: str, make: Callable[[], _Measure], samples: int | None = None) -> None:
-        """Take samples of what `make` gives, on one queue and then on the other."""
+        """Take samples of the measure that `make` returns, on both queues in turn."""
         took: dict[str, list[float]] = {alias: [] for alias in self.aliases}
         with ExitStack() as stack:
             measures = {}
             for alias in self.aliases:
                 with environment.on(alias):
                     measures[alias] = stack.enter_context(make())
-            for _ in range(samples or self._samples):
+            for _ in range(samples or self.samples):
                 for alias, measure in measures.items():
                     with environment.on(alias):
                         took[alias].append(measure())
@@ -121,7 +160,7 @@ class _Pair:
 
 @contextmanager
 def _consumers(pair: _Pair) -> Iterator[None]:
-    """The connections to both queues as consumers have them."""
+    """Open the connections to both queues as consumers do."""
     from djjp.engine import current
 
     queues = []
@@ -136,7 +175,7 @@ def _consumers(pair: _Pair) -> Iterator[None]:
 
 @contextmanager
 def _turns(served: Sequence[str] | None, batch: int = BATCH) -> Iterator[Callable[[], float]]:
-    """A turn: finish the last batch, claim the next. As many jobs come in between, untimed."""
+    """Yield a function that times a turn: finish the last batch, claim the next. Enqueueing is not timed."""
     from benchmarks.filling import CONSUMER, new, outcomes
     from djjp.engine import current
 
@@ -172,14 +211,8 @@ def _enqueues() -> Iterator[Callable[[], float]]:
 
 @contextmanager
 def _pages() -> Iterator[Callable[[], float]]:
-    """The admin's list of jobs, asked for as a browser does."""
-    from django.contrib.auth import get_user_model
-    from django.test import Client
-
-    users: Any = get_user_model()._default_manager
-    user = users.filter(username="reader").first() or users.create_superuser("reader")
-    client = Client()
-    client.force_login(user)
+    """Yield a function that times a request of the admin's list of jobs, as a browser makes it."""
+    client = benchmarks.pages.reader()
 
     def page() -> None:
         answer = client.get("/admin/djjp/job/")
@@ -192,7 +225,7 @@ def _pages() -> Iterator[Callable[[], float]]:
 
 @contextmanager
 def _prunes() -> Iterator[Callable[[], float]]:
-    """One portion of a prune; where there is nothing finished, as many are first."""
+    """Yield a function that times a step of a prune; if too few jobs are finished, jobs are run before it."""
     from benchmarks.filling import CONSUMER, new, outcomes
     from djjp.engine import current
     from djjp.models import FINISHED, Job, State
@@ -213,7 +246,7 @@ def _prunes() -> Iterator[Callable[[], float]]:
 
 @contextmanager
 def _old_snapshot(engine: Engine) -> Iterator[None]:
-    """A transaction in the queue's database that sees it as it is now, for as long as the block runs."""
+    """Hold a transaction open in the queue's database during the block, with a snapshot of its present state."""
     if engine.db.connection.vendor == "sqlite":
         with closing(sqlite3.connect(engine.db.connection.settings_dict["NAME"])) as reader:
             reader.execute("BEGIN")
@@ -238,19 +271,31 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=main.__doc__)
     add = parser.add_argument
     databases = environment.DATABASES
-    add("--databases", type=some_of(databases), default=databases, help=f"of {','.join(databases)}")
+    add(
+        "--databases",
+        type=some_of(databases),
+        default=databases,
+        help=f"some of {','.join(databases)}",
+    )
     add("--ready", type=count, default=1_000_000, help="ready jobs (1000000)")
     add("--finished", type=int, default=5_000_000, help="finished jobs (5000000)")
     add("--scheduled", type=int, default=100_000, help="scheduled jobs (100000)")
-    add("--queues", type=count, default=1_000, help="queues that they are in (1000)")
-    add("--samples", type=count, default=100, help="times that each thing is measured (100)")
+    add("--queues", type=count, default=1_000, help="queues over which the jobs are spread (1000)")
+    add("--samples", type=count, default=100, help="samples of each figure (100)")
     add(
         "--snapshot-jobs",
         type=int,
         default=200_000,
         help="jobs run while a transaction is open, before turns are measured; 0 for none (200000)",
     )
-    add("--json", action="store_true", help="print JSON only")
+    add("--facts-only", action="store_true", help="measure lists, pages and other facts only")
+    add("--pages-only", action="store_true", help="measure the pages of the admin only")
+    add(
+        "--dashboards", type=int, default=50, help="open dashboards beside a drain; 0 for none (50)"
+    )
+    add("--dashboards-only", action="store_true", help="measure drains beside dashboards only")
+    add("--drained", type=count, default=50_000, help="jobs of such a drain (50000)")
+    add("--json", action="store_true", help="print JSON, and the tables to stderr")
     return parser
 
 

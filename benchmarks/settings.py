@@ -1,6 +1,6 @@
 """Settings of the benchmarks' project: an application database, and a queue on each database.
 
-What differs from run to run is in the environment, which the consumers inherit.
+Values that differ between runs are in the environment, which the consumers inherit.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ DATABASES: dict[str, dict[str, Any]] = {
 if url := os.environ.get("DJJP_BENCH_POSTGRES_URL"):
     DATABASES["postgresql"] = queue_database(url)
 
-# Only `isolation.py` measures the application's own database: it is given the queue's settings, which
-# are the better ones, so that nothing but the place of the queue differs. The writer's "default" is
-# the one that its writes go to.
+# Only `isolation.py` measures the application's own database. It has the queue's settings, which are the
+# better ones, so that the runs differ in the place of the queue only. "default" is the database of the writes.
 if "DJJP_BENCH_APPLICATION" in os.environ:
     DATABASES["default"] = queue_database(HOME / "application.sqlite3")
     if url := os.environ.get("DJJP_BENCH_POSTGRES_APPLICATION_URL"):
@@ -39,7 +38,7 @@ DJJP = {
     "listen": os.environ.get("DJJP_BENCH_LISTEN") != "no",
 }
 
-# Only `scale.py` looks at the admin; a consumer starts sooner without.
+# Only `scale.py` measures the admin; a consumer starts faster without it.
 if "DJJP_BENCH_ADMIN" in os.environ:
     INSTALLED_APPS += [
         "django.contrib.admin",
@@ -69,6 +68,11 @@ if "DJJP_BENCH_ADMIN" in os.environ:
     ROOT_URLCONF = "benchmarks.urls"
     ALLOWED_HOSTS = ["testserver"]
 
+# Only `http.py` has a web server.
+if "DJJP_BENCH_HTTP" in os.environ:
+    ROOT_URLCONF = "benchmarks.web"
+    ALLOWED_HOSTS = ["127.0.0.1"]
+
 # A consumer logs when it begins and when it ends; `processes.py` reads the times.
 if log := os.environ.get("DJJP_BENCH_LOG"):
     LOGGING = {
@@ -78,5 +82,8 @@ if log := os.environ.get("DJJP_BENCH_LOG"):
         "handlers": {
             "file": {"class": "logging.FileHandler", "filename": log, "formatter": "timed"}
         },
-        "loggers": {"djjp": {"handlers": ["file"], "level": "INFO", "propagate": False}},
+        "loggers": {
+            "djjp": {"handlers": ["file"], "level": "INFO", "propagate": False},
+            "djjp.consumer.jobs": {"level": "WARNING"},
+        },
     }

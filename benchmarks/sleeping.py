@@ -1,4 +1,4 @@
-"""How long jobs sleep that only sleep, and the least time in which all of them can."""
+"""The sleeps of jobs, and the ideal time for all of them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _SHORTEST, _LONGEST = 0.010, 0.100
 
 
 def sleeps(count: int, seed: int) -> list[float]:
-    """How long each job sleeps: the same for every database, and a longer row only goes on."""
+    """Return the seconds that each job sleeps: equal on every database; longer lists begin like shorter ones."""
     dice = random.Random(seed)
     return [dice.uniform(_SHORTEST, _LONGEST) for _ in range(count)]
 
 
 def ideal(naps: Iterable[float], slots: int) -> float:
-    """When the last nap ends if each begins, in order, the moment that a slot is free."""
+    """Return the time at which the last sleep ends if each begins, in order, as soon as a slot is free."""
     free = [0.0] * slots
     for seconds in naps:
         heapq.heapreplace(free, free[0] + seconds)

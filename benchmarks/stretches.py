@@ -1,6 +1,6 @@
-"""One stretch of the application's writes, beside a queue that is filled and drained or beside burnt CPU.
+"""One stretch of the application's writes, beside a queue that is filled and drained or beside other CPU use.
 
-The application, the enqueuer and the burners are processes of `application.py`; the queue's is a consumer.
+The application, the enqueuer and the burners are processes of `application.py`; a consumer drains the queue.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ APPLICATIONS = {"sqlite": "default", "postgresql": "application"}
 
 
 class Beside(NamedTuple):
-    """What one stretch of time was like: the writes' milliseconds, its length, and the queue's use of it."""
+    """One stretch of time: the milliseconds of the writes, its length, and the CPU use of the queue."""
 
     writes: list[float]
     seconds: float
@@ -34,7 +34,7 @@ class Beside(NamedTuple):
 
 
 def burning(database: str, shares: Sequence[float], seconds: float) -> Beside:
-    """The writes while shares of the processor are burnt, or none."""
+    """Measure the writes while processes use these shares of a core."""
     with ExitStack() as stack:
         stop = stack.enter_context(_writing(database))
         for share in shares:
@@ -44,7 +44,7 @@ def burning(database: str, shares: Sequence[float], seconds: float) -> Beside:
 
 
 def queueing(database: str, alias: str, jobs: int) -> Beside:
-    """Jobs enqueued by one process and run by another meanwhile, until none is left."""
+    """Measure the writes while one process enqueues jobs and another one runs them, until none is left."""
     from djjp.models import Job, State
 
     environment.empty(alias)
@@ -62,14 +62,14 @@ def queueing(database: str, alias: str, jobs: int) -> Beside:
         cpu = [enqueuing, _cpu(running) - used, _server_cpu(database) - servers]
     done = Job.objects.using(alias).filter(state=State.SUCCEEDED).count()
     if done != jobs:
-        raise RuntimeError(f"{done} of {jobs} jobs succeeded: this measured something else")
+        raise RuntimeError(f"{done} of {jobs} jobs succeeded, so the figure is of no use")
     return Beside(writes, seconds, tuple(c / seconds for c in cpu if c > 0), jobs)
 
 
 def _unfinished(alias: str) -> bool:
     from django.db import connections
 
-    # The states stand in the text, for parameters would fit no partial index: this is asked often.
+    # The states are literals, because no partial index matches parameters, and this query runs often.
     with connections[alias].cursor() as cursor:
         cursor.execute(
             "SELECT EXISTS (SELECT 1 FROM djjp_job WHERE state = 'ready')"
@@ -79,7 +79,7 @@ def _unfinished(alias: str) -> bool:
 
 
 def _wait(process: subprocess.Popen[bytes]) -> float:
-    """Wait for its end; returns the seconds that it used of the processor."""
+    """Wait for the end of the process; return its CPU time."""
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -92,7 +92,7 @@ def _cpu(running: Consumer) -> float:
 
 
 def _server_cpu(database: str) -> float:
-    """Seconds that all processes of the PostgreSQL server have used, where they can be seen from here."""
+    """Return the CPU time of all processes of the PostgreSQL server; 0 if it is remote or psutil is missing."""
     if database != "postgresql":
         return 0.0
     try:
@@ -108,7 +108,7 @@ def _server_cpu(database: str) -> float:
         except psutil.Error:
             return 0.0  # on another machine
     whole = server.cpu_times()
-    # Of those that have ended their parent knows; so do the writer's, which is not told apart.
+    # The parent counts processes that have ended. The sum includes the writer's process, which is not separate.
     used = whole.user + whole.system + getattr(whole, "children_user", 0.0)
     used += getattr(whole, "children_system", 0.0)
     for child in server.children():
@@ -119,7 +119,7 @@ def _server_cpu(database: str) -> float:
 
 @contextmanager
 def _writing(database: str) -> Iterator[Callable[[], list[float]]]:
-    """The application writing; call what this gives to stop it and have the milliseconds."""
+    """Start the application's writes; yield a function that stops them and returns their milliseconds."""
     path = Path(os.environ["DJJP_BENCH_HOME"]) / f"writes-{time.time_ns()}.json"
     with _beside(database, "write", str(path)) as process:
         until = time.monotonic() + 60

@@ -1,4 +1,4 @@
-"""How many jobs that do nothing two consumer processes run together in a second, next to one."""
+"""The table `together`: the rate at which two consumer processes run jobs that do nothing, next to one."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def measure(databases: Sequence[str], jobs: int, repeat: int) -> Section:
 
 
 def _drained(alias: str, jobs: int, consumers: int) -> float:
-    """Seconds from the first job's start to the last one's end, all of the consumers being up before."""
+    """Return the seconds from the first job's start to the last job's end; all consumers are ready before."""
     from django.db.models import Max, Min
 
     from djjp.models import Job, State
@@ -73,7 +73,7 @@ def _drained(alias: str, jobs: int, consumers: int) -> float:
             time.sleep(0.05)
     done = Job.objects.filter(state=State.SUCCEEDED)
     if (count := done.count()) != jobs:
-        raise RuntimeError(f"{count} of {jobs} jobs succeeded: this measured something else")
+        raise RuntimeError(f"{count} of {jobs} jobs succeeded, so the figure is of no use")
     span = done.aggregate(first=Min("started_at"), last=Max("finished_at"))
     took: timedelta = span["last"] - span["first"]
     return took.total_seconds()

@@ -4,25 +4,76 @@ Names load on first use, because settings modules import `djjp.databases` before
 """
 
 import importlib
+import sys
 import typing
 
 if typing.TYPE_CHECKING:
-    from djjp.exceptions import Discard, Retry
-    from djjp.jobs import aget_job, arun_many, current_job, get_job, job, run_many
+    from djjp.exceptions import (
+        ConsumerDoesNotAnswer,
+        ConsumerDoesNotExist,
+        Discard,
+        EncodeError,
+        JobCancelled,
+        JobDoesNotExist,
+        JobFailed,
+        JobInterrupted,
+        JobNameTaken,
+        JobNotFinished,
+        JobNotRegistered,
+        JobStopped,
+        JobTimedOut,
+        OutcomeUnknown,
+        PayloadTooLarge,
+        QueueUnavailable,
+        Retry,
+    )
+    from djjp.jobs import (
+        JobHandle,
+        aget_job,
+        arun_many,
+        current_job,
+        current_job_or_none,
+        get_job,
+        job,
+        run_many,
+    )
     from djjp.limits import Limit, Rate
-    from djjp.pipelines import chain, group
+    from djjp.models import State
+    from djjp.pipelines import PipelineHandle, aget_pipeline, chain, expand, get_pipeline, group
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
+    "ConsumerDoesNotAnswer",
+    "ConsumerDoesNotExist",
     "Discard",
+    "EncodeError",
+    "JobCancelled",
+    "JobDoesNotExist",
+    "JobFailed",
+    "JobHandle",
+    "JobInterrupted",
+    "JobNameTaken",
+    "JobNotFinished",
+    "JobNotRegistered",
+    "JobStopped",
+    "JobTimedOut",
     "Limit",
+    "OutcomeUnknown",
+    "PayloadTooLarge",
+    "PipelineHandle",
+    "QueueUnavailable",
     "Rate",
     "Retry",
+    "State",
     "aget_job",
+    "aget_pipeline",
     "arun_many",
     "chain",
     "current_job",
+    "current_job_or_none",
+    "expand",
     "get_job",
+    "get_pipeline",
     "group",
     "job",
     "run_many",
@@ -30,12 +81,37 @@ __all__ = [
 
 
 _HOMES = {
-    "Discard": "djjp.exceptions",
     "Limit": "djjp.limits",
+    "PipelineHandle": "djjp.pipelines",
     "Rate": "djjp.limits",
-    "Retry": "djjp.exceptions",
+    "State": "djjp.models",
+    "aget_pipeline": "djjp.pipelines",
     "chain": "djjp.pipelines",
+    "expand": "djjp.pipelines",
+    "get_pipeline": "djjp.pipelines",
     "group": "djjp.pipelines",
+    **dict.fromkeys(
+        (
+            "ConsumerDoesNotAnswer",
+            "ConsumerDoesNotExist",
+            "Discard",
+            "EncodeError",
+            "JobCancelled",
+            "JobDoesNotExist",
+            "JobFailed",
+            "JobInterrupted",
+            "JobNameTaken",
+            "JobNotFinished",
+            "JobNotRegistered",
+            "JobStopped",
+            "JobTimedOut",
+            "OutcomeUnknown",
+            "PayloadTooLarge",
+            "QueueUnavailable",
+            "Retry",
+        ),
+        "djjp.exceptions",
+    ),
 }
 
 
@@ -47,3 +123,10 @@ def __getattr__(name: str) -> typing.Any:
 
 def __dir__() -> list[str]:
     return ["__version__", *__all__]
+
+
+if sys.argv[1:2] == ["start_consumer"]:
+    # The settings import this package, long before the project is loaded.
+    from djjp import init
+
+    init.split_if_reaper()

@@ -5,20 +5,22 @@ from __future__ import annotations
 from django.apps import AppConfig
 from django.conf import settings
 from django.utils.module_loading import autodiscover_modules, import_string
+from django.utils.translation import gettext_lazy
 
 
 class DjjpConfig(AppConfig):
     """`INSTALLED_APPS = [..., "djjp"]`."""
 
     name = "djjp"
-    verbose_name = "Jobs"
+    verbose_name = gettext_lazy("Jobs")
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from djjp import checks
+        from djjp import checks, logs
         from djjp.exceptions import JobNameTaken
         from djjp.jobs import registry
 
+        logs.protect()
         checks.register()
         try:
             autodiscover_modules("jobs")

@@ -32,7 +32,8 @@ class DjjpBackend(BaseTaskBackend):
     """A backend of `django.tasks`, or of `django_tasks` on Django 5.2.
 
     Its `OPTIONS` are `modules`, a list of modules in which tasks are defined beside each app's
-    `tasks.py`, and any option of `@job` on how a job runs, as the default for all tasks.
+    `tasks.py`, and any option of `@job` on how a job runs, as the default for all tasks. A class that
+    is derived from this one can have other options beside them.
     """
 
     #: Read by `djjp.apps` from a class in `TASKS`, without importing this module.
@@ -46,7 +47,7 @@ class DjjpBackend(BaseTaskBackend):
     def __init__(self, alias: str, params: Mapping[str, Any]) -> None:
         super().__init__(alias, params)  # type: ignore[arg-type]  # it only reads them
         self.modules: list[str] = list(self.options.get("modules", []))
-        #: How the jobs of tasks run, unless a task's own options say otherwise.
+        #: The defaults for the jobs of tasks; a task's own options override them.
         self.job_options = {k: v for k, v in self.options.items() if k != "modules"}
 
     def validate_task(self, task: AnyTask) -> None:
@@ -77,9 +78,16 @@ class DjjpBackend(BaseTaskBackend):
         from djjp.tasks import job as tasks
 
         try:
-            return tasks.job_for(task, self.job_options | getattr(task.func, _OPTIONS, {}))
+            return tasks.job_for(task, self._job_options() | getattr(task.func, _OPTIONS, {}))
         except (TypeError, ValueError) as error:
             raise InvalidTask(f"{task.module_path}: {error}") from error
+
+    def _job_options(self) -> dict[str, Any]:
+        """Return the defaults for jobs; a derived backend can have options of its own beside them."""
+        from djjp.tasks import job as tasks
+
+        exact = type(self) is DjjpBackend
+        return self.job_options if exact else tasks.own_options(self.job_options)
 
     def get_result(self, result_id: str) -> AnyResult:
         """Return the result of an enqueued task.
@@ -99,7 +107,7 @@ class DjjpBackend(BaseTaskBackend):
             found.append(
                 checks.Error(
                     f"TASKS[{self.alias!r}] is a backend of djjp, which is not installed",
-                    hint="Add 'djjp' to INSTALLED_APPS.",
+                    hint="Add 'djjp' to INSTALLED_APPS; see docs/trouble.md#djjpe030",
                     id="djjp.E030",
                 )
             )
@@ -107,12 +115,13 @@ class DjjpBackend(BaseTaskBackend):
         from djjp.tasks import job as tasks
 
         try:
-            tasks.try_options(self.job_options)
+            tasks.try_options(self._job_options())
         except (TypeError, ValueError) as error:
             found.append(
                 checks.Error(
                     f"TASKS[{self.alias!r}]['OPTIONS']: {error}",
-                    hint="OPTIONS takes 'modules', and the options of @job on how a job runs.",
+                    hint="OPTIONS takes 'modules', and the options of @job on how a job runs; "
+                    "see docs/trouble.md#djjpe031",
                     id="djjp.E031",
                 )
             )
@@ -144,7 +153,7 @@ def task_options(**options: Any) -> Callable[[T], T]:
             `priority`.
 
     Raises:
-        InvalidTask: an option that `@job` does not have, or a value that it does not take.
+        InvalidTask: an option that `@job` does not have, or an invalid value.
     """
 
     def decorate(target: Any) -> Any:

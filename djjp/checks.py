@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from django.apps import apps
 from django.core import checks
 from django.core.checks import CheckMessage, Error
 from django.core.exceptions import ImproperlyConfigured
-from django.db import DatabaseError, connections, router
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections, router
 
-from djjp import conf, engine
+from djjp import conf, engine, instruments, unapplied
+from djjp.databases import migrate_command
 from djjp.engine import Problem
 from djjp.jobs import registry
-from djjp.outbox import table
+from djjp.outbox import requirements, table
 from djjp.routers import APP_LABEL, OUTBOX_LABEL, QueueRouter
 
 
 def register() -> None:
-    """Register the checks; those that connect run where `check --database` names the queue's alias."""
+    """Register the checks. The check that connects runs only if `check --database` names the queue's alias."""
     checks.register(_configuration, APP_LABEL)
     checks.register(_promise, APP_LABEL, deploy=True)
     checks.register(_server, APP_LABEL, checks.Tags.database)
+    checks.register(_application, APP_LABEL, checks.Tags.database)
 
 
 def _configuration(**kwargs: Any) -> list[CheckMessage]:
@@ -37,7 +41,7 @@ def _configuration(**kwargs: Any) -> list[CheckMessage]:
 
 def _basics() -> list[CheckMessage]:
     """Check the settings, the jobs' names and the alias, on which all other checks depend."""
-    if problems := [*_settings(), *_names()]:
+    if problems := [*_settings(), *_names()] or [*_instruments()]:
         return problems
     return list(_missing_alias())
 
@@ -49,9 +53,18 @@ def _settings() -> Iterator[CheckMessage]:
         yield _error("E001", str(error), "Correct the setting DJJP.")
 
 
+def _instruments() -> Iterator[CheckMessage]:
+    try:
+        instruments.require()
+    except ImproperlyConfigured as error:
+        yield _error("E016", str(error), "Correct DJJP['instruments'], or the class that it names.")
+
+
 def _names() -> Iterator[CheckMessage]:
     if registry.conflict is not None:
-        yield _error("E009", str(registry.conflict), "Names of jobs are unique in a project.")
+        yield _error(
+            "E009", str(registry.conflict), "Give each job a name of its own: @job(name=...)."
+        )
 
 
 def _alias() -> str:
@@ -65,7 +78,7 @@ def _missing_alias() -> Iterator[CheckMessage]:
             "E002",
             f"DJJP['db_name'] is {alias!r}, which is no alias in DATABASES",
             f"Add it: DATABASES[{alias!r}] = queue_database(BASE_DIR / 'queue.sqlite3'), "
-            "or set DJJP['db_name'] to an alias that is there.",
+            "or set DJJP['db_name'] to an alias that DATABASES has.",
         )
 
 
@@ -84,8 +97,8 @@ def _engine() -> Iterator[CheckMessage]:
     if alias != "default" and connections.settings[alias].get("ATOMIC_REQUESTS"):
         yield _error(
             "E008",
-            f"DATABASES[{alias!r}]['ATOMIC_REQUESTS'] is on, so that every request holds a transaction "
-            "of the queue and what it enqueues waits for its end",
+            f"DATABASES[{alias!r}]['ATOMIC_REQUESTS'] is on: every request holds a transaction on the queue, "
+            "and its jobs cannot start before it ends",
             f"Remove ATOMIC_REQUESTS from DATABASES[{alias!r}].",
         )
 
@@ -95,16 +108,18 @@ def _router() -> Iterator[CheckMessage]:
     if alias == "default" and not any(isinstance(r, QueueRouter) for r in router.routers):
         return
     for model in apps.get_app_config(APP_LABEL).get_models():
+        fault = None
         routes = {router.db_for_read(model), router.db_for_write(model)}
-        wrong = sorted(routes - {alias})
-        if not wrong and not router.allow_migrate_model(alias, model):
-            wrong = ["nowhere, as far as migrations go"]
-        if wrong:
-            known = any(isinstance(r, QueueRouter) for r in router.routers)
+        if wrong := sorted(routes - {alias}):
+            fault = f"are routed to {', '.join(wrong)}"
+        elif not router.allow_migrate_model(alias, model):
+            fault = "get no tables there"
+        if fault:
+            has_router = any(isinstance(r, QueueRouter) for r in router.routers)
+            cause = "another router decides first" if has_router else "QueueRouter is missing"
             yield _error(
                 "E003",
-                f"the queue's models belong on {alias!r}, but are routed to {', '.join(wrong)}"
-                + (" by a router that answers first" if known else ": QueueRouter is missing"),
+                f"the queue's models belong on {alias!r}, but {fault}: {cause}",
                 "Put 'djjp.routers.QueueRouter' first in DATABASE_ROUTERS.",
             )
             return
@@ -122,21 +137,24 @@ def _outbox() -> Iterator[CheckMessage]:
             yield _error(
                 "E011",
                 f"DJJP['outbox'] names {alias!r}, which {problem}",
-                "Name databases of the application there, by their aliases.",
+                "Name only aliases of the application's databases there.",
             )
             return
+    if problems := [*requirements.configuration_problems()]:
+        yield from (_error(*problem) for problem in problems)
+        return
     for alias in table.outboxes():
         for model in apps.get_app_config(OUTBOX_LABEL).get_models():
             if not router.allow_migrate_model(alias, model):
                 yield _error(
                     "E012",
-                    f"the outbox of {alias!r} belongs on that database, but a router keeps its table out",
+                    f"the outbox's table belongs on {alias!r}, but another router does not allow it there",
                     "Put 'djjp.routers.QueueRouter' first in DATABASE_ROUTERS.",
                 )
 
 
 def _promise(**kwargs: Any) -> list[CheckMessage]:
-    """Warn of a weaker promise, which a project should know before it is deployed."""
+    """Warn before a deployment that enqueueing inside atomic() has a weaker guarantee without the outbox."""
     if _basics() or _alias() == "default" or table.installed():
         return []
     return [
@@ -150,25 +168,64 @@ def _promise(**kwargs: Any) -> list[CheckMessage]:
 
 
 def _server(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
-    if _basics() or _alias() not in (databases or ()):
+    if _basics() or _alias() not in (databases or ()) or list(_engine()):
         return []
+    return list(_queue())
+
+
+def _queue() -> Iterator[CheckMessage]:
+    """Check the queue's database itself, by connecting to it."""
+    alias = _alias()
     try:
-        return [_error(*problem) for problem in engine.current().requirements.server_problems()]
-    except ImproperlyConfigured:
-        return []  # reported by `_engine`
-    except DatabaseError as error:
-        return [
-            _error(
-                "E010",
-                f"the queue's database {_alias()!r} does not answer: {error}",
-                f"Start it, or correct DATABASES[{_alias()!r}].",
-            )
-        ]
+        if problems := list(engine.current().requirements.server_problems()):
+            yield from (_error(*problem) for problem in problems)
+        else:
+            yield from _migrations(alias, APP_LABEL)
+    except Exception as error:  # noqa: BLE001  (a driver can raise anything for odd settings)
+        yield _error(
+            "E010",
+            f"the queue's database {alias!r} does not answer: {error}",
+            f"Start it, or correct DATABASES[{alias!r}].",
+        )
+
+
+def _migrations(alias: str, app_label: str) -> Iterator[CheckMessage]:
+    """Warn of migrations that are not applied: an error would keep `migrate` itself from running.
+
+    A project that has never been migrated is left alone.
+    """
+    if "migrate" in sys.argv[1:3]:
+        return
+    missing = unapplied.unapplied(alias, app_label)
+    if missing and any(
+        unapplied.was_ever_migrated(each) for each in dict.fromkeys((alias, DEFAULT_DB_ALIAS))
+    ):
+        yield _warning(
+            "W002",
+            f"the database {alias!r} lacks migrations of {app_label}: {', '.join(missing)}",
+            f"Run: {migrate_command(alias)}",
+        )
+
+
+def _application(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    if _basics():
+        return []
+    found: list[CheckMessage] = []
+    for alias in {*table.outboxes()} & {*(databases or ())}:
+        with suppress(DatabaseError):  # consumers can start while an application's database is away
+            found += [_error(*problem) for problem in requirements.database_problems(alias)]
+            found += _migrations(alias, OUTBOX_LABEL)
+    return found
 
 
 def _error(code: str, message: str, hint: str) -> CheckMessage:
-    return Error(message, hint=hint, id=f"djjp.{code}")
+    return Error(message, hint=_with_page(hint, code), id=f"djjp.{code}")
 
 
 def _warning(code: str, message: str, hint: str) -> CheckMessage:
-    return checks.Warning(message, hint=hint, id=f"djjp.{code}")
+    return checks.Warning(message, hint=_with_page(hint, code), id=f"djjp.{code}")
+
+
+def _with_page(hint: str, code: str) -> str:
+    """Return a hint with the place in the documentation that explains the check."""
+    return f"{hint.removesuffix('.')}; see docs/trouble.md#djjp{code.lower()}"

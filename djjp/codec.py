@@ -3,15 +3,15 @@
 Values that JSON has are written as they are; other values become an object with a tag, such as
 `{"$djjp": "decimal", "value": "9.90"}`.
 
-A value comes back equal and of the same type: None, bool, int, float, str, list and dict, and by a
-tag bytes, tuple, set, frozenset, Decimal, UUID, datetime, date, time, timedelta and each dict with
-a key that is not text. Datetimes and times keep `fold` and their `ZoneInfo`; a tzinfo of another
-class comes back as the offset that it gave. A value of a subclass (SafeString, TextChoices, IntEnum,
-OrderedDict, a namedtuple, a frozen clock's datetime) arrives as the base class named here.
+A value comes back equal and of the same type: None, bool, int, float, str, list and dict, and by a tag bytes,
+tuple, set, frozenset, Decimal, UUID, datetime, date, time, timedelta, JobFailed, JobCancelled and each dict with
+a key that is not text. Datetimes and times keep `fold` and their `ZoneInfo`; a tzinfo of another class comes back
+as the offset that it gave. A value of a subclass (SafeString, TextChoices, IntEnum, OrderedDict, a namedtuple, a
+frozen clock's datetime) arrives as the base class named here.
 
-All other values are refused with `EncodeError`: objects, models, plain Enums, functions, files, NaN and
-infinite floats. The text is ASCII, so that NUL and lone surrogates fit any database's text column.
-Decoding creates values of these types only, whatever the text contains: it looks up no class by name.
+All other values are refused with `EncodeError`: objects, models, plain Enums, functions, files, NaN and infinite
+floats. The text is ASCII, so that NUL and lone surrogates fit any database's text column. Decoding creates values
+of these types only, whatever the text contains: it looks up no class by name.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ import math
 import reprlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from typing import Any, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from djjp.exceptions import EncodeError
+from djjp.exceptions import EncodeError, JobCancelled, JobFailed
 from djjp.jsontext import dumps
 
 TAG = "$djjp"
@@ -74,8 +75,10 @@ def encode_value(value: Any, name: str) -> str:
 def decode_arguments(text: str) -> tuple[list[Any], dict[str, Any]]:
     """Return the arguments that `encode_arguments()` encoded; raise ValueError as `decode_value()` does."""
     call = decode_value(text)
-    if type(call) is dict and type(call.get("args")) is list and type(call.get("kwargs")) is dict:
-        return call["args"], call["kwargs"]
+    if type(call) is dict:
+        args, kwargs = call.get("args"), call.get("kwargs")
+        if type(args) is list and type(kwargs) is dict:
+            return args, kwargs
     raise ValueError(f"these are not the arguments of a job: {reprlib.repr(text)}")
 
 
@@ -86,10 +89,14 @@ def decode_value(text: str) -> Any:
         ValueError: the text is not JSON, or has a tag that is unknown or does not fit its value.
     """
     try:
-        value, end = _loads_tagged(text) if _MARK in text else _loads(text)
+        value, end = _loads_tagged(text) if _MARK in text else _scan(text, 0)
         if end != len(text):
             raise ValueError(f"it goes on after the value, at character {end}")
         return value
+    except StopIteration as stop:  # of `_scan`
+        raise ValueError(
+            f"cannot decode {reprlib.repr(text)}: Expecting value at character {stop.value}"
+        ) from None
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"cannot decode {reprlib.repr(text)}: {error}") from error
 
@@ -103,8 +110,7 @@ class _Refusal(Exception):
 
 
 def _encode(value: Any, depth: int) -> str:
-    tree = _walk(value, depth, _SCALARS)
-    text = dumps(tree)
+    text = dumps(tree := _walk(value, depth, _SCALARS))
     if "\\ud" in text and _loads(text)[0] != tree:  # an emoji has two as well, and comes back
         raise ValueError("JSON makes one character of two surrogates")
     return text
@@ -221,6 +227,8 @@ _RULES: dict[type, _Rule] = {
     date: _Rule("date", date.isoformat, date.fromisoformat),
     time: _clock("time", time),
     timedelta: _Rule("timedelta", lambda v: timedelta.__floordiv__(v, _TICK), _TICK.__mul__, int),
+    JobFailed: _Rule("failed", JobFailed.facts, JobFailed.of, list),
+    JobCancelled: _Rule("cancelled", JobCancelled.facts, JobCancelled.of, list),
 }
 _BY_TAG = {rule.tag: rule for rule in _RULES.values() if rule.tag}
 
@@ -231,7 +239,7 @@ def _untag(found: dict[str, Any]) -> Any:
         return found
     tag, payload = found[TAG], found.get("value")
     if not isinstance(tag, str) or tag not in _BY_TAG:
-        raise ValueError(f"{reprlib.repr(tag)} is no tag that this version of djjp knows")
+        raise ValueError(f"{reprlib.repr(tag)} is no tag of this version of djjp")
     rule = _BY_TAG[tag]
     try:
         if len(found) != 2 or not isinstance(payload, rule.written):
@@ -242,7 +250,10 @@ def _untag(found: dict[str, Any]) -> Any:
 
 
 # int() refuses the names of NaN and the infinities.
-_loads = json.JSONDecoder(parse_constant=int).raw_decode
+_decoder = json.JSONDecoder(parse_constant=int)
+_loads = _decoder.raw_decode
+# `raw_decode` without its call in Python, which each start of a job would make.
+_scan: Callable[[str, int], tuple[Any, int]] = _decoder.scan_once  # type: ignore[attr-defined]  # it has it
 _loads_tagged = json.JSONDecoder(parse_constant=int, object_hook=_untag).raw_decode
 _MARK = f'"{TAG}"'
 # What to pass in place of a refused value, by the name of its type or of a base class.
@@ -285,16 +296,14 @@ def _problem(value: Any) -> str:
 
 def _argument_names(args: tuple[Any, ...], names: Callable[[], Sequence[str]] | None) -> list[str]:
     """Return a name for each positional argument. A failure to find names must not hide the actual error."""
-    try:
+    known: list[str] = []
+    with suppress(Exception):  # it reads the signature of any callable
         known = [*names()][: len(args)] if names else []
-    except Exception:  # noqa: BLE001  (it reads the signature of any callable)
-        known = []
     return known + [f"argument {index}" for index in range(len(known), len(args))]
 
 
 def _brief(value: object) -> str:
     """Return a short `repr()`, even where the value's own raises. A queryset's would run the query."""
-    try:
+    with suppress(Exception):  # a number with too many digits raises too
         return "a query" if hasattr(type(value), "as_manager") else reprlib.repr(value)
-    except Exception:  # noqa: BLE001  (as does a number with too many digits)
-        return "a value"
+    return "a value"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 import re
-import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from djjp.bounds import LONGEST_KEY, require_text
 from djjp.durations import seconds
+
+__all__ = ["Limit", "Rate"]
 
 #: A text in which `{parameter}` stands for that argument of the call, or a function that is called with
 #: the arguments and returns such a text.
@@ -19,7 +21,6 @@ Key = str | Callable[..., str]
 #: Stands for the first argument of a step of a pipeline that gets its input only when it runs.
 NOT_YET = object()
 
-_LONGEST = 200
 _LONGEST_SPAN = timedelta(days=36_500)
 _MOST = 2**31 - 1  # the largest integer column of every database
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -130,7 +131,7 @@ def key_of_call(
     text = key(*args, **kwargs) if callable(key) else _filled(option, key, signature, args, kwargs)
     if not isinstance(text, str):
         raise TypeError(f"{option} is {text!r}, which its function returned; it must be a text")
-    _validate_text(option, text)
+    require_text(option, text, LONGEST_KEY)
     return text
 
 
@@ -172,21 +173,10 @@ def _validate_key(option: str, key: object) -> None:
         return
     if not isinstance(key, str):
         raise TypeError(
-            f"{option} is {key!r}; it must be a text of 1 to {_LONGEST} characters, in which "
+            f"{option} is {key!r}; it must be a text of 1 to {LONGEST_KEY} characters, in which "
             "{parameter} stands for an argument, or a function of the arguments"
         )
-    _validate_text(option, key)
-
-
-def _validate_text(option: str, text: str) -> None:
-    if not 1 <= len(text) <= _LONGEST:
-        raise ValueError(
-            f"{option} is {reprlib.repr(text)}, of {len(text)} characters; it must have 1 to {_LONGEST}"
-        )
-    if "\0" in text or any("\ud800" <= each <= "\udfff" for each in text):
-        raise ValueError(
-            f"{option} is {text!r}; no database takes NUL characters or lone surrogates in a text"
-        )
+    require_text(option, key, LONGEST_KEY)
 
 
 def _validate_most(kind: str, most: object) -> None:

@@ -15,6 +15,8 @@ import pytest
 if TYPE_CHECKING:
     from djjp.testing import EnqueuedJob
 
+__all__ = ["djjp_drain", "djjp_inline", "djjp_jobs"]
+
 
 @pytest.fixture
 def djjp_drain() -> Callable[..., int]:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 
 from djjp import engine
+from djjp.bounds import LONGEST_QUEUE, require_text
 from djjp.durations import END_OF_TIME, to_datetime, unchecked_seconds
 from djjp.models import Queue
+
+__all__ = ["pause", "paused", "resume"]
+
+#: The beginning of a pattern of queues that a consumer does not serve, in the list of its queues.
+EXCLUDED = "not "
+_WEIGHT = re.compile(r":\d{1,4}\Z")
 
 
 def pause(name: str, duration: float | timedelta | None = None) -> datetime | None:
@@ -21,7 +30,8 @@ def pause(name: str, duration: float | timedelta | None = None) -> datetime | No
         The time at which it resumes automatically.
 
     Raises:
-        ValueError: the name is none, or the duration is not above 0, or longer than time is.
+        ValueError: the name is invalid, or the duration is not above 0, or ends after the year 9998.
+        QueueUnavailable: the queue's database does not answer.
     """
     validate_name(name)
     now = time.time()
@@ -34,30 +44,63 @@ def pause(name: str, duration: float | timedelta | None = None) -> datetime | No
     return None if until is None else to_datetime(until)
 
 
-def validate_name(name: object) -> None:
-    """Raise an error if no queue can be paused by this name.
-
-    Raises:
-        ValueError: it is no name of a queue; the message has the reason.
-    """
-    if not isinstance(name, str) or not 1 <= len(name) <= 100:
-        raise ValueError(f"the queue is {name!r}; it must be a text of 1 to 100 characters")
+def validate_name(name: str) -> None:
+    """Raise ValueError, with the reason, if this is no name of a queue."""
+    require_text("the queue", name, LONGEST_QUEUE)
     if "*" in name:
         raise ValueError(f"the queue is {name!r}; queues are paused by their names, one by one")
 
 
 def resume(name: str) -> bool:
-    """Resume a paused queue; return whether it was paused."""
+    """Resume a paused queue; return whether it was paused.
+
+    Raises:
+        QueueUnavailable: the queue's database does not answer.
+    """
     now = time.time()
+    try:
+        validate_name(name)
+    except ValueError:
+        return False
     return engine.run(lambda engine: engine.queues.resume(name, now))
+
+
+def matcher(patterns: Iterable[str]) -> Callable[[str], object]:
+    """Return a test for names that match a pattern: `*` matches any text, any other character itself."""
+    each = (".*".join(map(re.escape, pattern.split("*"))) for pattern in patterns)
+    return re.compile("|".join(each), re.DOTALL).fullmatch
+
+
+def serves(queues: Iterable[str] | None, name: str) -> bool:
+    """Return whether a consumer serves a queue.
+
+    Args:
+        queues: the queues of the consumer as its row has them; None for all.
+    """
+    if queues is None:
+        return True
+    given = list(queues)
+    excluded = [each.removeprefix(EXCLUDED) for each in given if each.startswith(EXCLUDED)]
+    served = [_WEIGHT.sub("", each) for each in given if not each.startswith(EXCLUDED)]
+    return bool(matcher(served)(name)) and not (excluded and matcher(excluded)(name))
+
+
+def named(patterns: Iterable[str]) -> list[str]:
+    """Return the queues that the list of a consumer names: what it serves, without weights and patterns.
+
+    Args:
+        patterns: the queues of the consumer as its row has them.
+    """
+    served = [_WEIGHT.sub("", each) for each in patterns if not each.startswith(EXCLUDED)]
+    return [each for each in served if "*" not in each]
 
 
 def paused() -> dict[str, datetime | None]:
     """Return the paused queues by name, each with the time at which it resumes automatically."""
     now = to_datetime(time.time())
 
-    def look(engine: engine.Engine) -> dict[str, datetime | None]:
+    def load(engine: engine.Engine) -> dict[str, datetime | None]:
         rows = Queue.objects.using(engine.db.alias).order_by("pk").values_list("pk", "paused_until")
         return {name: until for name, until in rows if until is None or until > now}
 
-    return engine.run(look)
+    return engine.run(load)

@@ -7,7 +7,7 @@ expression's follow the clocks of a time zone, and where these are put forward o
 * a time that does not exist is due at the next instant that does;
 * a time that comes twice is due the first time;
 * but an expression that names no hour (`*`) means real time: it continues through the hour that comes
-  twice, and has nothing to make up for in the hour that is left out.
+  twice, and makes up for nothing in the hour that is skipped.
 
 cronsim parses the expressions and computes times; it is always given times without a zone, because its own
 handling of clock changes, which is Debian cron's, is not enough for this promise. It decides by a leading
@@ -33,6 +33,16 @@ from djjp import durations
 
 #: An interval's bounds, in seconds.
 SHORTEST, LONGEST = 0.1, 100 * 366 * 86_400.0
+# What other programs write for some expressions.
+_NICKNAMES = {
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+    "@monthly": "0 0 1 * *",
+    "@weekly": "0 0 * * 0",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@hourly": "0 * * * *",
+}
 #: Characters of a cron expression.
 LONGEST_CRON = 200
 
@@ -137,6 +147,7 @@ class Cron:
             time += timedelta(minutes=1)
 
 
+#: The recurrence of a schedule.
 Timing = Every | Cron
 
 
@@ -147,7 +158,7 @@ def timing(cron: Any, tz: Any, every: Any, default_tz: str) -> Timing:
         default_tz: the time zone of a cron expression without `tz`.
 
     Raises:
-        ValueError, TypeError: they are not what they must be; the message names what they must be.
+        ValueError, TypeError: a value is invalid; the message names what would be valid.
     """
     if cron is not None and every is not None:
         raise ValueError(f"cron is {cron!r} and every is {every!r}; a schedule has one of them")
@@ -197,6 +208,10 @@ def _cron(expression: Any, tz: Any) -> Cron:
     if not isinstance(expression, str):
         raise TypeError(f"{given}; it must be a text such as '0 9 * * MON-FRI'")
     fields = expression.split()
+    if written_out := _NICKNAMES.get(expression.strip().lower()):
+        raise ValueError(
+            f"{given}, with 1 fields; it must have 5: write cron={written_out!r} instead"
+        )
     if len(fields) != len(_FIELDS) or len(expression) > LONGEST_CRON:
         raise ValueError(
             f"{given}, with {len(fields)} fields; it must have 5: minute, hour, day of the month, month and "

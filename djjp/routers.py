@@ -8,6 +8,8 @@ from django.db.models import Model
 
 from djjp import conf
 
+__all__ = ["QueueRouter"]
+
 APP_LABEL = "djjp"
 OUTBOX_LABEL = "djjp_outbox"
 

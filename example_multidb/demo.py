@@ -1,7 +1,8 @@
-"""`make demo`: index the library of the Python that runs this, one job per module, and report on it.
+"""`make demo`: index the standard library of this Python, one job per module, and print a report.
 
-This process enqueues the first job and watches; another one, the consumer, runs it and what comes of it.
-At the end both databases are opened to show which tables each one holds: exit code 1 if they are not apart.
+This process enqueues the first job and shows the progress. Another process, the consumer, runs that job and the
+jobs that it enqueues. At the end the demo lists the tables of both databases; it exits with 1 if a table is in
+the wrong one.
 """
 
 from __future__ import annotations
@@ -24,27 +25,27 @@ DATABASES = ("default", "queue")
 
 
 class DemoError(Exception):
-    """What went wrong, in words for whoever runs the demo."""
+    """The demo cannot continue; the message is for the user."""
 
 
 def main(argv: list[str]) -> int:
     options = parse(argv)
-    set_up()
+    set_up("site" if options.site else "settings")
     from example_multidb import report
     from example_multidb.progress import consumer
 
     migrate()
     enqueue(options.source)
-    with consumer() as process:
+    with consumer("--drain") as process:
         watch(process)
     report.show_modules()
     report.show_packages()
     report.show_throughput(process)
     report.show_failures()
-    apart = report.show_isolation()
-    if options.site and apart:
+    isolated = report.show_isolation()
+    if options.site and isolated:
         serve(options.port)
-    return 0 if apart else 1
+    return 0 if isolated else 1
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -56,24 +57,26 @@ def parse(argv: list[str]) -> argparse.Namespace:
         type=Path,
         default=Path(sysconfig.get_paths()["stdlib"]),
         metavar="FOLDER",
-        help="index the Python files below this folder (default: %(default)s)",
+        help="index the Python files in this folder (default: %(default)s)",
     )
-    parser.add_argument("--site", action="store_true", help="serve the admin afterwards")
-    parser.add_argument("--port", type=int, default=8000, help="for --site (default: %(default)s)")
+    parser.add_argument("--site", action="store_true", help="serve a shop's dashboard afterwards")
+    parser.add_argument(
+        "--port", type=int, default=8000, help="port for --site (default: %(default)s)"
+    )
     options = parser.parse_args(argv)
     options.source = options.source.resolve()
     if not options.source.is_dir():
-        parser.error(f"{options.source} is no folder")
+        parser.error(f"{options.source} is not a folder")
     return options
 
 
-# What the demo does
+# Steps of the demo
 
 
-def set_up() -> None:
-    """Make Django ready, and let its checks say what is wrong with the databases."""
+def set_up(settings: str) -> None:
+    """Set Django up with one of the project's settings modules, and run its checks on both databases."""
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    os.environ["DJANGO_SETTINGS_MODULE"] = "example_multidb.project.settings"
+    os.environ["DJANGO_SETTINGS_MODULE"] = f"example_multidb.project.{settings}"
     try:
         import django
         from django.core.exceptions import ImproperlyConfigured
@@ -89,20 +92,20 @@ def set_up() -> None:
 
 
 def migrate() -> None:
-    """Make the tables of both databases."""
+    """Create the tables of both databases."""
     from django.core.management import call_command
 
-    from example_multidb.report import heading, place
+    from example_multidb.report import address, heading
 
     heading("Two databases")
     for alias in DATABASES:
         call_command("migrate", database=alias, verbosity=0)
-    print(f"  manage.py migrate                     application  {place('default')}")
-    print(f"  manage.py migrate --database=queue    queue        {place('queue')}")
+    print(f"  manage.py migrate                     application  {address('default')}")
+    print(f"  manage.py migrate --database=queue    queue        {address('queue')}")
 
 
 def enqueue(source: Path) -> None:
-    """Enqueue the job that lists the modules and enqueues the rest."""
+    """Enqueue the job that lists the modules and enqueues the other jobs."""
     from example_multidb.library.counting import modules
     from example_multidb.library.jobs import index_library
     from example_multidb.library.models import Module, Package
@@ -111,8 +114,8 @@ def enqueue(source: Path) -> None:
 
     heading("A pipeline: list the modules, index each, summarise each package")
     if next(modules(source), None) is None:
-        raise DemoError(f"There are no Python files below {source}.")
-    # A run starts clean: the rows of an earlier one would be counted again.
+        raise DemoError(f"There are no Python files in {source}.")
+    # Without the rows of an earlier run, which would be counted again.
     Module.objects.all().delete()
     Package.objects.all().delete()
     jobs().delete()
@@ -124,42 +127,45 @@ def enqueue(source: Path) -> None:
 
 
 def watch(process: Process) -> None:
-    """Show how far the consumer is, until it ends."""
-    from example_multidb.progress import Bar, finished, states
+    """Show the progress of the consumer until it ends."""
+    from example_multidb.progress import finished, show_progress, states, summary
 
-    print(f"  consumer   process {process.popen.pid}: manage.py start_consumer --drain\n")
-    bar = Bar()
-    while (code := process.popen.poll()) is None:
-        bar.show(states())
-        time.sleep(0.1)
-    bar.show(states(), last=True)
-    left = sum(states().values()) - finished(states())
+    print(
+        f"  consumer   process {process.popen.pid}: manage.py start_consumer --drain\n", flush=True
+    )
+    code = show_progress(process)
+    counts = states()
+    left = sum(counts.values()) - finished(counts)
     if code or left:
         raise DemoError(
-            f"The consumer ended with code {code} and left {left} jobs.\n{process.said()}"
+            f"The consumer ended with code {code} and left {left} jobs.\n{process.logged()}"
         )
+    print(f"  {summary(counts)}")
 
 
 def serve(port: int) -> None:
-    """Serve the admin until Ctrl-C."""
+    """Serve the admin, with a shop whose jobs keep coming, until Ctrl-C."""
     from django.conf import settings
     from django.contrib.auth.models import User
     from django.core.management import call_command
 
     from example_multidb.report import heading
+    from example_multidb.traffic import traffic
 
     if not settings.DEBUG:
-        raise DemoError("The site has a user whose password everybody knows: only with DEBUG on.")
+        raise DemoError("The site has a user with a public password, so it needs DEBUG = True.")
     user, _ = User.objects.get_or_create(username="admin")
     user.is_staff = user.is_superuser = True
     user.set_password("admin")
     user.save()
-    heading("Admin")
+    heading("Dashboard")
+    print(f"  http://127.0.0.1:{port}/admin/djjp/    user admin, password admin    Ctrl-C stops it")
     print(
-        f"  http://127.0.0.1:{port}/admin/    user admin, password admin    Ctrl-C ends it",
-        flush=True,
+        "  A shop's jobs keep coming. The consumer of its mail stops for a minute, again and again."
     )
-    call_command("runserver", f"127.0.0.1:{port}", use_reloader=False, stdout=io.StringIO())
+    sys.stdout.flush()
+    with traffic():
+        call_command("runserver", f"127.0.0.1:{port}", use_reloader=False, stdout=io.StringIO())
 
 
 def interrupted(number: int, frame: object) -> None:
@@ -171,11 +177,11 @@ if __name__ == "__main__":
         signal.signal(number, interrupted)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a reason may quote any character
+            stream.reconfigure(errors="backslashreplace")  # an error can contain any character
     try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:
-        print("\nInterrupted. Nothing is left running.", file=sys.stderr)
+        print("\nInterrupted. The consumer is stopped.", file=sys.stderr)
         sys.exit(130)
     except DemoError as error:
         print(f"\n{error}", file=sys.stderr)

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    # The clone itself, so that the project and djjp are found whether or not they are installed.
+    # The root of the clone, so that the project and djjp can be imported without being installed.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    os.environ["DJANGO_SETTINGS_MODULE"] = "example_multidb.project.settings"
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "example_multidb.project.settings")
     from django.core.management import execute_from_command_line
 
     execute_from_command_line(sys.argv)

@@ -1,11 +1,10 @@
-"""The consumer that the demo starts as a process of its own, and how far it is.
+"""The demo's consumer process, and its progress.
 
-Imported once Django is ready.
+This module can be imported only after Django is set up.
 """
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import click
 from django.db.models import Count, QuerySet
 
 from djjp.models import FINISHED, Job
@@ -25,24 +25,24 @@ MANAGE = Path(__file__).resolve().parent / "manage.py"
 
 @dataclass
 class Process:
-    """The consumer: when it was started, in seconds since the epoch, and what it logs."""
+    """The consumer process, the time of its start in seconds since the epoch, and its log."""
 
     popen: subprocess.Popen[bytes]
     started: float
     log: IO[bytes]
 
-    def said(self) -> str:
+    def logged(self) -> str:
         self.log.seek(0)
         return self.log.read().decode(errors="replace")
 
 
 @contextmanager
-def consumer() -> Iterator[Process]:
-    """Start `manage.py start_consumer --drain`; whatever happens in the block, it ends with it."""
+def consumer(*options: str) -> Iterator[Process]:
+    """Start `manage.py start_consumer` with options, and stop it at the end of the block."""
     with tempfile.TemporaryFile() as log:
-        command = [sys.executable, str(MANAGE), "start_consumer", "--drain"]
+        command = [sys.executable, str(MANAGE), "start_consumer", *options]
         started = time.time()
-        # In a process group of its own: Ctrl-C comes to this process alone, which passes it on once.
+        # In its own process group, so that Ctrl-C reaches only this process, which stops the consumer.
         popen = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0
         )
@@ -53,21 +53,21 @@ def consumer() -> Iterator[Process]:
 
 
 def end(popen: subprocess.Popen[bytes]) -> None:
-    """Let a consumer end its running jobs and give the others back; the impatient get it killed."""
+    """Stop a consumer gracefully; kill it after 30 seconds or a second Ctrl-C."""
     if popen.poll() is not None:
         return
     popen.terminate()
     try:
-        popen.wait(timeout=30)
+        popen.wait(timeout=35)
     except (subprocess.TimeoutExpired, KeyboardInterrupt):
         popen.kill()
         popen.wait()
 
 
-# How far it is
+# Progress
 
 
-#: Under which the steps are in the queue, jobs and tasks, and what runs only where one fails.
+#: The names of the steps in the queue, jobs and tasks; and of the job that runs only if a step fails.
 STEPS = [
     "library.index_library",
     "library.index_module",
@@ -78,12 +78,12 @@ ON_FAILURE = "library.note_failure"
 
 
 def jobs() -> QuerySet[Job]:
-    """The demo's jobs, and no others: the queue may be one that is used for more."""
+    """Return the demo's jobs only, because the queue can contain others."""
     return Job.objects.filter(name__in=[*STEPS, ON_FAILURE])
 
 
 def states() -> dict[str, int]:
-    """How many steps are in each state."""
+    """Return the number of steps in each state."""
     steps = Job.objects.filter(name__in=STEPS)
     return dict(steps.values_list("state").annotate(Count("id")))
 
@@ -92,25 +92,27 @@ def finished(counts: Mapping[str, int]) -> int:
     return sum(counts.get(state, 0) for state in FINISHED)
 
 
-class Bar:
-    """A progress bar on a terminal; anywhere else a line for each quarter."""
+def summary(counts: Mapping[str, int] | None) -> str | None:
+    """Return the numbers of finished steps, of all steps, and of those without success, as text."""
+    if counts is None:
+        return None
+    unsuccessful = [
+        f"{counts[state]} {state}" for state in ("failed", "cancelled") if counts.get(state)
+    ]
+    steps = f"{finished(counts):,} of {sum(counts.values()):,} jobs"
+    return ", ".join([steps, *unsuccessful])
 
-    def __init__(self) -> None:
-        self._terminal = sys.stdout.isatty()
-        self._quarters = 0
 
-    def show(self, counts: Mapping[str, int], *, last: bool = False) -> None:
-        done, total = finished(counts), max(1, sum(counts.values()))
-        ended = [
-            f"{counts[state]} {state}" for state in ("failed", "cancelled") if counts.get(state)
-        ]
-        text = ", ".join([f"{done:,} of {total:,} jobs", *ended])
-        if self._terminal:
-            width = max(10, min(40, shutil.get_terminal_size().columns - len(text) - 16))
-            full = width * done // total
-            bar = f"[{'#' * full}{'.' * (width - full)}] {100 * done // total:3} %"
-            # \033[K clears what a longer line has left behind.
-            print(f"\r  {bar}  {text}\033[K", end="\n" if last else "", flush=True)
-        elif (quarters := 4 * done // total) > self._quarters:
-            self._quarters = quarters
-            print(f"  {25 * quarters:3} %  {text}", flush=True)
+def show_progress(process: Process) -> int:
+    """Show a progress bar, on a terminal, until the consumer ends; return its exit code."""
+    with click.progressbar(
+        length=1, label="  running", show_eta=False, item_show_func=summary
+    ) as bar:
+        while (code := process.popen.poll()) is None:
+            counts = states()
+            bar.length = max(
+                1, sum(counts.values())
+            )  # grows when the first job enqueues the others
+            bar.update(finished(counts) - bar.pos, counts)
+            time.sleep(0.1)
+    return code

@@ -1,6 +1,6 @@
-"""What the demo tells at its end: modules, packages, throughput, failures, and the tables of both databases.
+"""The report at the end of the demo: modules, packages, throughput, failures, and the tables of both databases.
 
-Imported once Django is ready.
+This module can be imported only after Django is set up.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ def show_modules() -> None:
 
 
 def show_packages() -> None:
-    """The report that the last steps have stored."""
+    """Print the report that the last steps have stored."""
     summarised = Package.objects.filter(reason="").order_by("-lines", "name")
-    heading(f"The report: {len(summarised)} packages are summarised")
+    heading(f"The report: {len(summarised)} packages")
     width = max([len("package"), *(len(package.name) for package in summarised[:10])])
     print(f"  {'package':{width}}{'modules':>12}{'lines':>12}")
     for package in summarised[:10]:
         print(f"  {package.name:{width}}{package.modules:12,}{package.lines:12,}")
     for package in Package.objects.exclude(reason="").order_by("name"):
-        print(f"  {package.name} is not, for a module of it failed:")
+        print(f"  {package.name} has no summary, because one of its modules failed:")
         print(wrapped(textwrap.shorten(package.reason, 240, placeholder=" ...")))
 
 
 def show_throughput(process: Process) -> None:
-    """From the jobs' own times: the consumer's start-up comes before the first of them."""
+    """Print the rate from the jobs' own times, apart from the start-up of the consumer."""
     heading("Throughput")
     ran = (
         jobs()
@@ -63,7 +63,7 @@ def show_throughput(process: Process) -> None:
     )
     start_up = ran["first"].timestamp() - process.started
     took = (ran["last"] - ran["first"]).total_seconds()
-    print(f"  consumer start-up   {start_up:.2f} s until its first job began")
+    print(f"  consumer start-up   {start_up:.2f} s until its first job started")
     print(
         f"  {ran['count']:,} jobs in {took:.2f} s = {ran['count'] / max(took, 1e-6):,.0f} jobs/s, "
         f"{current().concurrency_limit} at once"
@@ -74,8 +74,8 @@ def show_failures() -> None:
     failed = list(jobs().filter(state="failed").order_by("id"))
     heading(f"Failed jobs: {len(failed)}")
     if not failed:
-        print("  None. (What fails here are files that are no valid Python; some systems")
-        print("  package Python without its own tests, which hold them.)")
+        print("  None. (Files that are not valid Python fail. They are in Python's own tests,")
+        print("  which some systems do not install.)")
         return
     for job in failed[:SHOWN_FAILURES]:
         error = get_job(job.id).errors[-1]
@@ -87,11 +87,11 @@ def show_failures() -> None:
 
 
 def show_isolation() -> bool:
-    """List the tables of both databases; returns whether each holds only its own."""
-    heading("Isolation: the tables that each database really has")
+    """List the tables of both databases; return whether each contains only its own."""
+    heading("Isolation: the tables in each database")
     application, queue = tables("default"), tables("queue")
     for alias, found in (("default", application), ("queue", queue)):
-        print(f"  {place(alias)}")
+        print(f"  {address(alias)}")
         print(wrapped(", ".join(found)))
     problems = [f"{name} is in the application's database" for name in application if ours(name)]
     problems += [
@@ -103,18 +103,20 @@ def show_isolation() -> bool:
         if not names:
             problems.append(f"the {side}'s database has no tables")
     if problems:
-        print("\n  NOT APART: " + "; ".join(problems))
+        print("\n  NOT ISOLATED: " + "; ".join(problems))
         return False
-    print("\n  Apart: no table of djjp in the application's database, and nothing in the queue's")
-    print("  but djjp's tables and the list of migrations that Django keeps in every database.")
+    print(
+        "\n  Isolated: the application's database has no table of djjp, and the queue's database has"
+    )
+    print("  only djjp's tables and the list of migrations that Django keeps in every database.")
     return True
 
 
-# What it looks at
+# Databases and texts
 
 
 def tables(alias: str) -> list[str]:
-    """The tables of a database, asked of the database itself and not of Django's models."""
+    """Return the tables of a database, read from the database itself, not from Django's models."""
     connection = connections[alias]
     if connection.vendor == "sqlite":
         file = Path(connection.settings_dict["NAME"]).resolve()
@@ -133,11 +135,12 @@ def tables(alias: str) -> list[str]:
 
 
 def ours(table: str) -> bool:
-    return table.startswith("djjp")
+    # An outbox is on purpose in the application's database: `make demo-site` has one.
+    return table.startswith("djjp") and table != "djjp_outbox"
 
 
-def place(alias: str) -> str:
-    """Where a database is: a file, or a server without the password to it."""
+def address(alias: str) -> str:
+    """Return the path of a database's file, or its name and server without the password."""
     settings = connections[alias].settings_dict
     if connections[alias].vendor == "sqlite":
         return str(Path(settings["NAME"]).resolve())
@@ -146,7 +149,7 @@ def place(alias: str) -> str:
 
 
 def shorten(text: str) -> str:
-    """A text of any length on one line."""
+    """Shorten a text to one line."""
     return textwrap.shorten(text, 110, placeholder=" ...")
 
 

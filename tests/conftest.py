@@ -1,7 +1,7 @@
 """The databases that the tests run on, all of them real.
 
 A test that takes `engine` runs once for each database in `DJJP_TEST_QUEUES` (all by default), with the
-queue's alias set to it. Nothing is rolled back, for other processes look on: tables are emptied instead.
+queue's alias set to it. Nothing is rolled back, because other processes read it too: tables are emptied instead.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from django.conf import settings
 from django.core.management import call_command
 from django.db import connections, transaction
 from django.test import override_settings
+from pytest_django import DjangoDbBlocker
 
 import djjp.engine
 from djjp.consumer import start_journal
@@ -28,15 +31,26 @@ from djjp.models import (
     Attempt,
     Consumer,
     Dependency,
+    Depth,
+    IdempotencyKey,
+    Incident,
     Job,
     Occurrence,
+    Operation,
     Queue,
     RateStart,
     Relayed,
+    Release,
     Schedule,
+    Tag,
+    Token,
+    Total,
+    TotalEntry,
+    Transfer,
 )
 from djjp.outbox.models import OutboxJob
 from tests.project.shop.models import Execution
+from tests.support.databases import QUEUES
 from tests.support.postgres import (
     drop_database,
     migrated_database,
@@ -44,11 +58,14 @@ from tests.support.postgres import (
     shared_server,
 )
 from tests.support.processes import Processes
+from tests.support.staying import start_staying
 
 # The development mode is for the process that runs the tests: those that they start are as users' are.
 os.environ.pop("PYTHONDEVMODE", None)
+# Started processes inherit an ignored signal, as `nohup` ignores SIGHUP; tests send it to them.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-QUEUES = os.environ.get("DJJP_TEST_QUEUES", "sqlite,postgresql").split(",")
 
 #: The folder that all processes of a run share. Where there are several, each has its home in it.
 SHARED = settings.HOME.parent if "PYTEST_XDIST_WORKER" in os.environ else settings.HOME
@@ -56,6 +73,17 @@ SHARED = settings.HOME.parent if "PYTEST_XDIST_WORKER" in os.environ else settin
 #: A server to use instead of one from the wheel, and the database on it that the processes of a run copy.
 GIVEN_SERVER = os.environ.get("DJJP_TEST_POSTGRES_URL")
 TEMPLATE = f"{SHARED.name}-template"
+
+
+#: Tests of pages, answers and commands: djjp.monitoring reads what they show, and its tests run on both databases.
+FACES = ("tests.admin.", "tests.api.", "tests.contrib.", "tests.management.")
+
+#: The seconds after which a search begins no further step.
+SEARCH_LIMITS = (
+    *(f"monitoring.{name}.SECONDS" for name in ("failures", "jobs", "search", "slowest")),
+    *("admin.jobs.SECONDS", "admin.failures.SECONDS"),
+    *("admin.dashboard.FAILURES_SECONDS", "admin.names.SEARCH_SECONDS"),
+)
 
 
 def close_connections() -> None:
@@ -94,7 +122,7 @@ def migrate_postgresql(url: str) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def application_database(django_db_blocker: pytest.FixtureDef[None]) -> Iterator[None]:
+def application_database(django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
     """The application's database, migrated; and leave for every test to use databases."""
     with django_db_blocker.unblock():
         if connections["default"].vendor == "sqlite":
@@ -103,6 +131,15 @@ def application_database(django_db_blocker: pytest.FixtureDef[None]) -> Iterator
             migrate("default")
         yield
         close_connections()
+
+
+@pytest.fixture(autouse=True)
+def time_to_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give searches the time that they need on a busy machine: a test of their limit sets its own."""
+    for name in SEARCH_LIMITS:
+        # Some of the package's functions have the names of their modules.
+        module, _, limit = name.rpartition(".")
+        monkeypatch.setattr(import_module(f"djjp.{module}"), limit, 60.0)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -115,10 +152,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(settings.HOME, ignore_errors=True)
 
 
+#: Fixtures of tests that start processes.
+STARTING_PROCESSES = {"processes", "scratch", "project"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that start processes, which take longest and depend least on versions."""
     for item in items:
-        if {"processes", "scratch", "project"} & set(getattr(item, "fixturenames", ())):
+        if STARTING_PROCESSES & set(getattr(item, "fixturenames", ())):
             item.add_marker("processes")
 
 
@@ -155,19 +196,29 @@ TABLES = [
         Occurrence,
         Schedule,
         RateStart,
+        Tag,
+        Token,
+        Transfer,
+        Total,
+        TotalEntry,
+        Depth,
+        IdempotencyKey,
+        Incident,
+        Operation,
+        Release,
     )
 ]
 
 
 def empty_tables(engine: Engine) -> None:
     """Delete what a test has written, on each database in one transaction."""
-    for name in Consumer.objects.values_list("pk", flat=True):  # those that were killed
+    for name in Consumer.objects.values_list("pk", flat=True):  # killed consumers
         start_journal.clear(engine.db.runtime_dir(), name)
     deletes = [f"DELETE FROM {table}" for table in TABLES]
     with connections[engine.db.alias].cursor() as cursor:
         if connections[engine.db.alias].vendor == "postgresql":
-            # One statement, and so one round trip.
-            cursor.execute(f"DO $$ BEGIN {'; '.join(deletes)}; END $$")
+            # One statement, and so one round trip. A listener ends with its test: nobody reads its notifications.
+            cursor.execute(f"DO $$ BEGIN {'; '.join(deletes)}; UNLISTEN *; END $$")
         else:
             with transaction.atomic(engine.db.alias):
                 for delete in deletes:
@@ -178,15 +229,28 @@ def empty_tables(engine: Engine) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that takes `engine` once for each database, unless it says for which."""
+    """Run a test that takes `engine` once for each database, unless its marks choose one.
+
+    A test of a face, or that starts processes or is marked with `one_database`, runs on its second database as an
+    end-to-end test, unless it is marked with `both_databases`.
+    """
     marks = list(metafunc.definition.iter_markers())
     chosen = any(mark.name == "parametrize" and "engine" in mark.args[0] for mark in marks)
     if "engine" in metafunc.fixturenames and not chosen:
+        names = {mark.name for mark in marks}
         aliases = QUEUES
-        for mark in marks:
-            if mark.name in ("sqlite_only", "postgresql_only"):
-                aliases = [alias for alias in aliases if mark.name.startswith(alias)]
-        metafunc.parametrize("engine", aliases, indirect=True)
+        for only in names & {"sqlite_only", "postgresql_only"}:
+            aliases = [alias for alias in aliases if only.startswith(alias)]
+        is_costly = (
+            "one_database" in names
+            or metafunc.module.__name__.startswith(FACES)
+            or STARTING_PROCESSES & set(metafunc.fixturenames)
+        )
+        later = [pytest.mark.end_to_end] if is_costly and "both_databases" not in names else []
+        params = [
+            pytest.param(alias, marks=later if alias in aliases[1:] else []) for alias in aliases
+        ]
+        metafunc.parametrize("engine", params, indirect=True)
 
 
 @pytest.fixture
@@ -195,6 +259,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     alias = request.param
     if alias != "default":  # the application's, which is migrated
         request.getfixturevalue("postgres_url" if alias == "postgresql" else "sqlite_file")
+    start_staying()
     with override_settings(DJJP={"db_name": alias}):
         yield djjp.engine.current()
         empty_tables(djjp.engine.current())

@@ -1,52 +1,80 @@
-"""Each check is met as a user meets it: by `manage.py check` in a project that has the fault."""
+"""System checks: in this process by `run_checks`, and by `manage.py` where the start of Django matters."""
 
 from __future__ import annotations
 
-import re
-import subprocess
-from collections.abc import Iterable
+import gc
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
+import dj_database_url
 import django
 import pytest
 from django.core import checks
+from django.core.management import call_command
 from django.db import connections
+from django.db.backends.sqlite3.base import DatabaseWrapper as SQLiteWrapper
 from django.test import override_settings
 
 import djjp.engine
+from djjp.databases import queue_database
 from djjp.engine import Engine
-from tests.support.projects import Scratch
+from djjp.exceptions import JobNameTaken
+from djjp.jobs import job, registry
+from tests.docs.markdown import anchors
+from tests.project.shop.jobs import add
+from tests.support.consumers import drain
+from tests.support.databases import QUEUES
+from tests.support.projects import Scratch, alias_for
 
-BOTH = ["check", "--database", "default", "--database", "queue"]
-
-
-def found(done: subprocess.CompletedProcess[str]) -> list[tuple[str, str]]:
-    """What `check` reported: the id and the text of each message, with its hint."""
-    assert "Traceback" not in done.stderr, done.stderr
-    if done.returncode == 0:
-        assert "no issues" in done.stdout
-        return []
-    head, errors, body = done.stderr.partition("ERRORS:\n")
-    assert head == "SystemCheckError: System check identified some issues:\n\n", done.stderr
-    assert errors
-    body = body.partition("\n\nSystem check identified")[0]
-    messages = re.split(r"^\?: \((.+?)\) ", body, flags=re.MULTILINE)[1:]
-    assert all("\tHINT: " in text for text in messages[1::2])
-    return list(zip(messages[::2], messages[1::2], strict=True))
+OURS = "djjp.routers.QueueRouter"
+SQLITE = "django.db.backends.sqlite3"
 
 
-def only(reported: list[tuple[str, str]], id: str) -> str:
-    """The text of the one message; fails where there is none, another, or more."""
-    assert [id for id, _ in reported] == [id], reported
-    return reported[0][1]
+def reported(databases: Iterable[str] = ()) -> list[checks.CheckMessage]:
+    """Return what djjp's checks report in this process. Each message is an error with an id and a hint."""
+    messages = checks.run_checks(tags=["djjp"], databases=[*databases])
+    for message in messages:
+        assert isinstance(message, checks.Error)
+        assert str(message.id).startswith("djjp.")
+        assert str(message.hint).endswith(place_of(str(message.id)))
+    return messages
 
 
-def test_a_sound_project_has_no_problem(tmp_path: Path) -> None:
-    assert found(Scratch(tmp_path).run(*BOTH)) == []
+def place_of(id: str) -> str:
+    """Return the end of a hint: the heading that explains the check, which must exist."""
+    anchor = id.replace(".", "").lower()
+    assert anchor in anchors("docs/trouble.md")
+    return f"; see docs/trouble.md#{anchor}"
 
 
-def test_a_sound_project_on_postgres_has_no_problem(tmp_path: Path, postgres_url: str) -> None:
-    assert found(Scratch(tmp_path).run(*BOTH, DJJP_DATABASE_URL=postgres_url)) == []
+def only(messages: Sequence[checks.CheckMessage], id: str) -> str:
+    """Return the text and the hint of the one message; fail where there is none, another, or more."""
+    assert [message.id for message in messages] == [id], messages
+    return f"{messages[0].msg}\n{messages[0].hint}"
+
+
+@contextmanager
+def queue_on(config: dict[str, Any], **djjp: Any) -> Iterator[str]:
+    """Put the queue on a new alias with this entry of `DATABASES`; yields the alias."""
+    with alias_for(config) as alias, override_settings(DJJP={"db_name": alias, **djjp}):
+        yield alias
+
+
+def sqlite_at(path: object) -> dict[str, Any]:
+    return {"ENGINE": SQLITE, "NAME": path}
+
+
+# A sound project
+
+
+def test_the_databases_of_these_tests_have_no_problem(engine: Engine) -> None:
+    assert reported([engine.db.alias, "default"]) == []
+    assert list(djjp.engine.current().requirements.configuration_problems()) == []
+    assert list(djjp.engine.current().requirements.server_problems()) == []
 
 
 # Settings
@@ -55,14 +83,15 @@ def test_a_sound_project_on_postgres_has_no_problem(tmp_path: Path, postgres_url
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ('{"concurrency_limit": 0}', ["DJJP['concurrency_limit'] is 0", "1 to 10,000"]),
-        ("[]", ["DJJP is []", "dictionary"]),
+        ({"concurrency_limit": 0}, ["DJJP['concurrency_limit'] is 0", "1 to 10,000"]),
+        ([], ["DJJP is []", "dictionary"]),
     ],
 )
-def test_wrong_settings_are_told_and_raise_nothing_else(
-    tmp_path: Path, setting: str, words: list[str]
+def test_wrong_settings_are_reported_and_raise_nothing_else(
+    setting: object, words: list[str]
 ) -> None:
-    message = only(found(Scratch(tmp_path, f"DJJP = {setting}").run(*BOTH)), "djjp.E001")
+    with override_settings(DJJP=setting):
+        message = only(reported(connections), "djjp.E001")
     for word in words:
         assert word in message
 
@@ -70,139 +99,379 @@ def test_wrong_settings_are_told_and_raise_nothing_else(
 # Alias and router
 
 
-def test_a_missing_alias_is_told_and_raises_nothing_else(tmp_path: Path) -> None:
-    """`--database queue` itself is refused by Django's own parser, which knows no such alias."""
-    project = Scratch(
-        tmp_path,
-        """
-        DATABASES.pop("queue")
-        INSTALLED_APPS.append("shop")
-        """,
-    )
-    project.app("shop", jobs="from djjp import job\n\n@job\ndef ship(order): ...\n")
-    message = only(found(project.run("check", "--database", "default")), "djjp.E002")
-    assert "'queue'" in message
-    assert "queue_database(" in message
-
-
-def test_a_missing_alias_is_told_by_the_name_that_the_setting_gives(tmp_path: Path) -> None:
-    message = only(found(Scratch(tmp_path, 'DJJP = {"db_name": "jobs"}').run(*BOTH)), "djjp.E002")
-    assert "DATABASES['jobs'] = queue_database(" in message
-
-
-def test_where_alias_and_router_are_missing_the_alias_alone_is_told(tmp_path: Path) -> None:
-    project = Scratch(tmp_path, 'DATABASES.pop("queue")\nDATABASE_ROUTERS = []\n')
-    message = only(found(project.run("check", "--database", "default")), "djjp.E002")
-    assert "queue_database(" in message
-
-
-def test_a_missing_router_is_told_and_raises_nothing_else(tmp_path: Path) -> None:
-    message = only(found(Scratch(tmp_path, "DATABASE_ROUTERS = []").run(*BOTH)), "djjp.E003")
-    assert "QueueRouter is missing" in message
-    assert "'djjp.routers.QueueRouter' first in DATABASE_ROUTERS" in message
-
-
-def routers(*names: str) -> str:
-    return f"DATABASE_ROUTERS = {[*names, 'djjp.routers.QueueRouter']!r}"
-
-
-ROUTERS = """
-class Reader:
-    def db_for_read(self, model, **hints): return "default"
-
-class Miser:
-    def allow_migrate(self, db, app_label, **hints): return db == "default"
-
-class Modest:
-    def db_for_read(self, model, **hints):
-        return "default" if model._meta.app_label == "auth" else None
-    def allow_migrate(self, db, app_label, **hints): return None
-"""
-
-
-@pytest.mark.parametrize("name", ["Reader", "Miser"])
-def test_a_router_that_answers_for_the_queues_models_before_ours_is_told(
-    tmp_path: Path, name: str
+@pytest.mark.parametrize("name", ["queue", "jobs"])
+def test_a_missing_alias_is_reported_by_the_name_in_the_setting_and_raises_nothing_else(
+    name: str,
 ) -> None:
-    project = Scratch(tmp_path, routers(f"scratch_routers.{name}"))
-    project.write("scratch_routers.py", ROUTERS)
-    message = only(found(project.run(*BOTH)), "djjp.E003")
-    assert "first" in message
-    assert "is missing" not in message
+    with override_settings(DJJP={} if name == "queue" else {"db_name": name}):
+        message = only(reported(connections), "djjp.E002")
+    assert f"DATABASES[{name!r}] = queue_database(" in message
 
 
-def test_a_router_before_ours_that_leaves_our_models_alone_is_welcome(tmp_path: Path) -> None:
-    project = Scratch(tmp_path, routers("scratch_routers.Modest"))
-    project.write("scratch_routers.py", ROUTERS)
-    assert found(project.run(*BOTH)) == []
+def test_where_alias_and_router_are_missing_the_alias_alone_is_reported() -> None:
+    with override_settings(DJJP={}, DATABASE_ROUTERS=[]):
+        message = only(reported(connections), "djjp.E002")
+    assert "queue_database(" in message
+
+
+def test_a_missing_router_is_reported_and_raises_nothing_else(engine: Engine) -> None:
+    with override_settings(DATABASE_ROUTERS=[]):
+        message = only(reported([engine.db.alias, "default"]), "djjp.E003")
+    assert "routed to default: QueueRouter is missing" in message
+    assert f"{OURS!r} first in DATABASE_ROUTERS" in message
+
+
+class ReadsOnDefault:
+    def db_for_read(self, model: Any, **hints: Any) -> str:
+        return "default"
+
+
+class MigratesDefaultOnly:
+    def allow_migrate(self, db: str, app_label: str, **hints: Any) -> bool:
+        return db == "default"
+
+
+class RoutesItsOwnApp:
+    def db_for_read(self, model: Any, **hints: Any) -> str | None:
+        return "default" if model._meta.app_label == "auth" else None
+
+    def allow_migrate(self, db: str, app_label: str, **hints: Any) -> None:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("other", "fault"),
+    [
+        (ReadsOnDefault, "routed to default: another router decides first"),
+        (MigratesDefaultOnly, "get no tables there: another router decides first"),
+    ],
+)
+def test_a_router_that_decides_for_the_queues_models_before_ours_is_reported(
+    engine: Engine, other: type, fault: str
+) -> None:
+    with override_settings(DATABASE_ROUTERS=[other(), OURS]):
+        message = only(reported([engine.db.alias, "default"]), "djjp.E003")
+    assert fault in message
+    assert f"{OURS!r} first in DATABASE_ROUTERS" in message
+
+
+def test_a_router_before_ours_that_decides_for_its_own_models_is_no_problem(engine: Engine) -> None:
+    with override_settings(DATABASE_ROUTERS=[RoutesItsOwnApp(), OURS]):
+        assert reported([engine.db.alias, "default"]) == []
 
 
 # The database
 
 
-def test_a_queue_in_the_same_file_as_another_alias_is_told_however_the_file_is_named(
-    tmp_path: Path,
+def test_a_queue_in_the_same_file_as_another_alias_is_reported_by_any_name_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "link.sqlite3").symlink_to(tmp_path / "queue.sqlite3")
-    project = Scratch(
-        tmp_path,
-        """
-        for alias, name in {
-            "path": HOME / "queue.sqlite3",
-            "relative": "queue.sqlite3",
-            "roundabout": HOME / "nowhere" / ".." / "queue.sqlite3",
-            "symlink": HOME / "link.sqlite3",
-        }.items():
-            DATABASES[alias] = {"ENGINE": "django.db.backends.sqlite3", "NAME": name}
-        """,
-    )
-    reported = found(project.run(*BOTH))
-    assert [id for id, _ in reported] == ["djjp.E004"] * 4
-    for alias in ("path", "relative", "roundabout", "symlink"):
-        assert sum(f"'queue' and the alias {alias!r} are one" in text for _, text in reported) == 1
+    (tmp_path / "queue.sqlite3").touch()
+    (tmp_path / "hard.sqlite3").hardlink_to(tmp_path / "queue.sqlite3")
+    names = [
+        tmp_path / "queue.sqlite3",
+        "queue.sqlite3",
+        tmp_path / "nowhere" / ".." / "queue.sqlite3",
+        tmp_path / "link.sqlite3",
+        tmp_path / "hard.sqlite3",
+    ]
+    with ExitStack() as stack:
+        queue = stack.enter_context(queue_on(queue_database(tmp_path / "queue.sqlite3")))
+        others = [stack.enter_context(alias_for(sqlite_at(name))) for name in names]
+        messages = reported([queue])
+    assert [message.id for message in messages] == ["djjp.E004"] * len(names)
+    for other, message in zip(others, messages, strict=True):
+        assert f"{queue!r} and the alias {other!r} are one" in message.msg
 
 
-def test_a_queue_in_the_same_postgres_database_as_another_alias_is_told(
-    tmp_path: Path, postgres_url: str
+def test_a_queue_in_the_same_postgres_database_as_another_alias_is_reported(
+    postgres_url: str,
 ) -> None:
-    import dj_database_url
-
-    project = Scratch(tmp_path, f'DATABASES["default"] = {dj_database_url.parse(postgres_url)!r}')
-    message = only(found(project.run(*BOTH, DJJP_DATABASE_URL=postgres_url)), "djjp.E004")
-    assert "'default'" in message
-
-
-def test_two_postgres_databases_of_one_name_on_two_servers_are_two(tmp_path: Path) -> None:
-    """Told without connecting, as nobody is at home at either."""
-    project = Scratch(
-        tmp_path,
-        """
-        DATABASES["default"] = queue_database("postgres:///jobs?host=/first")
-        DATABASES["queue"] = queue_database("postgres:///jobs?host=/second")
-        """,
-    )
-    assert found(project.run("check")) == []
+    with override_settings(DJJP={"db_name": "postgresql"}):
+        assert reported(["postgresql"]) == []
+        with alias_for({**dj_database_url.parse(postgres_url)}) as other:
+            message = only(reported(["postgresql"]), "djjp.E004")
+    assert repr(other) in message
 
 
-def test_an_in_memory_queue_is_told(tmp_path: Path) -> None:
+def test_two_postgres_databases_of_one_name_on_two_servers_are_two() -> None:
+    """They are compared without a connection: there is no server at either address."""
+    with (
+        alias_for(queue_database("postgres:///jobs?host=/first")),
+        queue_on(queue_database("postgres:///jobs?host=/second")),
+    ):
+        assert reported() == []
+
+
+def test_an_in_memory_queue_is_reported() -> None:
     name = "file:queue?mode=memory&cache=shared"
-    project = Scratch(
-        tmp_path, f'DATABASES["queue"] = queue_database("queue") | {{"NAME": "{name}"}}'
-    )
-    message = only(found(project.run(*BOTH)), "djjp.E005")
+    with queue_on(queue_database("queue") | {"NAME": name}) as queue:
+        message = only(reported([queue]), "djjp.E005")
     assert name in message
     assert "queue_database(BASE_DIR / 'queue.sqlite3')" in message
 
 
-def test_two_databases_in_memory_are_not_taken_for_one(tmp_path: Path) -> None:
-    project = Scratch(
-        tmp_path,
-        """
-        DATABASES["default"]["NAME"] = ":memory:"
-        DATABASES["queue"] = queue_database(":memory:")
-        """,
-    )
-    only(found(project.run(*BOTH)), "djjp.E005")
+@pytest.mark.parametrize(
+    "given", ["queue.sqlite3", "sqlite:///queue.sqlite3", "data/queue.sqlite3"]
+)
+def test_a_relative_path_is_reported(given: str) -> None:
+    with queue_on(queue_database(given)) as queue:
+        message = only(reported([queue]), "djjp.E023")
+    assert "queue_database(BASE_DIR / 'queue.sqlite3')" in message
+    assert f"sqlite:///{Path.cwd()}/" in message
+
+
+@pytest.mark.parametrize("name", ["", "file:queue.sqlite3", "file:///tmp/queue?mode=ro", "a\0b"])
+def test_a_name_that_is_no_path_is_reported(name: str) -> None:
+    with queue_on(queue_database("queue") | {"NAME": name}) as queue:
+        message = only(reported([queue]), "djjp.E005")
+    assert repr(name) in message
+    assert "queue_database(BASE_DIR / 'queue.sqlite3')" in message
+
+
+@pytest.mark.parametrize(
+    "name", ["a?b=c&mode=rwc", "a#b", "100%", "%41", " a b ", "käse:x", "'a' \"b\"", "~", "$HOME"]
+)
+def test_a_consumer_runs_on_a_file_of_any_other_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with queue_on(queue_database(tmp_path / name)) as queue:
+        call_command("migrate", database=queue, verbosity=0)
+        assert reported([queue]) == []
+        add.run_later(1)
+        assert drain().executed == 1
+    assert (tmp_path / name).stat().st_size > 0
+
+
+def test_what_another_user_owns_is_reported() -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can act for another user")
+    with TemporaryDirectory() as name:  # pytest's own folders are closed to others
+        folder = Path(name)
+        file = folder / "queue.sqlite3"
+        with queue_on(queue_database(file)) as queue:
+            check_as_nobody(queue, folder, file)
+
+
+def check_as_nobody(queue: str, folder: Path, file: Path) -> None:
+    """Open a queue to others bit by bit, until a consumer of another user runs."""
+    with acting_for_nobody():
+        assert f"in {str(folder)!r}" in only(reported([queue]), "djjp.E014")
+    folder.chmod(0o755)
+    with acting_for_nobody():
+        assert f"in {str(folder)!r}" in only(reported([queue]), "djjp.E014")
+    call_command("migrate", database=queue, verbosity=0)
+    connections[queue].close()
+    with acting_for_nobody():
+        only(reported([queue]), "djjp.E014")
+    folder.chmod(0o777)
+    with acting_for_nobody():
+        message = only(reported([queue]), "djjp.E014")
+        assert f"in {str(file)!r}" in message
+        assert f"chown USER {file}" in message
+    file.chmod(0o666)
+    # Without an outbox: the other user cannot open the application's database, in which a consumer would sweep it.
+    with acting_for_nobody(), override_settings(DJJP={"db_name": queue, "outbox": []}):
+        assert reported([queue]) == []
+        add.run_later(1)
+        assert drain().executed == 1
+        connections[queue].close()
+
+
+@contextmanager
+def acting_for_nobody() -> Iterator[None]:
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.skipif("postgresql" not in QUEUES, reason="there is no PostgreSQL")
+def test_a_queue_with_only_psycopg2_installed_is_reported_before_it_is_connected_to(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("djjp.engine.postgresql.requirements.is_psycopg3", False)
+    with queue_on(queue_database(f"postgres:///jobs?host={tmp_path}")) as queue:
+        message = only(reported([queue]), "djjp.E007")
+    assert "pip install 'djjp[postgres]'" in message
+
+
+# Django leaves a connection open whose init_command has failed.
+@pytest.mark.filterwarnings("ignore:unclosed database in <sqlite3:ResourceWarning")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"OPTIONS": {"no_such_option": 1}},
+        {"OPTIONS": {"transaction_mode": "SOMETIMES"}},
+        {"OPTIONS": {"init_command": "PRAGMA"}},
+        {"ENGINE": "django.db.backends.postgresql", "OPTIONS": {"pool": True}},
+        {"ENGINE": "django.db.backends.postgresql", "OPTIONS": {"isolation_level": "none"}},
+    ],
+)
+def test_options_that_the_driver_refuses_are_reported(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    config = queue_database(tmp_path / "queue.sqlite3") | changes
+    with queue_on(config) as queue:
+        message = only(reported([queue]), "djjp.E010")
+    assert repr(queue) in message
+    gc.collect()  # of that connection, while the warning is ignored
+
+
+def test_two_databases_in_memory_are_not_taken_for_one() -> None:
+    with alias_for(sqlite_at(":memory:")), queue_on(queue_database(":memory:")) as queue:
+        only(reported([queue]), "djjp.E005")
+
+
+def test_a_backend_that_djjp_cannot_claim_on_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with queue_on(sqlite_at(tmp_path / "queue.sqlite3")) as queue:
+        monkeypatch.setattr(SQLiteWrapper, "vendor", "mysql")
+        message = only(reported([queue]), "djjp.E007")
+    assert "'mysql'" in message
+    assert "SQLite and PostgreSQL" in message
+
+
+def test_a_queue_that_is_part_of_each_request_is_reported(tmp_path: Path) -> None:
+    config = queue_database(tmp_path / "queue.sqlite3") | {"ATOMIC_REQUESTS": True}
+    with queue_on(config) as queue:
+        message = only(reported([queue]), "djjp.E008")
+    assert f"Remove ATOMIC_REQUESTS from DATABASES[{queue!r}]" in message
+
+
+def test_an_application_may_have_atomic_requests(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(connections.settings["default"], "ATOMIC_REQUESTS", True)
+    assert reported([engine.db.alias, "default"]) == []
+    with override_settings(DJJP={"db_name": "default"}):
+        assert reported(["default"]) == []
+
+
+def test_a_server_that_does_not_answer_is_reported(tmp_path: Path) -> None:
+    with queue_on(queue_database(f"postgres:///jobs?host={tmp_path}")) as queue:
+        message = only(reported([queue]), "djjp.E010")
+    assert repr(queue) in message
+
+
+def test_a_file_that_cannot_be_opened_is_reported(tmp_path: Path) -> None:
+    with queue_on(queue_database(tmp_path / "nowhere" / "queue.sqlite3")) as queue:
+        message = only(reported([queue]), "djjp.E010")
+        # Django's own checks connect for some fields, and raise: djjp's models have none of these.
+        assert len(checks.run_checks(databases=[queue])) == 1
+    assert repr(queue) in message
+
+
+def test_only_a_database_that_is_named_is_connected_to(tmp_path: Path) -> None:
+    """`check --database default` succeeds while the queue's server is down."""
+    with queue_on(queue_database(f"postgres:///jobs?host={tmp_path}")):
+        assert reported(["default"]) == []
+
+
+def test_a_server_that_is_too_old_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the version number is replaced: no test can count on a server that old."""
+    monkeypatch.setitem(connections["postgresql"].__dict__, "pg_version", 13_00_23)
+    with override_settings(DJJP={"db_name": "postgresql"}):
+        message = only(reported(["postgresql"]), "djjp.E006")
+    assert "PostgreSQL 14 or newer" in message
+    assert "13" in message
+
+
+def test_an_sqlite_that_is_too_old_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the version number is replaced, because Python carries one SQLite only."""
+    monkeypatch.setattr("sqlite3.sqlite_version_info", (3, 34, 1))
+    monkeypatch.setattr("sqlite3.sqlite_version", "3.34.1")
+    with override_settings(DJJP={"db_name": "sqlite"}):
+        message = only(reported(["sqlite"]), "djjp.E006")
+    assert "SQLite 3.35 or newer" in message
+    assert "3.34.1" in message
+
+
+# Jobs
+
+
+def test_two_jobs_of_one_name_in_one_module_are_reported_by_both_functions(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_jobs", dict(registry._jobs))
+
+    @job(name="ship")
+    def ship_once(order: int) -> None: ...
+
+    with pytest.raises(JobNameTaken) as caught:
+
+        @job(name="ship")
+        def ship_twice(order: int) -> None: ...
+
+    monkeypatch.setattr(registry, "conflict", caught.value)  # as at the start: see the next test
+    message = only(reported([engine.db.alias, "default"]), "djjp.E009")
+    assert "'ship'" in message
+    assert "ship_once" in message
+    assert "ship_twice" in message
+
+
+# Every check at once
+
+
+def test_several_faults_are_reported_at_once(tmp_path: Path) -> None:
+    config = queue_database(tmp_path / "application.sqlite3") | {"ATOMIC_REQUESTS": True}
+    with (
+        alias_for(sqlite_at(tmp_path / "application.sqlite3")),
+        queue_on(config) as queue,
+        override_settings(DATABASE_ROUTERS=[]),
+    ):
+        messages = reported([queue, "default"])
+    assert sorted(str(message.id) for message in messages) == [
+        "djjp.E003",
+        "djjp.E004",
+        "djjp.E008",
+    ]
+
+
+# In processes, because the start of Django matters
+
+
+SHIP = """
+from djjp import job
+
+@job(name="ship")
+def {function}(order): ...
+"""
+
+
+def refused(project: Scratch) -> str:
+    """Start a consumer that a check refuses; return what it reports."""
+    done = project.run("start_consumer", "--drain")
+    assert done.returncode == 1
+    assert "the consumer does not start" in done.stderr
+    assert "HINT: " in done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_a_consumer_refuses_to_start_when_two_jobs_have_one_name(tmp_path: Path) -> None:
+    project = Scratch(tmp_path, 'INSTALLED_APPS += ["shop", "depot"]')
+    project.app("shop", jobs=SHIP.format(function="ship_parcel"))
+    project.app("depot", jobs=SHIP.format(function="ship_pallet"))
+    message = refused(project)
+    assert "(djjp.E009)" in message
+    assert "'ship'" in message
+    assert "shop.jobs.ship_parcel" in message
+    assert "depot.jobs.ship_pallet" in message
+
+
+def test_a_consumer_refuses_to_start_without_the_queues_alias(tmp_path: Path) -> None:
+    """Jobs are registered without the alias, so that the check can report it."""
+    project = Scratch(tmp_path, 'DATABASES.pop("queue")\nINSTALLED_APPS.append("shop")\n')
+    project.app("shop", jobs=SHIP.format(function="ship_parcel"))
+    message = refused(project)
+    assert "(djjp.E002)" in message
+    assert "queue_database(" in message
 
 
 def test_tests_of_users_run_on_djangos_own_test_databases(tmp_path: Path) -> None:
@@ -226,178 +495,31 @@ def test_tests_of_users_run_on_djangos_own_test_databases(tmp_path: Path) -> Non
     assert "OK" in done.stderr
 
 
-MYSQL = """
-from django.db.backends.sqlite3.base import DatabaseWrapper as Base
-
-class DatabaseWrapper(Base):
-    vendor = "mysql"
-"""
-
-
-def test_an_engine_that_djjp_cannot_claim_on_is_told(tmp_path: Path) -> None:
-    project = Scratch(tmp_path, 'DATABASES["queue"]["ENGINE"] = "scratch_engine"')
-    project.app("scratch_engine", base=MYSQL)
-    message = only(found(project.run(*BOTH)), "djjp.E007")
-    assert "'mysql'" in message
-    assert "SQLite and PostgreSQL" in message
-
-
-@pytest.fixture
-def without_psycopg(tmp_path: Path) -> Path:
-    """A folder that, on the path of a process, keeps every psycopg from being imported there."""
-    folder = tmp_path / "blocked"
-    for module in ("psycopg", "psycopg2"):
-        package = folder / module
+@pytest.mark.end_to_end
+def test_an_sqlite_queue_needs_no_postgres_driver_and_a_postgres_queue_names_the_extra(
+    tmp_path: Path,
+) -> None:
+    for module in (
+        "psycopg",
+        "psycopg2",
+    ):  # on the path, these keep every psycopg from being imported
+        package = tmp_path / "blocked" / module
         package.mkdir(parents=True)
         (package / "__init__.py").write_text(f"raise ModuleNotFoundError({module!r})")
-    return folder
+    project = Scratch(tmp_path, f"import sys\nsys.path.insert(0, {str(tmp_path / 'blocked')!r})")
 
+    assert project.run("migrate", "--database=queue").returncode == 0
+    sound = project.run("check", "--database", "default", "--database", "queue")
+    assert sound.returncode == 0, sound.stderr
+    assert "no issues" in sound.stdout
 
-def test_a_missing_driver_is_told_with_the_extra_that_brings_it(
-    tmp_path: Path, without_psycopg: Path
-) -> None:
-    project = Scratch(
-        tmp_path,
-        f"""
-        import sys
-        sys.path.insert(0, {str(without_psycopg)!r})
-        """,
-    )
-    done = project.run("check", DJJP_DATABASE_URL="postgres://ann@db.example/jobs")
+    missing = project.run("check", DJJP_DATABASE_URL="postgres://ann@db.example/jobs")
+    assert missing.returncode == 1
+    assert "psycopg" in missing.stderr
     if django.VERSION >= (6, 1):
-        # Its own checks of models load each backend, and raise before others are heard.
-        assert "Error loading psycopg" in done.stderr
-        return
-    message = only(found(done), "djjp.E007")
-    assert "psycopg" in message
-    assert "pip install 'djjp[postgres]'" in message
-
-
-def test_an_sqlite_queue_needs_no_postgres_driver(tmp_path: Path, without_psycopg: Path) -> None:
-    project = Scratch(tmp_path, f"import sys\nsys.path.insert(0, {str(without_psycopg)!r})")
-    assert found(project.run(*BOTH)) == []
-
-
-def test_a_queue_that_is_part_of_each_request_is_told(tmp_path: Path) -> None:
-    project = Scratch(tmp_path, 'DATABASES["queue"]["ATOMIC_REQUESTS"] = True')
-    message = only(found(project.run(*BOTH)), "djjp.E008")
-    assert "Remove ATOMIC_REQUESTS from DATABASES['queue']" in message
-
-
-def test_an_application_may_have_atomic_requests(tmp_path: Path) -> None:
-    project = Scratch(tmp_path, 'DATABASES["default"]["ATOMIC_REQUESTS"] = True')
-    assert found(project.run(*BOTH)) == []
-
-
-def test_a_server_that_does_not_answer_is_told(tmp_path: Path) -> None:
-    url = f"postgres:///jobs?host={tmp_path}"
-    message = only(found(Scratch(tmp_path).run(*BOTH, DJJP_DATABASE_URL=url)), "djjp.E010")
-    assert "'queue'" in message
-
-
-def test_a_file_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
-    project = Scratch(
-        tmp_path, 'DATABASES["queue"] = queue_database(HOME / "nowhere" / "q.sqlite3")'
-    )
-    message = only(found(project.run(*BOTH)), "djjp.E010")
-    assert "'queue'" in message
-
-
-def test_a_server_that_is_too_old_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The number alone is played: no test can count on a server that old."""
-    monkeypatch.setitem(connections["postgresql"].__dict__, "pg_version", 13_00_23)
-    with override_settings(DJJP={"db_name": "postgresql"}):
-        [message] = reported(["postgresql"])
-    assert message.id == "djjp.E006"
-    assert "PostgreSQL 14 or newer" in message.msg
-    assert "13" in message.msg
-
-
-def test_an_sqlite_that_is_too_old_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The number alone is played, for Python carries one SQLite only."""
-    monkeypatch.setattr("sqlite3.sqlite_version_info", (3, 34, 1))
-    monkeypatch.setattr("sqlite3.sqlite_version", "3.34.1")
-    with override_settings(DJJP={"db_name": "sqlite"}):
-        [message] = reported(["sqlite"])
-    assert message.id == "djjp.E006"
-    assert "SQLite 3.35 or newer" in message.msg
-    assert "3.34.1" in message.msg
-
-
-def reported(databases: Iterable[str]) -> list[checks.CheckMessage]:
-    """What djjp's own checks say in this process."""
-    messages = checks.run_checks(tags=["djjp"], databases=[*databases])
-    for message in messages:
-        assert isinstance(message, checks.Error)
-        assert str(message.id).startswith("djjp.")
-        assert message.hint
-    return messages
-
-
-def test_the_databases_of_these_tests_have_no_problem(engine: Engine) -> None:
-    assert reported([engine.db.alias, "default"]) == []
-    assert list(djjp.engine.current().requirements.configuration_problems()) == []
-    assert list(djjp.engine.current().requirements.server_problems()) == []
-
-
-def test_only_the_database_that_is_asked_for_is_connected_to(tmp_path: Path) -> None:
-    """`check --database default` goes through while the queue's server is down."""
-    done = Scratch(tmp_path).run(
-        "check", "--database", "default", DJJP_DATABASE_URL=f"postgres:///jobs?host={tmp_path}"
-    )
-    assert found(done) == []
-
-
-# Jobs
-
-SHIP = """
-from djjp import job
-
-@job(name="ship")
-def {function}(order): ...
-"""
-
-
-def test_two_jobs_of_one_name_are_told_by_both_functions(tmp_path: Path) -> None:
-    project = Scratch(tmp_path, 'INSTALLED_APPS += ["shop", "depot"]')
-    project.app("shop", jobs=SHIP.format(function="ship_parcel"))
-    project.app("depot", jobs=SHIP.format(function="ship_pallet"))
-    message = only(found(project.run(*BOTH)), "djjp.E009")
-    assert "'ship'" in message
-    assert "shop.jobs.ship_parcel" in message
-    assert "depot.jobs.ship_pallet" in message
-
-
-def test_two_jobs_of_one_name_in_one_module_are_told_too(tmp_path: Path) -> None:
-    project = Scratch(tmp_path, 'INSTALLED_APPS += ["shop"]')
-    project.app("shop", jobs=SHIP.format(function="ship_once") + SHIP.format(function="ship_twice"))
-    message = only(found(project.run(*BOTH)), "djjp.E009")
-    assert "shop.jobs.ship_once" in message
-    assert "shop.jobs.ship_twice" in message
-
-
-def test_a_consumer_refuses_to_start_on_what_a_check_finds(tmp_path: Path) -> None:
-    project = Scratch(tmp_path, "DATABASE_ROUTERS = []")
-    done = project.run("start_consumer", "--drain")
-    assert done.returncode == 1
-    assert "djjp.E003" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-# Every check at once
-
-
-def test_several_faults_are_told_at_once(tmp_path: Path) -> None:
-    project = Scratch(
-        tmp_path,
-        """
-        DATABASES["queue"] = queue_database(HOME / "application.sqlite3")
-        DATABASES["queue"]["ATOMIC_REQUESTS"] = True
-        DATABASE_ROUTERS = []
-        """,
-    )
-    assert sorted(id for id, _ in found(project.run(*BOTH))) == [
-        "djjp.E003",
-        "djjp.E004",
-        "djjp.E008",
-    ]
+        # Django's own checks of models load each backend, and raise before djjp's checks report.
+        assert "Error loading psycopg" in missing.stderr
+    else:
+        assert "(djjp.E007)" in missing.stderr
+        assert "pip install 'djjp[postgres]'" in missing.stderr
+        assert "Traceback" not in missing.stderr

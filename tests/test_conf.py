@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -62,13 +63,20 @@ def test_without_any_setting_there_are_defaults() -> None:
         ("max_rescues", None, "a whole number, 0 or more"),
         *(
             (key, value, "seconds or a timedelta, above 0")
-            for key in ("heartbeat_limit", "frozen_limit", "keep_succeeded", "keep_failed")
+            for key in (
+                *("heartbeat_limit", "frozen_limit", "keep_succeeded", "keep_failed"),
+                "wait_alert",
+            )
             for value in (0, -1, 0.0, True, "30", math.nan, timedelta(0), -timedelta(seconds=1))
         ),
         ("heartbeat_limit", None, "seconds or a timedelta, above 0"),
+        *(
+            ("redact", value, "a list of regular expressions, or None for Django's own")
+            for value in ("iban", 3, re.compile("pin"), [""], [3], [b"iban"], {"iban": 1})
+        ),
     ],
 )
-def test_a_wrong_value_is_refused_by_key_value_and_what_is_allowed(
+def test_an_invalid_value_is_refused_with_its_key_and_what_is_allowed(
     key: str, value: Any, allowed: str
 ) -> None:
     message = complaint({key: value})
@@ -91,16 +99,29 @@ def test_a_wrong_value_is_refused_by_key_value_and_what_is_allowed(
         ("frozen_limit", None),
         ("keep_succeeded", None),
         ("keep_failed", None),
+        ("redact", None),
+        ("redact", []),
+        ("redact", ("iban", re.compile("^pin$"))),
         *(
             (key, value)
-            for key in ("heartbeat_limit", "frozen_limit", "keep_succeeded", "keep_failed")
+            for key in (
+                *("heartbeat_limit", "frozen_limit", "keep_succeeded", "keep_failed"),
+                "wait_alert",
+            )
             for value in (1, 0.001, math.inf, timedelta(microseconds=1), timedelta.max)
         ),
     ],
 )
-def test_a_value_at_the_edge_of_what_is_allowed_is_taken(key: str, value: Any) -> None:
+def test_a_value_at_the_edge_of_the_allowed_range_is_accepted(key: str, value: Any) -> None:
     with override_settings(DJJP={key: value}):
         assert getattr(conf.current(), key) == value
+
+
+def test_a_wrong_pattern_is_refused_with_its_reason() -> None:
+    message = complaint({"redact": ["iban", "("]})
+    assert message.endswith("('(': missing ), unterminated subpattern at position 0)")
+    assert "made for bytes" in complaint({"redact": [re.compile(b"iban")]})
+    assert "('': it is no text with a regular expression)" in complaint({"redact": [""]})
 
 
 @pytest.mark.parametrize(
@@ -122,7 +143,7 @@ def test_an_unknown_key_is_refused_with_the_closest_known_one(key: Any, closest:
 
 
 @pytest.mark.parametrize("given", [None, "queue", ["db_name"], [], 5])
-def test_what_is_no_dictionary_is_refused(given: Any) -> None:
+def test_a_setting_that_is_no_dictionary_is_refused(given: Any) -> None:
     assert complaint(given) == f"DJJP is {given!r}; it must be a dictionary of settings"
 
 
@@ -148,7 +169,7 @@ def test_a_change_inside_the_dictionary_is_followed() -> None:
         assert conf.current().concurrency_limit == 10
 
 
-def test_a_wrong_value_that_equals_the_right_one_before_is_refused_all_the_same() -> None:
+def test_an_invalid_value_that_equals_the_valid_one_before_is_refused() -> None:
     """In Python 1 == True, which must not let True pass because 1 did."""
     for right, wrong in [(1, True), (10, 10.0)]:
         with override_settings(DJJP={"concurrency_limit": right}):
@@ -156,7 +177,7 @@ def test_a_wrong_value_that_equals_the_right_one_before_is_refused_all_the_same(
         assert repr(wrong) in complaint({"concurrency_limit": wrong})
 
 
-def test_settings_cannot_be_changed_by_those_who_read_them() -> None:
+def test_parsed_settings_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         conf.current().concurrency_limit = 5  # type: ignore[misc]
 

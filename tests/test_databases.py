@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.test import override_settings
 
 from djjp.databases import queue_database
+from tests.project.shop.jobs import add
+from tests.support.consumers import consuming
 from tests.support.projects import alias_for
 
 Opens = Callable[[dict[str, Any]], BaseDatabaseWrapper]
@@ -22,7 +25,7 @@ def no_url_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def opened() -> Iterator[Opens]:
-    """Opens a real connection from what `queue_database()` returns, as Django does."""
+    """Open a connection with the entry that `queue_database()` returns, as Django does."""
     with ExitStack() as aliases:
         yield lambda config: connections[aliases.enter_context(alias_for(config))]
 
@@ -49,6 +52,13 @@ def test_an_sqlite_url_is_the_same_as_its_path(tmp_path: Path) -> None:
     assert queue_database("sqlite:///queue.sqlite3") == queue_database("queue.sqlite3")
 
 
+@pytest.mark.parametrize("end", ["?timeout=5", "?", "#1", "?a#b"])
+def test_what_an_sqlite_url_cannot_say_is_refused(end: str) -> None:
+    with pytest.raises(ValueError, match="as %3F and # as %23"):
+        queue_database(f"sqlite:////srv/queue.sqlite3{end}")
+    assert queue_database("sqlite:////srv/a%23b%3Fc%25d")["NAME"] == "/srv/a#b?c%d"
+
+
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "pgsql"])
 def test_a_postgres_url_is_a_database_on_a_server(scheme: str) -> None:
     config = queue_database(f"{scheme}://ann:s%40fe@db.example:6543/jobs?sslmode=require")
@@ -68,7 +78,7 @@ def test_the_url_in_the_environment_wins(monkeypatch: pytest.MonkeyPatch, tmp_pa
     )
 
 
-def test_an_empty_url_in_the_environment_says_nothing(
+def test_an_empty_url_in_the_environment_is_ignored(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("DJJP_DATABASE_URL", "")
@@ -82,19 +92,19 @@ def test_an_engine_that_cannot_hold_a_queue_is_refused_by_its_name(url: str) -> 
     assert url.partition(":")[0] in str(caught.value)
 
 
-def test_a_url_that_nobody_knows_is_refused_by_its_scheme() -> None:
+def test_an_unknown_url_is_refused_by_its_scheme() -> None:
     with pytest.raises(ValueError, match="carrierpigeon"):
         queue_database("carrierpigeon://loft/jobs")
 
 
 @pytest.mark.parametrize("given", ["SOMETIMES", "", "NORMAL; DROP TABLE djjp_job"])
-def test_a_wrong_synchronous_is_refused_with_what_is_allowed(given: str) -> None:
+def test_an_invalid_synchronous_is_refused_with_what_is_allowed(given: str) -> None:
     with pytest.raises(ValueError, match="OFF, NORMAL, FULL, EXTRA") as caught:
         queue_database("queue.sqlite3", synchronous=given)
     assert repr(given) in str(caught.value)
 
 
-# What it does, looked up in the database itself
+# Effects, read from the database itself
 
 
 def test_an_sqlite_file_is_in_wal_mode_for_everyone_who_opens_it(
@@ -135,7 +145,7 @@ def test_an_sqlite_file_keeps_the_pages_that_it_has(tmp_path: Path, opened: Open
 def test_the_log_of_a_new_sqlite_file_is_copied_back_at_four_megabytes(
     tmp_path: Path, opened: Opens
 ) -> None:
-    """Seen from its size: once copied back it is written again from its start, and grows no more."""
+    """By its size: once copied back it is written again from its start, and grows no more."""
     path = tmp_path / "queue.sqlite3"
     queue = opened(queue_database(path))
     with queue.cursor() as cursor:
@@ -148,7 +158,7 @@ def test_the_log_of_a_new_sqlite_file_is_copied_back_at_four_megabytes(
 @pytest.mark.parametrize(
     ("synchronous", "number"), [("OFF", 0), ("NORMAL", 1), ("full", 2), ("EXTRA", 3)]
 )
-def test_synchronous_is_what_was_asked_for(
+def test_synchronous_is_set_as_given(
     tmp_path: Path, opened: Opens, synchronous: str, number: int
 ) -> None:
     config = queue_database(tmp_path / "queue.sqlite3", synchronous=synchronous)
@@ -159,14 +169,14 @@ def test_synchronous_is_normal_by_default(tmp_path: Path, opened: Opens) -> None
     assert pragma(opened(queue_database(tmp_path / "queue.sqlite3")), "synchronous") == 1
 
 
-def test_a_writer_waits_for_another_as_long_as_was_asked_for(tmp_path: Path, opened: Opens) -> None:
+def test_a_writer_waits_for_another_for_the_busy_timeout(tmp_path: Path, opened: Opens) -> None:
     path = tmp_path / "queue.sqlite3"
     assert pragma(opened(queue_database(path)), "busy_timeout") == 30_000
     assert pragma(opened(queue_database(path, busy_timeout=1.5)), "busy_timeout") == 1500
 
 
 def test_a_transaction_takes_the_write_lock_where_it_begins(tmp_path: Path, opened: Opens) -> None:
-    """Seen from another connection, which cannot write although the first has not written yet."""
+    """By another connection, which cannot write although the first has not written yet."""
     import sqlite3
 
     path = tmp_path / "queue.sqlite3"
@@ -179,7 +189,7 @@ def test_a_transaction_takes_the_write_lock_where_it_begins(tmp_path: Path, open
     other.close()
 
 
-def test_a_connection_to_the_queue_lasts(tmp_path: Path) -> None:
+def test_a_connection_to_the_queue_is_kept(tmp_path: Path) -> None:
     assert queue_database(tmp_path / "queue.sqlite3")["CONN_MAX_AGE"] is None
     config = queue_database("postgres://ann@db.example/jobs")
     assert config["CONN_MAX_AGE"] is None
@@ -200,7 +210,7 @@ def test_a_repeated_statement_is_prepared_on_the_postgres_server(
         ]
 
 
-def test_options_of_the_url_win_over_ours(postgres_url: str, opened: Opens) -> None:
+def test_options_of_the_url_override_the_defaults(postgres_url: str, opened: Opens) -> None:
     joint = "&" if "?" in postgres_url else "?"
     connection = opened(queue_database(f"{postgres_url}{joint}prepare_threshold=1000"))
     with connection.cursor() as cursor:
@@ -208,3 +218,65 @@ def test_options_of_the_url_win_over_ours(postgres_url: str, opened: Opens) -> N
             cursor.execute("SELECT 'repeated', %s::integer", [number])
         cursor.execute("SELECT count(*) FROM pg_prepared_statements")
         assert cursor.fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("prepare_threshold=none", None),
+        ("prepare_threshold=None", None),
+        ("prepare_threshold=off", None),
+        ("prepare_threshold=0", 0),
+        ("prepare_threshold=5", 5),
+        ("pool=true", True),
+        ("pool=On", True),
+        ("pool=1", True),
+        ("pool=false", False),
+        ("pool=none", None),
+        ("server_side_binding=no", False),
+        ("server_side_binding=yes", True),
+        ("isolation_level=serializable", 4),
+        ("isolation_level=repeatable%20read", 3),
+        ("isolation_level=REPEATABLE_READ", 3),
+        ("isolation_level=2", 2),
+        ("assume_role=none", None),
+        ("assume_role=shop", "shop"),
+        ("sslmode=require", "require"),
+        ("connect_timeout=3", 3),
+    ],
+)
+def test_an_option_that_a_url_gives_as_text_has_the_value_that_django_takes(
+    option: str, value: Any
+) -> None:
+    options = queue_database(f"postgres://ann@db.example/jobs?{option}")["OPTIONS"]
+    name = option.partition("=")[0]
+    assert options[name] == value
+    assert type(options[name]) is type(value)
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["prepare_threshold=often", "pool=big", "isolation_level=high", "isolation_level=9"],
+)
+def test_a_text_that_is_no_value_of_an_option_is_refused(option: str) -> None:
+    with pytest.raises(ValueError, match=option):
+        queue_database(f"postgres://ann@db.example/jobs?{option}")
+
+
+def test_a_queue_with_djangos_pool_has_an_age_that_django_accepts() -> None:
+    assert queue_database("postgres://ann@db.example/jobs?pool=true")["CONN_MAX_AGE"] == 0
+    assert queue_database("postgres://ann@db.example/jobs?pool=false")["CONN_MAX_AGE"] is None
+
+
+def test_an_enqueue_works_with_djangos_pool(postgres_url: str) -> None:
+    pytest.importorskip("psycopg_pool")
+    joined = "&" if "?" in postgres_url else "?"
+    with (
+        alias_for(queue_database(f"{postgres_url}{joined}pool=true")) as alias,
+        override_settings(DJJP={"db_name": alias}),
+    ):
+        handle = add.run_later(1, 2)
+        with consuming(2):
+            assert handle.join(30) == 3
+        connections[alias].close()
+        connections[alias].close_pool()  # type: ignore[attr-defined]  # of PostgreSQL only

@@ -15,7 +15,14 @@ from djjp.durations import END_OF_TIME, seconds, to_datetime, to_seconds
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"), [(0, 0.0), (30, 30.0), (0.25, 0.25), (timedelta(minutes=5), 300.0)]
+    ("value", "expected"),
+    [
+        (0, 0.0),
+        (30, 30.0),
+        (0.25, 0.25),
+        (timedelta(minutes=5), 300.0),
+        (10**400, math.inf),
+    ],
 )
 def test_a_duration_is_seconds_or_a_timedelta(value: Any, expected: float) -> None:
     assert seconds("timeout", value) == expected

@@ -1,4 +1,4 @@
-"""Handles: waiting for a job, and what it left."""
+"""Handles: wait for a job, and read its result, errors and state."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tests.project.shop.jobs import add
 def end(
     engine: Engine, state: State, *, result: str | None = None, message: str | None = None
 ) -> None:
-    """Claim the one ready job and end it as a consumer would."""
+    """Claim the one ready job and end it as a consumer does."""
     (claimed,) = engine.jobs.claim("tester", 1, time.time())
     failure = None if message is None else Failure("shop.OutOfStock", message, "Traceback …")
     now = time.time()
-    assert engine.jobs.finish("tester", [Outcome(claimed, state, now, now, result, failure)])
+    assert not engine.jobs.finish("tester", [Outcome(claimed, state, now, now, result, failure)])
 
 
 def end_later(engine: Engine, **how: object) -> threading.Thread:
@@ -48,7 +48,7 @@ def test_a_handle_shows_what_it_last_read(engine: Engine) -> None:
 
 
 def test_join_waits_for_the_result(engine: Engine) -> None:
-    handle = add.run_later(1)
+    handle: JobHandle = add.run_later(1)
     thread = end_later(engine, state=State.SUCCEEDED, result='{"$djjp":"tuple","value":[1,2]}')
 
     assert handle.join() == (1, 2)
@@ -76,7 +76,7 @@ def test_join_of_a_failed_job_raises_with_the_message_of_its_last_error(engine: 
         asyncio.run(handle.ajoin())
 
 
-def test_join_of_a_cancelled_job_says_so(engine: Engine) -> None:
+def test_join_of_a_cancelled_job_raises(engine: Engine) -> None:
     handle = add.run_later(1)
     Job.objects.update(state=State.CANCELLED)
 
@@ -85,7 +85,7 @@ def test_join_of_a_cancelled_job_says_so(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("timeout", [0, 0.05])
-def test_join_gives_up_in_time_and_the_job_goes_on(engine: Engine, timeout: float) -> None:
+def test_join_times_out_and_the_job_continues(engine: Engine, timeout: float) -> None:
     handle = add.run_later(1)
 
     with pytest.raises(TimeoutError, match="still ready"):
@@ -95,7 +95,7 @@ def test_join_gives_up_in_time_and_the_job_goes_on(engine: Engine, timeout: floa
     assert handle.join() == 2
 
 
-def test_join_of_a_job_that_is_gone_says_so(engine: Engine) -> None:
+def test_join_of_a_missing_job_raises(engine: Engine) -> None:
     handle = add.run_later(1)
     Job.objects.all().delete()
 
@@ -118,7 +118,7 @@ def test_retry_makes_an_ended_job_ready_with_fresh_attempts_and_keeps_its_errors
     assert handle.attempts == 1
 
 
-def test_retry_of_a_job_that_has_not_ended_leaves_it_alone(engine: Engine) -> None:
+def test_retry_of_a_job_that_has_not_ended_changes_nothing(engine: Engine) -> None:
     handle = add.run_later(1)
     (claimed,) = engine.jobs.claim("tester", 1, time.time())
     assert isinstance(claimed, Claimed)

@@ -112,7 +112,7 @@ def test_ids_of_concurrent_threads_ascend_in_each_and_are_unique() -> None:
 
 
 def test_ids_keep_ascending_when_the_clock_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To this module a last id ahead of the clock is the same as a clock that went back."""
+    """For this module a last id ahead of the clock is the same as a clock that went back."""
     ahead = (time.time_ns() // 1_000_000 + 3_600_000) * 4096
     monkeypatch.setattr(ids, "_last", ahead)
     made = [new_id() for _ in range(5000)]

@@ -1,4 +1,4 @@
-"""`@job` and enqueueing: what is wrong is said at once, and then nothing is written."""
+"""`@job` and enqueueing: an error is raised at once, and then nothing is written."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def only_row() -> Job:
 
 def test_a_job_is_still_the_plain_function() -> None:
     assert add(1, b=2) == 3
-    assert add.__name__ == "add"
+    assert add.__name__ == "add"  # type: ignore[attr-defined]  # set by functools.update_wrapper
     assert add.__doc__ == "Add two numbers."
 
 
@@ -47,12 +47,12 @@ def test_a_coroutine_job_is_still_the_coroutine_function() -> None:
     assert asyncio.run(anap(0.0)) > 0
 
 
-def test_a_job_is_named_by_its_dotted_path_or_as_it_says() -> None:
+def test_a_job_is_named_by_its_dotted_path_or_its_option() -> None:
     assert add.name == "tests.project.shop.jobs.add"
     assert mail.name == "shop.mail"
 
 
-def test_jobs_py_of_an_installed_app_is_found_by_itself() -> None:
+def test_jobs_py_of_an_installed_app_is_imported_automatically() -> None:
     assert registry.get("shop.mail") is mail
 
 
@@ -78,7 +78,7 @@ def test_two_functions_of_one_name_are_an_error_that_names_both(clean_registry: 
     assert registry.get("shop.twice") is first
 
 
-def test_the_same_function_defined_anew_takes_its_own_place(clean_registry: None) -> None:
+def test_the_same_function_defined_anew_replaces_the_earlier_one(clean_registry: None) -> None:
     def define() -> RegisteredJob[..., Any]:
         @job(name="shop.reloaded")
         def reloaded() -> None: ...
@@ -90,7 +90,7 @@ def test_the_same_function_defined_anew_takes_its_own_place(clean_registry: None
     assert registry.get("shop.reloaded") is latest
 
 
-def test_a_name_that_nobody_registered_is_refused() -> None:
+def test_an_unregistered_name_is_refused() -> None:
     with pytest.raises(JobNotRegistered, match=r"shop\.nobody"):
         registry.get("shop.nobody")
 
@@ -107,7 +107,7 @@ def test_a_name_that_nobody_registered_is_refused() -> None:
         ({"priority": True}, ["priority", "True"]),
     ],
 )
-def test_an_option_that_cannot_be_is_refused_in_words(
+def test_an_invalid_option_is_refused_with_what_is_allowed(
     clean_registry: None, options: dict[str, Any], words: list[str]
 ) -> None:
     with pytest.raises(ValueError) as caught:
@@ -116,7 +116,7 @@ def test_an_option_that_cannot_be_is_refused_in_words(
     assert [word for word in words if word not in str(caught.value)] == []
 
 
-def test_what_is_no_function_is_no_job() -> None:
+def test_only_functions_can_be_jobs() -> None:
     with pytest.raises(TypeError, match="function"):
         job(int)
 
@@ -192,7 +192,7 @@ def test_a_call_is_accepted_exactly_if_the_function_would_take_it(function: Any)
                 assert fits == (not bound.missing_first)
 
 
-def test_surplus_positional_arguments_are_named_by_their_place(engine: Engine) -> None:
+def test_surplus_positional_arguments_are_named_by_their_position(engine: Engine) -> None:
     with pytest.raises(EncodeError, match=r"args\[1\]"):
         echo.run_later(1, object())
 
@@ -208,7 +208,7 @@ def test_using_an_option_that_is_none_is_refused(engine: Engine) -> None:
     with pytest.raises(TypeError, match="colour"):
         mail.using(colour="red")  # type: ignore[call-arg]  # that is what is tested
     with pytest.raises(TypeError, match="run_after"):
-        mail.using(run_after=60)  # type: ignore[arg-type]  # likewise
+        mail.using(run_after="60")  # type: ignore[arg-type]  # likewise
     with pytest.raises(ValueError, match="priority"):
         mail.using(priority=10**6)
 
@@ -238,7 +238,7 @@ def test_a_job_of_the_past_is_ready(engine: Engine) -> None:
 def test_a_time_is_an_instant_and_a_naive_one_is_in_the_current_zone(
     engine: Engine, when: datetime
 ) -> None:
-    timezone.get_default_timezone.cache_clear()
+    timezone.get_default_timezone.cache_clear()  # type: ignore[attr-defined]  # not in the stubs
     add.using(run_after=when).run_later(1)
 
     assert only_row().run_after == datetime(2126, 7, 1, 12, tzinfo=UTC)
@@ -258,7 +258,7 @@ def test_run_many_takes_any_mix_and_returns_handles_in_order(engine: Engine) -> 
 
 
 def test_run_many_streams_what_it_is_given(engine: Engine) -> None:
-    """A chunk is written before the next one is asked for."""
+    """A chunk is written before the next one is read."""
     seen: list[int] = []
 
     def calls() -> Iterator[Any]:
@@ -297,7 +297,7 @@ def test_the_a_twins_do_the_same(engine: Engine) -> None:
     assert Job.objects.count() == 4
 
 
-# Finding it again
+# Handles
 
 
 def test_get_job_takes_the_id_or_its_text(engine: Engine) -> None:
@@ -307,13 +307,13 @@ def test_get_job_takes_the_id_or_its_text(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("id", ["01a20ea1-30c5-7899-9bf1-a6a7d8c6d722", "nonsense", "", None, 7])
-def test_get_job_of_none_says_so(engine: Engine, id: Any) -> None:
+def test_get_job_of_an_unknown_id_raises(engine: Engine, id: Any) -> None:
     with pytest.raises(JobDoesNotExist):
         get_job(id)
 
 
 def test_the_name_of_a_row_imports_nothing(engine: Engine) -> None:
-    """A row may name any module; only a registered name runs."""
+    """A row can name any module; only a registered name runs."""
     from djjp.consumer.execution import Execution
     from djjp.engine import Claimed
 

@@ -1,4 +1,4 @@
-"""Limits, rates, unique keys and expiry as they are declared, and the keys that calls get of them."""
+"""Limits, rates, unique keys and expiry as they are declared, and the keys of calls."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def sync(tenant_id: int, name: str = "all", *rest: str, **more: object) -> None:
 
 
 def declared(function: Callable[..., Any] = sync, **options: Any) -> RegisteredJob[..., Any]:
-    """A job that no registry knows."""
+    """Create a job that is not registered."""
     return RegisteredJob(function, JobOptions("test.sync", **options))
 
 
@@ -33,7 +33,7 @@ KEYED: dict[str, Callable[[Any], dict[str, Any]]] = {
 }
 
 
-# What is refused when it is declared
+# Refused declarations
 
 
 @pytest.mark.parametrize("kind", [Limit, Rate])
@@ -49,7 +49,7 @@ KEYED: dict[str, Callable[[Any], dict[str, Any]]] = {
         (2**31, "is 2147483648;"),
     ],
 )
-def test_a_number_that_cannot_be_is_refused(kind: Any, most: Any, says: str) -> None:
+def test_an_invalid_number_is_refused(kind: Any, most: Any, says: str) -> None:
     with pytest.raises(ValueError) as caught:
         kind("api", most)
     assert f"the number of a {kind.__name__} {says}" in str(caught.value)
@@ -67,7 +67,7 @@ def test_a_number_that_cannot_be_is_refused(kind: Any, most: Any, says: str) -> 
         ("a\ud800b", ValueError, "lone surrogates"),
     ],
 )
-def test_a_key_that_cannot_be_is_refused(option: str, key: Any, error: Any, says: str) -> None:
+def test_an_invalid_key_is_refused(option: str, key: Any, error: Any, says: str) -> None:
     with pytest.raises(error) as caught:
         declared(**KEYED[option](key))
     assert says in str(caught.value)
@@ -80,13 +80,13 @@ def test_a_limit_has_a_key() -> None:
 
 
 @pytest.mark.parametrize("per", [0, -1, timedelta(0), inf, nan, "1", None, True, 1e12])
-def test_a_span_of_a_rate_that_cannot_be_is_refused(per: Any) -> None:
+def test_an_invalid_span_of_a_rate_is_refused(per: Any) -> None:
     with pytest.raises(ValueError, match=r"^per is "):
         Rate("api", 10, per=per)
 
 
 @pytest.mark.parametrize("after", [0, -1, timedelta(0), inf, nan, "1", True, timedelta.max])
-def test_an_expiry_that_cannot_be_is_refused(after: Any) -> None:
+def test_an_invalid_expiry_is_refused(after: Any) -> None:
     with pytest.raises(ValueError, match=r"^expires_after is "):
         declared(expires_after=after)
     with pytest.raises(ValueError, match=r"^expires_after is "):
@@ -125,14 +125,14 @@ def test_a_placeholder_that_is_no_parameter_is_refused(option: str, key: str, sa
     assert says in str(caught.value)
 
 
-def test_what_using_changes_is_checked_too() -> None:
+def test_changes_by_using_are_validated_too() -> None:
     with pytest.raises(ValueError, match="is '', of 0 characters"):
         declared().using(unique_key="")
     with pytest.raises(ValueError, match="braces"):
         declared().using(unique_key="{tenant.id}")
 
 
-# What a call's key is
+# Keys of calls
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_what_using_changes_is_checked_too() -> None:
         (lambda tenant_id, **more: f"t{tenant_id}-{more['colour']}", "t7-red"),
     ],
 )
-def test_a_key_is_made_of_the_arguments(key: Any, text: str) -> None:
+def test_a_key_is_built_from_the_arguments(key: Any, text: str) -> None:
     bound = declared(limit=Limit(key, 2), unique_key=key).bind(7, colour="red")
     row = bound.to_row()
     assert (row.limit_key, row.limit_max, row.limit_per, row.unique_key) == (text, 2, None, text)
@@ -208,7 +208,7 @@ def test_a_call_without_a_proper_key_is_an_error_and_nothing_is_written(
     assert not OutboxJob.objects.exists()
 
 
-def test_a_step_behind_others_has_a_key_of_what_is_known_of_its_arguments(engine: Engine) -> None:
+def test_a_step_with_parents_has_a_key_built_from_its_own_arguments(engine: Engine) -> None:
     step = declared(limit=Limit("{name}"))
     chain(declared().bind(1), step.bind("acme")).run_later()
     assert Job.objects.get(state="blocked").limit_key == "acme"
@@ -237,15 +237,15 @@ def test_a_step_of_a_pipeline_has_no_unique_key(engine: Engine, place: str) -> N
     assert not Job.objects.exists()
 
 
-# What a row says
+# Rows
 
 
-def test_a_plain_row_says_nothing_of_it() -> None:
+def test_a_plain_row_has_no_constraints() -> None:
     row = declared().bind(7).to_row()
     assert (row.flags, row[-5:]) == (0, (None,) * 5)
 
 
-def test_a_row_says_what_was_agreed() -> None:
+def test_a_row_holds_its_constraints() -> None:
     job = declared(
         limit=Rate("api", 10, per=timedelta(minutes=1)),
         unique_key="{tenant_id}",
@@ -254,17 +254,17 @@ def test_a_row_says_what_was_agreed() -> None:
     )
     row = job.bind(7).to_row()
     assert row.flags == Flag.RATE_LIMITED | Flag.UNIQUE | Flag.UNTIL_START | Flag.EXPIRES
-    assert row[-5:] == ("7", "api", 10, 60.0, row.created_at + 30)
+    assert row[-7:-2] == ("7", "api", 10, 60.0, row.created_at + 30)
     assert declared(limit=Limit("a")).bind(7).to_row().flags == Flag.LIMITED
 
 
-def test_an_expiry_counts_from_the_time_when_a_job_may_run() -> None:
+def test_an_expiry_counts_from_the_earliest_start() -> None:
     job = declared(expires_after=timedelta(seconds=30))
     later = job.using(run_after=timedelta(hours=1)).bind(7).to_row()
     assert later.run_after is not None
     assert later.expires_at == later.run_after + 30
     past = job.using(run_after=timedelta(hours=-1)).bind(7).to_row()
     assert (past.state, past.expires_at) == (State.READY, past.created_at + 30)
-    # The last day there is has no day after it.
+    # The last possible day has no day after it.
     last = job.using(run_after=datetime(9998, 12, 31, 23, 59, 59, tzinfo=UTC)).bind(7).to_row()
     assert last.expires_at == last.run_after

@@ -1,4 +1,4 @@
-"""Each module does one job: it says which, and is short."""
+"""Each module has one purpose: its docstring names it, and the module is short."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import pytest
 
 from tests.support.imports import MODULES
 
-LONGEST = 300
+pytestmark = pytest.mark.one_pair
+
+#: About 300 lines are the aim, and no reason to cut one purpose in two; from here on a module has two.
+LONGEST = 400
 
 #: Those that are written by hand.
 WRITTEN = [module for module in MODULES if ".migrations" not in f".{module}"]
@@ -22,14 +25,12 @@ def is_short(source: str) -> bool:
     return len(source.splitlines()) <= LONGEST
 
 
-@pytest.mark.parametrize("module", WRITTEN)
-def test_a_module_says_its_one_job(module: str) -> None:
-    assert has_docstring(MODULES[module].read_text()), f"{module} has no docstring"
+def test_each_module_states_its_one_purpose() -> None:
+    assert [module for module in WRITTEN if not has_docstring(MODULES[module].read_text())] == []
 
 
-@pytest.mark.parametrize("module", WRITTEN)
-def test_a_module_is_short(module: str) -> None:
-    assert is_short(MODULES[module].read_text()), f"{module} is longer than {LONGEST} lines"
+def test_each_module_is_short() -> None:
+    assert [module for module in WRITTEN if not is_short(MODULES[module].read_text())] == []
 
 
 def test_the_guards_see_a_module_that_is_long_or_has_no_docstring() -> None:

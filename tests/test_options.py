@@ -1,4 +1,4 @@
-"""Options of `@job`: what cannot be is refused where the job is declared, in words."""
+"""Options of `@job`: an invalid value is refused where the job is declared, with the reason."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from djjp.jobs.options import JobOptionsDict
 
 @pytest.fixture
 def declare() -> Iterator[Callable[..., RegisteredJob[..., Any]]]:
-    """Declares a job with these options, known until the end of the test."""
+    """Declare a job with these options, registered until the end of the test."""
     names: list[str] = []
 
     def declare(**options: Any) -> RegisteredJob[..., Any]:
@@ -51,7 +51,7 @@ def declare() -> Iterator[Callable[..., RegisteredJob[..., Any]]]:
         ("on_crash", None, "on_crash is None"),
     ],
 )
-def test_a_value_that_an_option_does_not_take_is_an_error_that_names_both(
+def test_an_invalid_value_is_an_error_that_names_it_and_its_option(
     declare: Callable[..., Any], option: str, value: Any, says: str
 ) -> None:
     with pytest.raises(ValueError) as caught:
@@ -86,7 +86,7 @@ def test_retry_on_takes_classes_of_exceptions_only(declare: Callable[..., Any], 
         ("on_crash", "fail"),
     ],
 )
-def test_what_an_option_takes_it_keeps(
+def test_an_option_keeps_a_valid_value(
     declare: Callable[..., Any], option: str, value: Any
 ) -> None:
     assert getattr(declare(**{option: value}).options, option) == value
@@ -102,12 +102,12 @@ def test_on_crash_is_written_into_the_row(declare: Callable[..., Any]) -> None:
     assert declare(on_crash="fail").bind().to_row().on_crash == "fail"
 
 
-# What is written twice
+# Options that are written twice
 
 
-def test_the_options_that_a_type_checker_knows_are_those_of_the_dataclass() -> None:
-    """All but the two that only `using()` sets; `name` has a default that the function gives."""
-    of_using = {"run_after", "database"}
+def test_the_options_for_type_checkers_are_those_of_the_dataclass() -> None:
+    """All except those that only `using()` sets; the function gives the default of `name`."""
+    of_using = {"run_after", "database", "call"}
     fields = {f.name: f.type for f in dataclasses.fields(JobOptions) if f.name not in of_using}
     written = {name: each.__forward_arg__ for name, each in JobOptionsDict.__annotations__.items()}
     assert written == fields | {"name": "str | None"}
@@ -116,6 +116,12 @@ def test_the_options_that_a_type_checker_knows_are_those_of_the_dataclass() -> N
 def test_each_option_is_described_in_the_docstring() -> None:
     described = re.findall(r"^    (\w+): ", inspect.getdoc(JobOptions) or "", re.MULTILINE)
     assert described == [field.name for field in dataclasses.fields(JobOptions)]
+
+
+def test_each_option_is_validated() -> None:
+    """By a validator of its own, or together with the other options of a schedule."""
+    validated = [*options._VALIDATORS, *options.SCHEDULE_OPTIONS]
+    assert validated == [field.name for field in dataclasses.fields(JobOptions)]
 
 
 # Options for some calls
@@ -133,7 +139,7 @@ def test_a_copy_validates_only_what_it_was_given(monkeypatch: pytest.MonkeyPatch
     assert copied.signature is job.signature
 
 
-def test_a_copy_knows_its_own_constraints() -> None:
+def test_a_copy_computes_its_own_constraints() -> None:
     job = RegisteredJob(lambda: None, JobOptions("options.constrained"))
     assert not job.options.has_constraints
     assert job.using(unique_key="one").options.has_constraints

@@ -1,30 +1,44 @@
-"""The prose of the package: plain English, which an operator understands at first reading."""
+"""The prose of the package, its docs and its programs: plain English, which an operator understands at once."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
-from tests.support.imports import MODULES
-from tests.support.prose import findings
+from tests.support.processes import ROOT
+from tests.support.prose import findings, findings_in_page
 
-# Modules whose prose is still to be rewritten. A module that is clean must leave this list.
-NOT_YET_CLEAN: set[str] = {
-    "consumer.execution",
-    "consumer.inline",
-    "consumer.pool.sync_threads",
-    "consumer.serving",
-    "consumer.supervisor",
-}
+pytestmark = pytest.mark.one_pair
+
+#: The package's modules, benchmarks, the example, the programs of the docs and the tests.
+PROGRAMS = [
+    path
+    for folder in ("benchmarks", "djjp", "docs", "example_multidb", "tests")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+]
+PAGES = [
+    path
+    for pattern in ("*.md", "docs/*.md", "benchmarks/*.md", "example_multidb/*.md")
+    for path in sorted(ROOT.glob(pattern))
+]
 
 
-@pytest.mark.parametrize("module", sorted(set(MODULES) - NOT_YET_CLEAN))
-def test_the_prose_is_plain(module: str) -> None:
-    assert findings(MODULES[module].read_text()) == []
+def complaints(paths: list[Path], find: Callable[[str], list[str]]) -> dict[str, list[str]]:
+    """Return what is found in some files, by their paths."""
+    found = {str(path.relative_to(ROOT)): find(path.read_text()) for path in paths}
+    return {path: sentences for path, sentences in found.items() if sentences}
 
 
-@pytest.mark.parametrize("module", sorted(NOT_YET_CLEAN))
-def test_a_module_in_the_list_needs_it(module: str) -> None:
-    assert findings(MODULES[module].read_text()), f"{module} is clean: remove it from the list"
+def test_the_prose_of_programs_is_plain() -> None:
+    assert len(PROGRAMS) > 500
+    assert complaints(PROGRAMS, findings) == {}
+
+
+def test_the_prose_of_pages_is_plain() -> None:
+    assert len(PAGES) > 40
+    assert complaints(PAGES, findings_in_page) == {}
 
 
 # The guard itself
@@ -59,3 +73,8 @@ def test_the_guard_sees_a_banned_phrase(source: str, complaint: str) -> None:
 )
 def test_the_guard_accepts_plain_prose(source: str) -> None:
     assert findings(source) == []
+
+
+def test_the_guard_sees_a_banned_phrase_in_a_page_and_not_in_its_code() -> None:
+    assert findings_in_page("It waits in\nvain.") == ["'in vain': write without effect"]
+    assert findings_in_page("Run it.\n```sh\nin vain\n```\n`in vain`") == []

@@ -115,7 +115,7 @@ def test_where_clocks_change(expression: str, tz: str, start: str, expected: lis
     ],
 )
 def test_occurrences_are_those_that_a_check_of_every_minute_finds(expression: str, tz: str) -> None:
-    """Around each change of 2026's clocks, and whichever minute one begins from."""
+    """Around each change of 2026's clocks, from any minute."""
     zone, timing = ZoneInfo(tz), cron(expression, tz)
     hours = [at("2026-01-01") + 3600 * n for n in range(365 * 24)]
     offsets = [datetime.fromtimestamp(m, zone).utcoffset() for m in hours]
@@ -181,7 +181,7 @@ def test_each_occurrence_of_an_interval_leads_to_the_next(seconds: float, year: 
     assert timing == every(timedelta(seconds=seconds))
 
 
-# Looking back
+# Latest occurrences
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_no_more_occurrences_are_computed_than_requested() -> None:
     assert recurrence.between(every(1), 0.0, 2.0, 3) == [1.0, 2.0]
 
 
-# What is taken, and what is not
+# Valid and invalid expressions
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_no_more_occurrences_are_computed_than_requested() -> None:
         "0 0 1 jan *",
     ],
 )
-def test_an_expression_that_is_taken(expression: str) -> None:
+def test_a_valid_expression_is_accepted(expression: str) -> None:
     timing = cron(expression)
     assert recurrence.first(timing, at("2026-01-01")) is not None
     assert timing == cron(" ".join(expression.split()))
@@ -236,7 +236,7 @@ def test_an_expression_that_is_taken(expression: str) -> None:
         ("", "with 0 fields; it must have 5: minute, hour, day of the month"),
         ("0 9 * *", "with 4 fields"),
         ("0 0 9 * * *", "with 6 fields"),
-        ("@daily", "with 1 fields"),
+        ("@daily", "with 1 fields; it must have 5: write cron='0 0 * * *' instead"),
         (f"{','.join(['1'] * 150)} * * * *", "in up to 200 characters"),
         ("60 * * * *", "with '60' for the minute; it must be 0 to 59"),
         ("*/0 * * * *", "with '*/0' for the minute"),
@@ -253,7 +253,7 @@ def test_an_expression_that_is_taken(expression: str) -> None:
         ("0 0 * * MOON", "with 'MOON' for the day-of-week; it must be 0 to 7 or SUN to SAT"),
     ],
 )
-def test_an_expression_that_is_none_is_refused_with_what_is_wrong(
+def test_an_invalid_expression_is_refused_with_what_is_wrong(
     expression: str, complaint: str
 ) -> None:
     with pytest.raises(ValueError) as caught:
@@ -281,9 +281,11 @@ def test_an_expression_that_is_none_is_refused_with_what_is_wrong(
         ((None, None, "5m"), "every is '5m'; it must be seconds"),
     ],
 )
-def test_what_makes_no_schedule_is_refused(given: Any, complaint: str) -> None:
+def test_options_that_make_no_schedule_are_refused(
+    given: tuple[Any, Any, Any], complaint: str
+) -> None:
     with pytest.raises(ValueError) as caught:
-        recurrence.timing(*given, "UTC")
+        recurrence.timing(*given, default_tz="UTC")
     assert complaint in str(caught.value)
 
 
@@ -292,6 +294,6 @@ def test_an_expression_that_is_no_text_is_refused() -> None:
         recurrence.timing(5, None, None, "UTC")
 
 
-def test_a_time_zone_of_its_own_comes_before_the_default() -> None:
+def test_a_given_time_zone_overrides_the_default() -> None:
     assert recurrence.timing("0 9 * * *", None, None, BERLIN) == cron("0 9 * * *", BERLIN)
     assert recurrence.timing("0 9 * * *", NEW_YORK, None, BERLIN) == cron("0 9 * * *", NEW_YORK)

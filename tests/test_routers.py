@@ -27,7 +27,7 @@ by_name = pytest.mark.parametrize("model", OURS, ids=lambda model: model.__name_
 
 @by_name
 @pytest.mark.parametrize("alias", ["sqlite", "postgresql", "default"])
-def test_every_queue_model_is_read_and_written_where_the_setting_says(
+def test_every_queue_model_is_read_and_written_on_the_alias_of_the_setting(
     model: type[Model], alias: str
 ) -> None:
     with override_settings(DJJP={"db_name": alias}):
@@ -57,7 +57,7 @@ def test_the_tables_of_each_go_to_their_own_database_only() -> None:
             )
 
 
-def test_a_queue_kept_with_the_application_keeps_nobody_out() -> None:
+def test_a_queue_kept_with_the_application_excludes_no_model() -> None:
     with override_settings(DJJP={"db_name": "default"}):
         for model in [*OURS, *OTHERS]:
             assert router.allow_migrate_model("default", model)
@@ -134,7 +134,7 @@ def test_relations_within_the_application_are_left_to_others() -> None:
     assert ours.allow_migrate("default", "shop") is None
 
 
-# migrate, looked up in the files and on the server
+# migrate: the tables in the files and on the server
 
 
 def tables(path: Path) -> set[str]:
@@ -163,10 +163,21 @@ QUEUE = {
     "djjp_schedule",
     "djjp_occurrence",
     "djjp_rate_start",
+    "djjp_tag",
+    "djjp_transfer",
+    "djjp_total",
+    "djjp_total_entry",
+    "djjp_depth",
+    "djjp_idempotency_key",
+    "djjp_incident",
+    "djjp_operation",
+    "djjp_release",
+    "djjp_token",
 }
 
 
-def test_migrate_makes_in_each_file_its_own_tables_only(tmp_path: Path) -> None:
+@pytest.mark.end_to_end
+def test_migrate_creates_in_each_file_its_own_tables_only(tmp_path: Path) -> None:
     project = Scratch(tmp_path)
     for command in (["migrate"], ["migrate", "--database=queue"]):
         done = project.run(*command, "--verbosity=0")
@@ -180,7 +191,8 @@ def test_migrate_makes_in_each_file_its_own_tables_only(tmp_path: Path) -> None:
     assert not {name for name in application if name.startswith("djjp")}
 
 
-def test_the_order_of_the_two_migrations_is_of_no_matter(tmp_path: Path) -> None:
+@pytest.mark.end_to_end
+def test_the_order_of_the_two_migrations_does_not_matter(tmp_path: Path) -> None:
     project = Scratch(tmp_path)
     assert project.run("migrate", "--database=queue", "--verbosity=0").returncode == 0
     assert tables(tmp_path / "queue.sqlite3") == QUEUE | {"django_migrations"}
@@ -189,7 +201,7 @@ def test_the_order_of_the_two_migrations_is_of_no_matter(tmp_path: Path) -> None
     assert not {n for n in tables(tmp_path / "application.sqlite3") if n.startswith("djjp")}
 
 
-def test_migrate_makes_the_queues_tables_only_on_a_postgres_server(
+def test_migrate_creates_the_queues_tables_only_on_a_postgres_server(
     tmp_path: Path, postgres_url: str
 ) -> None:
     import psycopg
@@ -204,7 +216,8 @@ def test_migrate_makes_the_queues_tables_only_on_a_postgres_server(
     assert not (tmp_path / "queue.sqlite3").exists()
 
 
-def test_a_queue_on_the_default_alias_is_made_with_the_application(tmp_path: Path) -> None:
+@pytest.mark.end_to_end
+def test_a_queue_on_the_default_alias_is_created_with_the_application(tmp_path: Path) -> None:
     project = Scratch(tmp_path, 'DATABASES.pop("queue")\nDJJP = {"db_name": "default"}\n')
     done = project.run("migrate", "--verbosity=0")
     assert done.returncode == 0, done.stderr
@@ -212,6 +225,7 @@ def test_a_queue_on_the_default_alias_is_made_with_the_application(tmp_path: Pat
     assert not (tmp_path / "queue.sqlite3").exists()
 
 
+@pytest.mark.end_to_end
 def test_a_queue_on_the_default_alias_needs_no_router(tmp_path: Path) -> None:
     project = Scratch(
         tmp_path, 'DATABASES.pop("queue")\nDATABASE_ROUTERS = []\nDJJP = {"db_name": "default"}\n'

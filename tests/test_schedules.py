@@ -1,4 +1,4 @@
-"""Schedules as the code declares them, and as rows say it."""
+"""Schedules, declared in the code and as rows."""
 
 from __future__ import annotations
 
@@ -45,7 +45,11 @@ def test_a_schedule_of_a_job_becomes_a_row(options: dict[str, Any], expected: An
 
 
 def test_its_arguments_are_those_of_the_schedule() -> None:
-    given = {"every": 60, "schedule_args": [Decimal("9.90")], "schedule_kwargs": {"when": (1, 2)}}
+    given: dict[str, Any] = {
+        "every": 60,
+        "schedule_args": [Decimal("9.90")],
+        "schedule_kwargs": {"when": (1, 2)},
+    }
     with registered(catch_up="all", **given):
         row = declared()
     assert codec.decode_arguments(row.arguments) == ([Decimal("9.90")], {"when": (1, 2)})
@@ -84,7 +88,7 @@ def two(a: int, b: int = 0) -> None:
         (
             {"every": 5},
             TypeError,
-            "(test.refused: missing a required argument: 'a'); schedule_args",
+            "(two (job 'test.refused'): missing a required argument: 'a'); schedule_args",
         ),
         ({"every": 5, "schedule_args": [1, 2, 3]}, TypeError, "too many positional arguments"),
         ({"every": 5, "schedule_args": [1], "schedule_kwargs": {"c": 1}}, TypeError, "'c'"),
@@ -97,7 +101,7 @@ def two(a: int, b: int = 0) -> None:
         ({"every": 5, "schedule_args": [object()]}, EncodeError, "cannot encode a, which"),
     ],
 )
-def test_a_schedule_that_cannot_be_is_refused_where_it_is_written(
+def test_an_invalid_schedule_is_refused_in_the_code(
     options: dict[str, Any], error: type[Exception], complaint: str
 ) -> None:
     with pytest.raises(error) as caught, registered("test.refused", two, **options):
@@ -127,12 +131,12 @@ def test_a_row_is_called_with_its_arguments_and_the_options_of_its_job(engine: E
         ({"job": "long.gone"}, "no job named 'long.gone' is registered here"),
         ({"source": Source.CODE}, f"the job {mail.name!r} has no schedule in the code any more"),
         ({"arguments": '{"args":[],"kwargs":{}}'}, "missing a required argument: 'address'"),
-        ({"arguments": "damaged"}, "cannot decode 'damaged'"),
+        ({"arguments": "damaged"}, "cannot decode the arguments of the job"),
         ({"every": None}, "a schedule needs a cron expression or an interval"),
         ({"tz": "Mars/X"}, "tz is 'Mars/X'"),
     ],
 )
-def test_a_row_that_cannot_be_fired_here_says_why(fields: dict[str, Any], reason: str) -> None:
+def test_a_row_that_cannot_be_fired_here_reports_why(fields: dict[str, Any], reason: str) -> None:
     good = {
         "job": mail.name,
         "every": timedelta(minutes=1),
@@ -142,7 +146,7 @@ def test_a_row_that_cannot_be_fired_here_says_why(fields: dict[str, Any], reason
     assert reason in str(schedules.problem(Schedule(**{**good, **fields})))
 
 
-def test_to_run_what_is_not_registered_is_an_error(engine: Engine) -> None:
+def test_running_an_unregistered_job_now_is_an_error(engine: Engine) -> None:
     with pytest.raises(JobNotRegistered):
         schedules.run_now(Schedule(job="long.gone", arguments="{}"))
     assert not Job.objects.exists()

@@ -1,4 +1,4 @@
-"""The tools of the repository look at what they should."""
+"""The tools of the repository run on the files and versions that they must."""
 
 from __future__ import annotations
 
@@ -46,11 +46,12 @@ def test_every_target_of_the_makefile_that_makes_no_file_is_phony() -> None:
     assert targets == phony
 
 
-def test_ci_and_tox_know_the_same_pairs_of_python_and_django() -> None:
+def test_ci_and_tox_have_the_same_pairs_of_python_and_django() -> None:
     ci = re.search(r"^PAIRS=\((.+)\)$", (ROOT / ".ci/run").read_text(), re.MULTILINE)
     tox = re.findall(
         r"^    py(\d)(\d+)-django(\d)(\d)$", (ROOT / "tox.ini").read_text(), re.MULTILINE
     )
 
     assert ci
-    assert ci[1].split() == ["{}.{}-{}.{}".format(*pair) for pair in tox]
+    pairs = [re.sub("-(sqlite|postgresql)$", "", pair) for pair in ci[1].split()]
+    assert pairs == ["{}.{}-{}.{}".format(*pair) for pair in tox]

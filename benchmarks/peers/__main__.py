@@ -20,7 +20,7 @@ from benchmarks.peers.peer import Peer
 from benchmarks.report import Column, Section, Spread, progress
 from benchmarks.sleeping import ideal, sleeps
 
-#: djjp first: the others are compared with it.
+#: djjp comes first, because the others are compared with it.
 PEERS = (
     "djjp",
     "huey",
@@ -62,20 +62,12 @@ _SETTINGS = [
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure djjp and each queue that is installed; a queue that is not gets a row that says so."""
+    """Measure djjp and each installed queue; a queue that is not installed gets a row with a note."""
     options = _parser().parse_args(arguments)
     peers = [_peer(name) for name in PEERS if name == "djjp" or name in options.only]
     with _server(options.stores) as server:
-        facts = environment.machine()
-        if not options.json:
-            print(f"{report.header_of(facts)}\n", flush=True)
-        sections = []
-        for section in _sections(options, peers, server):
-            sections.append(section)
-            if not options.json:
-                print(f"{report.text_of(section)}\n", flush=True)
-        if options.json:
-            print(report.json_of(facts, sections))
+        sections = _sections(options, peers, server)
+        report.publish(environment.machine(), sections, as_json=options.json)
 
 
 def _sections(
@@ -84,17 +76,19 @@ def _sections(
     pairs = [
         (p, kind) for kind in _STORES for p in peers if kind in p.stores and kind in options.stores
     ]
-    yield Section("settings", "What is compared", _SETTINGS, [_said(peer) for peer in peers])
+    yield Section(
+        "settings", "What is compared", _SETTINGS, [_settings_row(peer) for peer in peers]
+    )
     yield _noops(options, pairs, server)
     if options.naps:
         yield _naps(options, pairs, server)
 
 
-def _said(peer: Peer) -> dict[str, Any]:
-    there = peer.missing() is None
+def _settings_row(peer: Peer) -> dict[str, Any]:
+    installed = peer.missing() is None
     return {
         "queue": peer.name,
-        "version": peer.version() if there else "–",
+        "version": peer.version() if installed else "–",
         "settings": peer.settings.format(slots=peer.fastest),
     }
 
@@ -102,7 +96,7 @@ def _said(peer: Peer) -> dict[str, Any]:
 def _noops(
     options: argparse.Namespace, pairs: Sequence[tuple[Peer, str]], server: str | None
 ) -> Section:
-    """Round by round through all queues, so that a busy minute of the machine meets each of them."""
+    """Measure all queues in each round, so that a busy minute of the machine affects each of them."""
     taken: dict[tuple[str, str], list[rounds.Round]] = {}
     notes: dict[tuple[str, str], str] = {}
     for number in range(1, options.repeat + 1):
@@ -119,7 +113,7 @@ def _noops(
                 done = rounds.noops(peer, kind, server, jobs)
                 progress(f"    {done.drain:,.0f} jobs/s")
                 taken.setdefault(key, []).append(done)
-            except Exception as error:  # noqa: BLE001  (others' queues fail in ways of their own)
+            except Exception as error:  # noqa: BLE001  (any error of another queue becomes a note)
                 notes[key] = _short(error)
     rows = []
     for peer, kind in pairs:
@@ -137,7 +131,7 @@ def _noop_row(
 ) -> dict[str, Any]:
     key = peer.name, kind
     mine = [] if key in notes else taken.get(key, [])
-    # On Redis there is no djjp: the one on SQLite is what a single machine would have instead.
+    # djjp does not run on Redis; on a single machine it would use SQLite instead.
     ours = taken.get(("djjp", "sqlite" if kind == "redis" else kind), [])
     rate = _rate([r.drain for r in mine])
     comparable = rate is not None and peer.name != "djjp" and len(ours) == len(mine)
@@ -199,7 +193,7 @@ def _peer(name: str) -> Peer:
 
 @contextmanager
 def _server(kinds: Sequence[str]) -> Iterator[str | None]:
-    """The URL of a database on a PostgreSQL server, where one is wanted."""
+    """Yield the URL of a database on a PostgreSQL server; None if no store needs one."""
     with ExitStack() as stack:
         if "postgresql" not in kinds:
             yield None
@@ -214,8 +208,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=main.__doc__)
     add = parser.add_argument
     others = PEERS[1:]
-    add("--only", type=some_of(others), default=others, help=f"beside djjp: {','.join(others)}")
-    add("--stores", type=some_of(_STORES), default=_STORES, help=f"of {','.join(_STORES)}")
+    add(
+        "--only",
+        type=some_of(others),
+        default=others,
+        help=f"queues beside djjp: some of {','.join(others)}",
+    )
+    add("--stores", type=some_of(_STORES), default=_STORES, help=f"some of {','.join(_STORES)}")
     add(
         "--jobs",
         type=count,
@@ -224,13 +223,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--naps", type=int, default=1_000, help="jobs that sleep; 0 for none (1000)")
     add("--repeat", type=count, default=3, help="rounds of jobs that do nothing (3)")
-    add("--seed", type=int, default=1, help="of the sleeps (1)")
-    add("--json", action="store_true", help="print JSON only")
+    add("--seed", type=int, default=1, help="seed of the sleeps (1)")
+    add("--json", action="store_true", help="print JSON, and the tables to stderr")
     return parser
 
 
 if __name__ == "__main__":
-    # To be told to stop is to end as usual: the consumers would not go by themselves.
+    # SIGTERM runs the cleanup, which stops the consumers: they would not end without it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     os.environ.pop("DJJP_DATABASE_URL", None)
     main()

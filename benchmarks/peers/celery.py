@@ -1,7 +1,7 @@
 """Celery with Redis, where a `redis-server` is installed.
 
-Its guide, "Optimizing": a large prefetch multiplier for lots of short tasks, "64, or 128 for example".
-Results are ignored. Threads, for one consumer process is what is compared. Redis keeps nothing on disk here.
+Its guide, "Optimizing", advises a large prefetch multiplier for many short tasks, "64, or 128 for example".
+Results are ignored. It uses threads, because single consumer processes are compared. Redis writes nothing to disk.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Celery(Peer):
         }
 
     def prepare(self, store: Store) -> None:
-        """It has no tables."""
+        """Do nothing: Celery has no tables."""
 
     def enqueue(self, store: Store, job: str, values: Sequence[float], *, bulk: bool) -> float:
         task = self._app(store)[1][job]

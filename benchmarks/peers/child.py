@@ -1,6 +1,6 @@
-"""`python -m benchmarks.peers.child`: one act of one queue, in a process of its own.
+"""`python -m benchmarks.peers.child`: one act of one queue (prepare, enqueue, consume) in its own process.
 
-The last line on stdout is a number of seconds where the act is timed.
+If the act is timed, the last line on stdout is the number of seconds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def main() -> None:
     peer: Peer = import_module(f"benchmarks.peers.{name}").PEER
     store = Store(kind, place, Path(folder))
     given = json.loads((store.folder / "options.json").read_text())
-    # A line for each job would be what is measured.
+    # Logging a line for each job would distort the figures.
     logging.disable(logging.WARNING)
     if act == "prepare":
         peer.prepare(store)

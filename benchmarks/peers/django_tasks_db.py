@@ -1,6 +1,6 @@
 """django-tasks-db, the database backend of the tasks framework's author.
 
-A worker runs one task at a time, and its README knows no setting for speed; more at once is more processes.
+A worker runs one task at a time, and its README names no setting for speed; more slots are more processes.
 `--interval 0` and `--no-startup-delay` are its own options.
 """
 

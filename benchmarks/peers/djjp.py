@@ -1,4 +1,4 @@
-"""djjp, as the others are measured."""
+"""djjp, measured like the other queues."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class Djjp(Peer):
     name = "djjp"
     distribution = "djjp"
     stores = ("sqlite", "postgresql")
-    settings = "as it comes: 10 threads"
+    settings = "the defaults: 10 threads"
 
     def missing(self) -> str | None:
-        return None  # it is what is measured, installed or beside
+        return None  # djjp is always importable here, installed or not
 
     def version(self) -> str:
         import djjp

@@ -1,8 +1,8 @@
 """Huey on an SQLite file.
 
-WAL is its storage's default and `fsync=False` the storage's own option for speed; the consumer's options for
-pace are its workers and its polling delay. It stores no result of a task that returns None, and forgets a
-task when a worker takes it: one write for each job, at most once.
+WAL is the default of its storage, and `fsync=False` the storage's option for speed. The consumer's options for
+speed are its workers and its polling delay. It stores no result of a task that returns None, and deletes a task
+when a worker takes it: one write for each job, which runs at most once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Huey(Peer):
     settings = (
         "SqliteHuey, WAL, fsync=False; threads: {slots}; polls every 10 ms, no periodic tasks"
     )
-    # Of 1, 2, 4 and 10 none was faster for certain: they take turns at the lock of the file.
+    # Of 1, 2, 4 and 10 workers none was clearly faster, because they share the lock of the file.
     fastest = 2
     bulk = False
 

@@ -1,4 +1,4 @@
-"""The jobs as djjp's."""
+"""The jobs, registered with djjp."""
 
 from __future__ import annotations
 

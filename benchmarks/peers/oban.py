@@ -1,7 +1,7 @@
 """Oban for Python.
 
-Its guide, "Defining queues": a queue's limit is how many jobs it runs at once, higher for jobs that wait.
-Each fetch takes what is free of it, fetches come at least 5 ms apart: jobs that do nothing want a high one.
+Its guide, "Defining queues": a queue's limit is the number of jobs that run at once, higher for jobs that wait.
+Each fetch takes jobs for the free slots, and fetches are at least 5 ms apart, so short jobs need a high limit.
 `enqueue_many` is its bulk insert.
 """
 

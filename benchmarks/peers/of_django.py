@@ -1,4 +1,4 @@
-"""What the queues that are backends of Django's task framework have in common."""
+"""The common part of queues that are backends of Django's task framework."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.peers.setting_up import django_for
 
 
 class DjangoPeer(Peer):
-    """Its tables are migrated, its jobs are the tasks of `tasks.py`, enqueued one by one."""
+    """Creates its tables by migrations, and enqueues the tasks of `tasks.py` one by one."""
 
     bulk = False
 

@@ -1,8 +1,8 @@
-"""What the benchmark asks of a queue, whichever it is. One module beside this one answers for each.
+"""The interface of a queue in the benchmark. Each queue has an adapter module beside this one.
 
-An adapter is imported where its queue is not installed too, to say so: it imports the queue inside its
-methods. Those that enqueue and consume run in processes of their own (`child.py`), one after the other,
-for two of these libraries in one process would share settings.
+An adapter is imported even if its queue is not installed, to report that, so it imports the queue inside its
+methods. The methods that enqueue and consume run in separate processes (`child.py`), one after the other,
+because two of these libraries in one process would share settings.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
-#: Jobs in one call where a queue enqueues in bulk.
+#: The number of jobs in one call that enqueues in bulk.
 CHUNK = 1_000
 
 
 class Store(NamedTuple):
-    """Where one round keeps its jobs; made for it, and gone after it."""
+    """The store for the jobs of one round, created before it and removed after it."""
 
     kind: str  # sqlite, postgresql or redis
     place: str  # the path of a file, or a URL
@@ -32,13 +32,13 @@ class Peer(ABC):
     """One queue at its best settings.
 
     Attributes:
-        name: what tables and `--only` call it; also the adapter's module.
-        distribution: what pip calls it.
-        stores: kinds of stores that it is measured on.
-        settings: what was chosen, as the table says it; `{slots}` stands for `fastest`.
-        fastest: slots at once that run jobs which do nothing the fastest.
-        most: jobs at most, for a slow one; rates are compared.
-        bulk: whether it can enqueue many jobs in one call.
+        name: its name in tables and in `--only`; also that of the adapter's module.
+        distribution: its name on PyPI.
+        stores: the kinds of stores on which it is measured.
+        settings: the chosen settings, as text for the table; `{slots}` stands for `fastest`.
+        fastest: the number of slots that runs jobs that do nothing at the highest rate.
+        most: the maximum number of jobs, lower for a slow queue, because rates are compared.
+        bulk: True if it can enqueue many jobs in one call.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Peer(ABC):
     bulk = True
 
     def missing(self) -> str | None:
-        """Why it cannot be measured here, if it cannot."""
+        """Return the reason why it cannot be measured here; None if it can."""
         try:
             version(self.distribution)
         except PackageNotFoundError:
@@ -62,29 +62,29 @@ class Peer(ABC):
 
     @abstractmethod
     def prepare(self, store: Store) -> None:
-        """Make its tables."""
+        """Create its tables."""
 
     @abstractmethod
     def enqueue(self, store: Store, job: str, values: Sequence[float], *, bulk: bool) -> float:
-        """Enqueue `job` ("noop" or "nap") with each value; returns the seconds that this took."""
+        """Enqueue `job` ("noop" or "nap") with each value; return the seconds."""
 
     @abstractmethod
     def consume(self, store: Store, slots: int | None) -> None:
-        """Run jobs until the process is ended.
+        """Run jobs until the process is killed.
 
         Args:
-            slots: how many at once; None for `fastest`.
+            slots: the number of jobs at once; None for `fastest`.
         """
 
     def processes(self, slots: int | None) -> int:
-        """How many processes have to `consume` to give so many slots."""
+        """Return the number of processes that must `consume` for this number of slots."""
         return 1
 
-    #: Counts the jobs whose end is not written yet.
+    #: Counts the jobs whose outcome is not written yet.
     unfinished_sql = ""
 
     def unfinished(self, store: Store) -> int:
-        """How many jobs have not come to their end, as the store has it. Called in the parent."""
+        """Return the number of jobs that have not ended, read from the store. Called in the parent."""
         if store.kind == "sqlite":
             with closing(sqlite3.connect(store.place, timeout=30)) as connection:
                 return int(connection.execute(self.unfinished_sql).fetchone()[0])
@@ -96,12 +96,12 @@ class Peer(ABC):
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds that it took."""
+    """Return the seconds that a call takes."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
 def chunks(values: Sequence[float]) -> list[Sequence[float]]:
-    """The values in portions for calls that enqueue in bulk."""
+    """Return the values in chunks, for calls that enqueue in bulk."""
     return [values[first : first + CHUNK] for first in range(0, len(values), CHUNK)]

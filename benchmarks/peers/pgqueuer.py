@@ -1,7 +1,8 @@
 """PgQueuer.
 
-Its guide, "Performance tuning": a larger `batch_size` for short jobs, `pgq autovac` after installation, one
-direct connection for the consumer; "Benchmarks": asyncpg over psycopg. The tables stay durable, like all here.
+Its guide, "Performance tuning", advises a larger `batch_size` for short jobs, `pgq autovac` after installation and
+one direct connection for the consumer; "Benchmarks" prefers asyncpg to psycopg. The tables stay durable, as those
+of all queues here.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class PgQueuer(Peer):
             if slots is None:
                 await application.run(batch_size=self.fastest)
             else:
-                # At least twice the batch is what it asks for.
+                # PgQueuer requires at least twice the batch size.
                 await application.run(batch_size=max(slots // 2, 1), max_concurrent_tasks=slots)
 
         _run(run())

@@ -1,8 +1,8 @@
 """Procrastinate.
 
-`App.run_worker` on `concurrency`: so many coroutine jobs at once, and none for jobs that block; so its jobs are
-coroutines here, and the pool has a connection for each. `batch_defer` is its bulk enqueue. Finished jobs stay,
-which is its default and that of most here.
+According to `App.run_worker`, `concurrency` is the number of coroutine jobs at once and has no effect on blocking
+jobs. So its jobs are coroutines here, and the pool has a connection for each. `batch_defer` is its bulk enqueue.
+Finished jobs are kept, which is the default of most of these queues.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Procrastinate(Peer):
 
     def consume(self, store: Store, slots: int | None) -> None:
         slots = slots or self.fastest
-        # One more connection listens.
+        # One additional connection listens for notifications.
         app, _ = self._app(store, sync=False, pool=slots + 1)
 
         async def run() -> None:

@@ -1,7 +1,7 @@
-"""Django for the queues that are Django's: which one is in `DJJP_PEERS_PEER`, its database beside it.
+"""Settings for the queues that run in Django; `DJJP_PEERS_PEER` names the queue, `DJJP_PEERS_PLACE` its database.
 
-On SQLite all of them get the settings that djjp gives its own file (WAL, `synchronous=NORMAL`,
-`BEGIN IMMEDIATE`, a busy timeout): with Django's defaults they would be slower.
+On SQLite all of them get the settings of djjp's own file (WAL, `synchronous=NORMAL`,
+`BEGIN IMMEDIATE`, a busy timeout), because Django's defaults would be slower.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ else:
     DATABASES = {"default": queue_database(_place)}
 
 if PEER == "django_tasks_db":
-    # Django 5.2 has its tasks from the backport, an app.
+    # On Django 5.2 the task framework is the backport, an app.
     INSTALLED_APPS += ["django_tasks_db", *(["django_tasks"] if django.VERSION < (6,) else [])]
     TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}
 

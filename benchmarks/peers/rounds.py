@@ -1,7 +1,7 @@
-"""One round of one queue: a new store, jobs enqueued by one process, then run by others.
+"""One round of one queue: a new store, jobs enqueued by one process, and then run by others.
 
-A drain is timed from the first statement of the first job to the moment when the last one has ended and the
-store says that all have. So no queue pays for its start, and each pays for its last write.
+A drain is timed from the first statement of the first job to the time at which the last job has ended and the
+store records the end of all. So the start of a queue does not count, and its last write does.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from benchmarks.environment import ROOT
 from benchmarks.peers import stores, work
 from benchmarks.peers.peer import Peer, Store
 
-# How long a queue may take to enqueue or run anything at all.
-_PATIENCE = 300.0
-# Where a commit waits for the disk, more would take minutes, and tell nothing more.
+# The most seconds for an act of a queue.
+_TIMEOUT = 300.0
+# Where commits wait for the disk, more jobs would take minutes and give the same rate.
 _ONE_BY_ONE = 1_000
 
 
 class Round(NamedTuple):
-    """Jobs a second: enqueued one by one, in bulk (None where it cannot), and run."""
+    """Jobs per second: enqueued one by one, in bulk (None if the queue cannot), and run."""
 
     one_by_one: float
     bulk: float | None
@@ -35,11 +35,11 @@ class Round(NamedTuple):
 
 
 class Broken(Exception):
-    """The queue did not do its work; the message says what it said."""
+    """The queue failed; the message contains the last line of its log."""
 
 
 def noops(peer: Peer, kind: str, server: str | None, jobs: int) -> Round:
-    """Jobs that do nothing: enqueued one by one, all but the first in bulk where it can; then run."""
+    """Enqueue jobs that do nothing, the first ones one by one and the rest in bulk if possible; run them."""
     values = [float(number) for number in range(jobs)]
     single = values[:_ONE_BY_ONE] if peer.bulk else values
     rest = values[len(single) :]
@@ -50,7 +50,7 @@ def noops(peer: Peer, kind: str, server: str | None, jobs: int) -> Round:
 
 
 def naps(peer: Peer, kind: str, server: str | None, seconds: Sequence[float], slots: int) -> float:
-    """Jobs that sleep, so many at once; returns how long they took."""
+    """Run jobs that sleep, on this number of slots; return the seconds."""
     with stores.made(kind, server) as store:
         _enqueued(peer, store, "nap", seconds, bulk=False)
         return _drained(peer, store, len(seconds), slots)
@@ -65,18 +65,18 @@ def _enqueued(peer: Peer, store: Store, job: str, values: Sequence[float], *, bu
 
 
 def _drained(peer: Peer, store: Store, jobs: int, slots: int | None) -> float:
-    """Have it run all jobs; returns the seconds from the first job's start to the last one's end."""
+    """Have the queue run all jobs; return the seconds from the first job's start to the last job's end."""
     alone = peer.processes(slots) == 1
     with _consumers(peer, store, jobs, slots) as consumers:
-        until = time.monotonic() + _PATIENCE
+        until = time.monotonic() + _TIMEOUT
         last = store.folder / "last"
         while True:
-            # Nobody looks into the store before the last job has ended: a look may cost something, and
-            # some queues forget a job when they take it.
+            # The store is not read before the last job has ended: a read can slow the queue, and some queues
+            # delete a job when they take it.
             if (last.exists() or not alone) and peer.unfinished(store) == 0:
                 break
             if time.monotonic() > until or any(c.poll() not in (None, 0) for c in consumers):
-                raise Broken(_said(store, f"{peer.unfinished(store)} of {jobs} jobs were left"))
+                raise Broken(_with_log(store, f"{peer.unfinished(store)} of {jobs} jobs were left"))
             time.sleep(0.002 if alone else 0.02)
         ended = time.time()
     firsts = [float(mark.read_text()) for mark in store.folder.glob("first-*")]
@@ -101,7 +101,7 @@ def _consumers(
 
 
 def _signal(process: subprocess.Popen[str], number: int) -> None:
-    """To the process and its children: they are a group of their own."""
+    """Send a signal to the process and its children, which are one process group."""
     try:
         os.killpg(process.pid, number)
     except ProcessLookupError:
@@ -115,7 +115,7 @@ def _signal(process: subprocess.Popen[str], number: int) -> None:
 def _child(
     peer: Peer, store: Store, act: str, options: object, *, jobs: int = 0, log: bool = False
 ) -> subprocess.Popen[str]:
-    # In a file: all values would be too long for a command line.
+    # In a file, because the values can be too long for a command line.
     path = store.folder / "options.json"
     path.write_text(json.dumps(options))
     command = [sys.executable, "-m", "benchmarks.peers.child", peer.name, act, *map(str, store)]
@@ -134,15 +134,15 @@ def _child(
 
 def _finished(process: subprocess.Popen[str], store: Store) -> str:
     try:
-        out, _ = process.communicate(timeout=_PATIENCE)
+        out, _ = process.communicate(timeout=_TIMEOUT)
     except subprocess.TimeoutExpired:
         _signal(process, signal.SIGKILL)
-        raise Broken(_said(store, f"nothing within {_PATIENCE:.0f} s")) from None
+        raise Broken(_with_log(store, f"not finished after {_TIMEOUT:.0f} s")) from None
     if process.returncode != 0:
-        raise Broken(_said(store, f"exit {process.returncode}"))
+        raise Broken(_with_log(store, f"exit {process.returncode}"))
     return out
 
 
-def _said(store: Store, why: str) -> str:
+def _with_log(store: Store, why: str) -> str:
     lines = (store.folder / "log").read_text(errors="replace").strip().splitlines()
     return f"{why}; {lines[-1][:150]}" if lines else why

@@ -1,4 +1,4 @@
-"""Django set up for a queue that is Django's."""
+"""Set Django up for a queue that runs in Django."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from benchmarks.peers.peer import Store
 
 
 def django_for(peer: str, store: Store, slots: int | None = None) -> None:
-    """Set Django up on the store, in this process."""
+    """Set Django up in this process, on the store."""
     os.environ.pop("DJJP_DATABASE_URL", None)
     os.environ |= {
         "DJANGO_SETTINGS_MODULE": "benchmarks.peers.project",

@@ -1,7 +1,8 @@
 """steady-queue, Solid Queue for Django.
 
-Its README, "Configuration": `threads` bounds what a worker claims at once and runs; `polling_interval` is the
-pause between polls (0.1 s by default). The supervisor forks one worker, and a dispatcher that has nothing to do.
+Its README, "Configuration": `threads` is the number of jobs that a worker claims and runs at once;
+`polling_interval` is the pause between polls (0.1 s by default). The supervisor forks one worker, and a dispatcher
+that has no work here.
 """
 
 from __future__ import annotations

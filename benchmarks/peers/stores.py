@@ -1,4 +1,4 @@
-"""A store for one round of one queue: an SQLite file, a PostgreSQL database or a Redis server, new and its own."""
+"""The store for one round of one queue: a new SQLite file, PostgreSQL database or Redis server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _numbers = itertools.count(1)
 
 @contextmanager
 def made(kind: str, server: str | None) -> Iterator[Store]:
-    """A new store; `server` is the URL of a database on the PostgreSQL server."""
+    """Create a store; `server` is the URL of a database on the PostgreSQL server."""
     with tempfile.TemporaryDirectory(prefix="djjp-peers-", ignore_cleanup_errors=True) as home:
         folder = Path(home)
         if kind == "sqlite":
@@ -36,7 +36,7 @@ def _redis(folder: Path) -> Iterator[str]:
     socket = folder / "redis.sock"
     options = ["--port", "0", "--unixsocket", str(socket), "--save", "", "--appendonly", "no"]
     server = subprocess.Popen(
-        ["redis-server", *options],  # noqa: S607  (where it is on PATH is for the user to say)
+        ["redis-server", *options],  # noqa: S607  (the user's PATH determines which one)
         cwd=folder,
         stdout=subprocess.DEVNULL,
     )

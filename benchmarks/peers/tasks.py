@@ -1,4 +1,4 @@
-"""The jobs as tasks of Django's own framework."""
+"""The jobs, as tasks of Django's own framework."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import django
 
 from benchmarks.peers import work
 
-# Django 5.2 has its tasks from the backport.
+# On Django 5.2 the task framework is the backport.
 _framework: Any = import_module("django.tasks" if django.VERSION >= (6,) else "django_tasks")
 task = _framework.task
 

@@ -1,7 +1,7 @@
-"""The jobs that every queue runs, and how the parent learns when they ran.
+"""The jobs that every queue runs, and the files by which the parent reads when they ran.
 
-The first job that a process begins leaves a file, and so does the last that ends; all queues pay the same for
-it, next to nothing.
+A process writes a file at the start of its first job and at the end of its last job. The cost is negligible,
+and the same for all queues.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The runtime floor: takes jobs and runs them."""
+"""The runtime layer: claims jobs and runs them."""

@@ -1,6 +1,6 @@
 """The call queue: calls of running jobs to the engine, executed by the coordinator.
 
-Jobs have no connection to the queue's database. What they enqueue or look up is submitted here,
+Jobs have no connection to the queue's database. Their enqueues and queries are submitted here,
 executed in the coordinator's next turn, together with the calls of other jobs, and resolved once that
 turn has committed. So fifty threads that enqueue share one connection and one commit.
 
@@ -18,14 +18,17 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
-from django.db import InterfaceError, OperationalError, transaction
+from django.db import Error as DatabaseError
+from django.db import transaction
 
 from djjp import conf
 from djjp.consumer.wakeup import Wakeup
-from djjp.engine import Engine
-from djjp.exceptions import QueueUnavailable
+from djjp.engine import Engine, sessions
+from djjp.exceptions import OutcomeUnknown, QueueUnavailable
 
 logger = logging.getLogger("djjp.consumer")
 
@@ -36,13 +39,12 @@ TIMEOUT = 30.0
 # Seconds between two wake-ups of a waiting thread: an interruption of its job is raised only when it runs.
 _POLL_EVERY = 0.5
 
-# Errors of the database or of the transaction; no single call caused them, and all of them must wait.
-_SHARED_ERRORS = (OperationalError, InterfaceError, transaction.TransactionManagementError)
 
-
-class _Call(NamedTuple):
+@dataclass(slots=True, eq=False)
+class _Call:
     function: Callable[[Engine], Any]
     future: Future[Any]
+    may_be_written: bool = False  # by a turn whose commit was not confirmed
 
 
 class _Result(NamedTuple):
@@ -75,24 +77,25 @@ class CallQueue:
 
         Raises:
             QueueUnavailable: no turn took the call in time.
+            OutcomeUnknown: a turn took it, and whether that turn was committed is not known.
         """
         call = self._submit(function)
         try:
             result: T = self._wait(call)
         except BaseException:
-            self._withdraw(call)  # the job was interrupted, and nobody waits for the call any more
+            self._withdraw(call)  # the job was interrupted, and no caller waits any more
             raise
         return result
 
     async def acall(self, function: Callable[[Engine], T]) -> T:
-        """`call` for coroutines: their loop goes on meanwhile."""
+        """Do for a coroutine as `call` does for a thread; its loop continues meanwhile."""
         call = self._submit(function)
         future: asyncio.Future[T] = asyncio.wrap_future(call.future)
         try:
             # Not awaited directly: a cancellation would cancel the future that the coordinator resolves.
             while not (await asyncio.wait([future], timeout=self._timeout))[0]:
                 if self._withdraw(call):
-                    raise self._unavailable()
+                    raise self._unavailable(call)
         except BaseException:
             self._withdraw(call)
             future.add_done_callback(lambda future: future.cancelled() or future.exception())
@@ -116,9 +119,14 @@ class CallQueue:
                 if call.future.done():  # the function itself raised it
                     return call.future.result()
             if time.monotonic() >= until and self._withdraw(call):
-                raise self._unavailable()
+                raise self._unavailable(call)
 
-    def _unavailable(self) -> QueueUnavailable:
+    def _unavailable(self, call: _Call) -> QueueUnavailable:
+        if call.may_be_written:
+            return OutcomeUnknown(
+                f"the connection to the queue's database {conf.current().db_name!r} broke during the call, "
+                f"which may have been written; it has not answered within {self._timeout:g} s"
+            )
         return QueueUnavailable(
             f"the queue's database {conf.current().db_name!r} did not take the call "
             f"within {self._timeout:g} s"
@@ -133,14 +141,14 @@ class CallQueue:
                     return True
         return False
 
-    def execute(self, engine: Engine) -> None:
-        """Execute the waiting calls in the open transaction, as one group.
+    def execute(self, engine: Engine, number: int | None = None) -> None:
+        """Execute the first calls, up to a number, in the open transaction, as one group.
 
         If the group fails, its calls are executed one by one, so that only the culprit fails. If the
-        database fails, all of them are left for the next turn.
+        database fails, all of them wait for the next turn.
         """
         with self._lock:
-            calls = list(self._calls)
+            calls = list(islice(self._calls, number))
             self._in_turn = len(calls)
         self._results = []
         if not calls:
@@ -148,9 +156,9 @@ class CallQueue:
         try:
             with transaction.atomic(using=engine.db.alias):
                 self._results = [_Result(call.function(engine)) for call in calls]
-        except _SHARED_ERRORS:
-            raise
-        except Exception:
+        except Exception as error:
+            if sessions.is_shared(error, engine.db):
+                raise
             logger.debug("a group of calls failed; executing them one by one", exc_info=True)
             self._results = [_execute_alone(call, engine) for call in calls]
 
@@ -166,9 +174,21 @@ class CallQueue:
                 call.future.set_exception(error)
         self._results = []
 
-    def requeue(self) -> None:
-        """Leave the calls of a failed turn to the next one."""
+    def fail(self, error: Exception, engine: Engine) -> None:
+        """Hand an error to the caller whose call alone the turn has executed."""
+        self._results = [_Result(error=_for_caller(error, engine))]
+        self.resolve()
+
+    def requeue(self, *, rolled_back: bool = False) -> None:
+        """Leave the calls of a failed turn to the next one.
+
+        Args:
+            rolled_back: whether it is certain that the turn has written nothing.
+        """
         with self._lock:
+            if self._results and not rolled_back:  # all were executed, and the commit may have been
+                for call in islice(self._calls, self._in_turn):
+                    call.may_be_written = True
             self._in_turn = 0
         self._results = []
 
@@ -185,7 +205,13 @@ def _execute_alone(call: _Call, engine: Engine) -> _Result:
     try:
         with transaction.atomic(using=engine.db.alias):
             return _Result(call.function(engine))
-    except _SHARED_ERRORS:
-        raise
-    except Exception as error:  # noqa: BLE001  (the calling job handles it)
-        return _Result(error=error)
+    except Exception as error:
+        if sessions.is_shared(error, engine.db):
+            raise
+        return _Result(error=_for_caller(error, engine))
+
+
+def _for_caller(error: Exception, engine: Engine) -> Exception:
+    if isinstance(error, DatabaseError) and not isinstance(error, sessions.REFUSED):
+        return sessions.unavailable(engine.db, error)
+    return error

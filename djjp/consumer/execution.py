@@ -1,65 +1,84 @@
 """Execution: one run of one job, from its row to an `Outcome`.
 
-A flat recipe: find the function, decode, call, encode, and say how it ended. It touches no queue
-database, and nothing that a job does escapes it: not `SystemExit`, not an exception that cannot
-even be printed.
+In order: prepare the call, call the function, make an outcome of its value or exception, and notify
+the job's hook. It touches no queue database. Nothing that a job raises escapes it: not `SystemExit`, not
+an exception that cannot even be printed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, Protocol
 
 from asgiref.sync import async_to_sync, sync_to_async
 
-from djjp import codec, durations
-from djjp.consumer import connections
+from djjp import bounds, codec, durations, forks, instruments, logs
+from djjp.consumer import connections, job_log, misfit
 from djjp.consumer.failures import describe
-from djjp.engine import Claimed, Outcome, Progress
-from djjp.exceptions import Discard, JobInterrupted, JobTimedOut, Retry
-from djjp.jobs import RegisteredJob, registry, retries
+from djjp.consumer.hooks import RunHooks
+from djjp.consumer.raising import raise_in
+from djjp.engine import Claimed, Outcome, Progress, new_record
+from djjp.exceptions import Discard, JobInterrupted, JobTimedOut, QueueUnavailable, Retry
+from djjp.jobs import RegisteredJob, backoff, registry
 from djjp.jobs.current import CurrentJob, running
 from djjp.models import Flag, State
+from djjp.pipelines import expansion
+from djjp.signals import job_finished, job_started
 
 logger = logging.getLogger("djjp.consumer")
 
+# Each execution uses them, and to find one in its class takes longer than to compare it.
+_SUCCEEDED, _CANCELLED = State.SUCCEEDED, State.CANCELLED
+_EXPANSION, _TAKES_INPUT = Flag.EXPANSION, Flag.TAKES_INPUT
 
-class Aside(Protocol):
-    """A thread for what a coroutine job does with databases."""
+
+class SyncThread(Protocol):
+    """The thread on which one coroutine job uses databases."""
 
     def enter(self) -> None:
-        """Have the present context, and what descends from it, use this thread."""
+        """Have the present context, and the contexts copied from it, use this thread."""
 
-    async def leave(self, interruption: type[JobInterrupted] | None) -> None:
-        """The job has ended, by an interruption or by itself."""
+    async def finish(self, interruption: type[JobInterrupted] | None) -> None:
+        """Free the thread, because the job has ended.
+
+        Args:
+            interruption: the exception that interrupted the job; None if nothing did.
+        """
 
 
 class Execution:
     """One run of a claimed job.
 
     Attributes:
-        claimed: what is run.
-        consumer: the name of the consumer that runs it.
-        abandoned: whether its consumer has stopped to wait for its end.
-        timeout: seconds that it may take; None for no limit.
-        current: what the job sees of itself.
+        claimed: the job's row, as it was claimed.
+        consumer: the name of the consumer that runs the job.
+        abandoned: whether the consumer no longer waits for the job's end.
+        current: the job as its own code sees it.
+        job: the registered job; None if none of that name is registered here, or if it runs no function.
+        started: when the run started, in seconds since 1970.
+        timeout: the seconds that the job can take; None for no limit.
+        hooks: the instruments and the receivers of signals; None where there are none.
     """
 
     __slots__ = (
+        "_depth",
         "_interrupted",
+        "_is_logged",
         "_task",
         "abandoned",
         "claimed",
         "consumer",
         "current",
+        "end_interruptions",
+        "hooks",
         "job",
         "started",
+        "timeout",
     )
 
     def __init__(
@@ -72,57 +91,83 @@ class Execution:
         self.consumer = consumer
         self.abandoned = False
         self.current = CurrentJob(claimed, report)
-        self.job: RegisteredJob[..., Any] | None
+        job: RegisteredJob[..., Any] | None
         try:
-            self.job = registry.get(claimed.name, claimed.arguments)
-        except LookupError:
-            self.job = None  # `_call` says why
+            job = None if claimed.flags & _EXPANSION else _job_of(claimed)
+        except (LookupError, ValueError, TypeError):
+            job = None  # `_prepare` raises it as the job's failure
+        self.job = job
+        self.timeout = None if job is None else job.options.timeout_seconds
+        # Greater in a child that the job has forked: it ends where it leaves the job's function.
+        self._depth = forks.depth
         self._interrupted: type[JobInterrupted] | None = None
+        self._is_logged = False
+        # Called before the end is logged: an interruption there could leave a handler of the log locked.
+        self.end_interruptions: Callable[[], None] | None = None
         self._task: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
         self.started = time.time()
-
-    @property
-    def timeout(self) -> float | None:
-        """Seconds that it may take; None for no limit."""
-        return None if self.job is None else self.job.options.timeout_seconds
+        self.hooks: RunHooks | None = None
+        # What runs no function of the project has no hooks.
+        if (
+            instruments.in_use or job_started.receivers or job_finished.receivers
+        ) and not claimed.flags & _EXPANSION:
+            self.hooks = RunHooks(claimed, self.current, consumer, self.started)
 
     @property
     def is_coroutine(self) -> bool:
-        """Whether it runs as a task of an event loop by now."""
+        """Return whether the job runs as a task of an event loop by now."""
         return self._task is not None
 
     @property
+    def task(self) -> tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None:
+        """The loop and the task of a job that runs as one."""
+        return self._task
+
+    @property
     def interruption(self) -> type[JobInterrupted] | None:
-        """What it was interrupted by, if it was."""
+        """The exception that interrupted the job; None if nothing did."""
         return self._interrupted
 
     def run(self, run_coroutine: Callable[[Execution], Outcome] | None = None) -> Outcome:
-        """Run the job here and now, on this thread, and say how it ended.
+        """Run the job on the calling thread and return its outcome.
 
         Args:
-            run_coroutine: does `arun` of an execution whose job is a coroutine function. By default that
-                is done on a loop of its own, with what it does with databases on this thread.
+            run_coroutine: runs `arun` of an execution whose job is a coroutine function. By default that
+                happens on an event loop of its own, and the job uses databases on this thread.
         """
-        connections.tidy()
+        thread = connections.of_thread()
+        if thread.may_have_open:
+            connections.tidy(self.claimed, ended=False)
         try:
             if self.job is not None and self.job.is_coroutine:
                 return (run_coroutine or _run_coroutine)(self)
-            result = copy_context().run(self._call)
-        except BaseException as error:  # noqa: BLE001  (the job's own, whatever it is, is its outcome)
-            return self._told(self.failed(error))
-        else:
-            outcome = self._returned(result)
-            return (
-                outcome if self.job is None or not self.job.wants_outcome else self._told(outcome)
-            )
+            context = copy_context()
+            try:
+                value = context.run(self._call)
+            except BaseException as error:  # noqa: BLE001  (every exception of the job is an outcome)
+                if forks.depth != self._depth:
+                    forks.end(error)
+                # Inside the block, because Django logs the exception that is being handled.
+                return self._notify(context.run(self._raised, error))
+            if forks.depth != self._depth:
+                forks.end(None)
+            outcome = self._returned(value)
+            if job_log.shows_success():
+                context.run(self._logged, outcome)
+            if self.hooks is not None:
+                context.run(self._end_hooks, self.hooks, outcome)
+            if self.job is None or not self.job.wants_outcome:
+                return outcome
+            return self._notify(outcome)
         finally:
-            connections.tidy()
+            if thread.may_have_open:
+                connections.tidy(self.claimed, ended=True)
 
-    async def arun(self, aside: Aside | None = None) -> Outcome:
-        """Run the job, of a coroutine function, in the task that awaits this, and say how it ended.
+    async def arun(self, thread: SyncThread | None = None) -> Outcome:
+        """Run the job, a coroutine function, in the awaiting task and return its outcome.
 
         Args:
-            aside: the thread for what the job does with databases; None for whichever asgiref has.
+            thread: on which the job uses databases; None for the thread that asgiref chooses.
         """
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  (a coroutine runs in one)
@@ -130,63 +175,33 @@ class Execution:
         try:
             if self._interrupted is not None:  # before there was a task to cancel
                 raise self._interrupted
-            if aside is not None:
-                aside.enter()
-            function, args, kwargs = self._prepared()
-            result = codec.encode_value(await function(*args, **kwargs), "return value")
-        except BaseException as error:  # noqa: BLE001  (the job's own, whatever it is, is its outcome)
+            if thread is not None:
+                thread.enter()
+            prepared = self._prepare() if self.hooks is None else await self._aprepare(self.hooks)
+            function, args, kwargs = prepared
+            value = bounds.encoded_result(await function(*args, **kwargs))
+        except BaseException as error:  # noqa: BLE001  (every exception of the job is an outcome)
+            if forks.depth != self._depth:
+                forks.end(error)
             outcome = self.failed(error)
         else:
-            outcome = self._returned(result)
-        if self.job is not None and self.job.wants_outcome:
-            with suppress(BaseException):  # cancelled while it is told
-                await sync_to_async(self._told)(outcome)
-        if aside is not None:
+            if forks.depth != self._depth:
+                forks.end(None)
+            outcome = self._returned(value)
+            if job_log.shows_success():
+                self._logged(outcome)
+        if self.hooks is not None or (self.job is not None and self.job.wants_outcome):
+            await self._aended(outcome)
+        if thread is not None:
             with suppress(asyncio.CancelledError):
-                await aside.leave(self._interrupted)
-        return outcome
-
-    def _returned(self, result: str) -> Outcome:
-        state = State.CANCELLED if self.current.cancelled else State.SUCCEEDED
-        return Outcome(self.claimed, state, self.started, time.time(), result)
-
-    def failed(self, error: BaseException) -> Outcome:
-        """The outcome of an attempt that ended with an exception."""
-        if self._interrupted is not None and isinstance(
-            error, (JobInterrupted, asyncio.CancelledError)
-        ):
-            error = self._interrupted().with_traceback(error.__traceback__)
-        if isinstance(error, JobTimedOut) and not error.args:
-            error.args = (f"it ran for longer than its timeout of {self.timeout:g} s",)
-        if self.current.cancelled:
-            return self._ended(State.CANCELLED)
-        if isinstance(error, Discard):
-            return self._ended(State.CANCELLED, reason=describe(error).message)
-        pause = self._pause(error)
-        failure = describe(error)
-        if pause is None:
-            return self._ended(State.FAILED, failure=failure)
-        if pause == 0:
-            return self._ended(State.READY, failure=failure)
-        due = min(time.time() + pause, durations.END_OF_TIME)
-        return self._ended(State.SCHEDULED, failure=failure, run_after=due)
-
-    def _told(self, outcome: Outcome) -> Outcome:
-        """The outcome, after the job was told of it. Nothing that comes of that changes it."""
-        if self.job is not None and self.job.wants_outcome and not self.abandoned:
-            try:
-                copy_context().run(self.job.on_finished, outcome, self.consumer)
-            except BaseException:
-                logger.exception(
-                    "%s %s: an on-finish hook raised", self.claimed.name, self.claimed.id
-                )
+                await thread.finish(self._interrupted)
         return outcome
 
     def interrupt(self, kind: type[JobInterrupted], thread: int) -> None:
-        """Have an exception raised inside the job, which runs on that thread.
+        """Raise an exception inside the job, which runs on the thread of this id.
 
         A coroutine is cancelled where it awaits. A function gets the exception at its next step in
-        Python; one that waits in C does not notice before that has returned.
+        Python; if it waits in C code, it gets the exception only when that code has returned.
         """
         self._interrupted = kind
         if self._task is None:
@@ -196,55 +211,166 @@ class Execution:
             with suppress(RuntimeError):  # the loop is closed: the coroutine has just ended
                 loop.call_soon_threadsafe(task.cancel)
 
-    def _call(self) -> str:
-        function, args, kwargs = self._prepared()
-        return codec.encode_value(function(*args, **kwargs), "return value")
+    # The parts of an execution, in order
 
-    def _prepared(self) -> tuple[Any, list[Any], dict[str, Any]]:
-        """What to call, and with which arguments."""
+    def _prepare(self) -> tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any]]:
+        """Return the job's function and its arguments, and make the job the current one."""
         running.set(self.current)
-        job = self.job or registry.get(self.claimed.name, self.claimed.arguments)
-        args, kwargs = codec.decode_arguments(self.claimed.arguments)
-        if self.claimed.flags & Flag.TAKES_INPUT:
-            if self.claimed.input is None:
-                raise LookupError("what this step of a pipeline waits for has no result any more")
-            args.insert(0, codec.decode_value(self.claimed.input))
-        return job.callable_for(self.claimed, self.consumer), args, kwargs
+        claimed = self.claimed
+        flags = claimed.flags
+        if flags & _EXPANSION:
+            return expansion.run, (claimed, self.current), {}
+        job = self.job or _job_of(claimed)
+        args, kwargs = codec.decode_arguments(claimed.arguments)
+        if flags & _TAKES_INPUT:
+            if claimed.input is None:
+                raise LookupError("the step before this one in the pipeline has no result any more")
+            args.insert(0, codec.decode_value(claimed.input))
+        return job.callable_for(claimed, self.consumer), args, kwargs
+
+    async def _aprepare(
+        self, hooks: RunHooks
+    ) -> tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any]]:
+        await hooks.abegin()
+        return self._prepare()
+
+    def _call(self) -> str | None:
+        if self.hooks is not None:
+            self.hooks.begin()
+        function, args, kwargs = self._prepare()
+        value = function(*args, **kwargs)
+        return value if self.claimed.flags & _EXPANSION else bounds.encoded_result(value)
+
+    def _returned(self, value: str | None) -> Outcome:
+        """Return the outcome of an attempt whose function returned."""
+        state = _CANCELLED if self.current.cancelled else _SUCCEEDED
+        ended = (self.claimed, state, self.started, time.time(), value, None, None, None)
+        outcome: Outcome = new_record(Outcome, ended)
+        return outcome
+
+    def _raised(self, error: BaseException) -> Outcome:
+        """Return the outcome of an attempt whose function raised an exception."""
+        outcome = self.failed(error)
+        if self.hooks is not None:
+            self._end_hooks(self.hooks, outcome)
+        return outcome
+
+    def _end_hooks(self, hooks: RunHooks, outcome: Outcome) -> None:
+        if self.end_interruptions is not None:
+            self.end_interruptions()  # nothing of the job is left to interrupt
+        hooks.end(outcome, abandoned=self.abandoned)
+
+    async def _aended(self, outcome: Outcome) -> None:
+        """Call what must be called at the end of a coroutine."""
+        if self.hooks is not None:
+            await self.hooks.aend(outcome, abandoned=self.abandoned)
+        if self.job is not None and self.job.wants_outcome:
+            with suppress(BaseException):  # the task was cancelled meanwhile
+                await sync_to_async(self._notify)(outcome)
+
+    def failed(self, error: BaseException) -> Outcome:
+        """Return the outcome of an attempt that ended with an exception, whatever that is, and log it."""
+        try:
+            error = self._cause(error)
+            outcome = self._failed(error)
+        except BaseException as broken:  # noqa: BLE001  (raised by the exception's own class)
+            error, outcome = broken, self._ended(State.FAILED, failure=describe(broken))
+        if self.hooks is not None:
+            self.hooks.job.exception = error
+        return self._logged(outcome, error)
+
+    def _logged(self, outcome: Outcome, error: BaseException | None = None) -> Outcome:
+        """Log an outcome and return it; the end of a job that was abandoned before is of no interest."""
+        if not (self.abandoned and self._is_logged) and not job_log.is_interrupt(error):
+            self._is_logged = True
+            if self.end_interruptions is not None and self._task is None:
+                self.end_interruptions()
+            job_log.log_end(outcome, None if error is None else self._max_attempts(error), error)
+        return outcome
+
+    def _cause(self, error: BaseException) -> BaseException:
+        """Return the interruption, if the exception is how the job has ended by one."""
+        if self._interrupted is not None and isinstance(
+            error, (JobInterrupted, asyncio.CancelledError)
+        ):
+            return self._interrupted().with_traceback(error.__traceback__)
+        return error
+
+    def _failed(self, error: BaseException) -> Outcome:
+        if isinstance(error, JobTimedOut) and not error.args and self.timeout is not None:
+            error.args = (f"it ran for longer than its timeout of {self.timeout:g} s",)
+        if self.current.cancelled:
+            return self._ended(State.CANCELLED)
+        if isinstance(error, Discard):
+            return self._ended(State.CANCELLED, reason=describe(error).message)
+        if type(error) is TypeError and self.job is not None:
+            misfit.explain(error, self.job, self.claimed)
+        pause = self._pause(error)
+        failure = describe(error)
+        if pause is None:
+            return self._ended(State.FAILED, failure=failure)
+        if pause == 0:
+            return self._ended(State.READY, failure=failure)
+        due = min(time.time() + pause, durations.END_OF_TIME)
+        return self._ended(State.SCHEDULED, failure=failure, run_after=due)
+
+    def _notify(self, outcome: Outcome) -> Outcome:
+        """Call the job's on-finish hook and return the outcome, which the hook cannot change."""
+        if self.job is not None and self.job.wants_outcome and not self.abandoned:
+            try:
+                copy_context().run(self.job.on_finished, outcome, self.consumer)
+            except BaseException:
+                logger.exception(
+                    "%s %s: an on-finish hook raised",
+                    self.claimed.name,
+                    self.claimed.id,
+                    extra=logs.of_job(self.claimed),
+                )
+        return outcome
 
     def _pause(self, error: BaseException) -> float | None:
-        """Seconds until the next attempt; None when there is none."""
+        """Return the seconds until the next attempt; None if there is none."""
         job = self.job
+        number, bound = self.claimed.attempt - self.claimed.rescues, self._max_attempts(error)
         if job is None:
+            expands = self.claimed.flags & _EXPANSION and isinstance(error, QueueUnavailable)
+            return backoff.exponential(number) if expands else None
+        if bound is not None and number >= bound:
             return None
-        number = self.claimed.attempt - self.claimed.rescues
-        if isinstance(error, Retry):
-            if job.options.max_attempts is not None and number >= job.options.max_attempts:
-                return None
-        elif number >= (job.options.max_attempts or 1) or not isinstance(
-            error, (*job.options.retried_exceptions, JobTimedOut)
-        ):
+        if not isinstance(error, (*job.options.retried_exceptions, JobTimedOut, Retry)):
             return None
         try:
             if isinstance(error, Retry) and error.after is not None:
                 return durations.seconds("after", error.after)
-            return retries.pause(job.options.backoff, number)
+            return backoff.pause(job.options.backoff, number)
         except BaseException:
             logger.exception(
                 "backoff of job %s raised or returned no duration; using the default backoff",
                 job.name,
+                extra=logs.of_job(self.claimed),
             )
-            return retries.exponential(number)
+            return backoff.exponential(number)
+
+    def _max_attempts(self, error: BaseException) -> int | None:
+        """Return the number of attempts that the job has; None if a `Retry` has no bound."""
+        given = None if self.job is None else self.job.options.max_attempts
+        return given if given is not None or isinstance(error, Retry) else 1
 
     def _ended(self, state: State, **more: Any) -> Outcome:
         return Outcome(self.claimed, state, self.started, time.time(), **more)
 
 
+def _job_of(claimed: Claimed) -> RegisteredJob[..., Any]:
+    """Return the job of a claimed row, with the options of its call.
+
+    Raises:
+        JobNotRegistered: no job of its name is registered here.
+        ValueError, TypeError: its options are none of djjp: a row by hand.
+    """
+    job = registry.get(claimed.name, claimed.arguments)
+    return job if claimed.options is None else job.of_row(claimed.options)
+
+
 def _run_coroutine(execution: Execution) -> Outcome:
-    # In a context of its own: what a coroutine sets would else be set here.
+    # In a context of its own: otherwise the coroutine's context variables would be set here.
     return copy_context().run(async_to_sync(execution.arun))
-
-
-def raise_in(thread: int, kind: type[BaseException] | None) -> None:
-    """Have an exception raised in a thread at its next step; None takes back what has not been yet."""
-    target = None if kind is None else ctypes.py_object(kind)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), target)

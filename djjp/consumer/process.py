@@ -6,17 +6,21 @@ import gc
 import logging
 import os
 import signal
-import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
+from django.db import Error as DatabaseError
 from django.db import connections
 
-from djjp import conf
+from djjp import conf, engine, instruments, streams, unapplied
+from djjp.consumer import signals
+from djjp.consumer.console import Console, queues_in_words
 from djjp.consumer.consumer import Consumer
+from djjp.consumer.health import Health, HealthFile, SupervisorPipe, Systemd
+from djjp.consumer.health_port import HealthPort
 from djjp.consumer.recycling import (
     ExitCondition,
     check_exit_conditions,
@@ -24,15 +28,18 @@ from djjp.consumer.recycling import (
     memory_over,
     supervisor_gone,
 )
-from djjp.models import Job
+from djjp.consumer.supervision import Supervision
+from djjp.durations import seconds
+from djjp.outbox import table
+from djjp.routers import APP_LABEL, OUTBOX_LABEL
 
 logger = logging.getLogger("djjp.consumer")
 
 # Exit codes. RECYCLE is for a supervisor only: the child ended as planned, work can be left, and another
 # child must replace it.
-GRACEFUL, GAVE_BACK, RECYCLE = 0, 1, 3
+GRACEFUL, RELEASED, RECYCLE = 0, 1, 3
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+_SIGNALS = (*signals.ENDING, signal.SIGQUIT)
 
 
 def consume(
@@ -45,22 +52,27 @@ def consume(
     max_jobs: int | None = None,
     max_rss: int | None = None,
     reload: bool = False,
-    supervisor: int | None = None,
+    supervision: Supervision | None = None,
+    verbosity: int = 0,
+    health: Health | None = None,
 ) -> int:
     """Run a consumer until a signal, `drain`, `max_jobs` or `max_rss` ends it, and return the exit code.
 
-    A SIGTERM or SIGINT lets the running jobs end; a second one, or SIGQUIT, releases them and ends the
-    process. A consumer with a supervisor does not count signals, because its supervisor does: it takes
-    any number of SIGTERMs as one, and ignores SIGINT, which a terminal sends to the whole process group.
+    A SIGTERM, SIGINT or SIGHUP lets the running jobs end; a second SIGTERM or SIGINT, or SIGQUIT, releases
+    them and ends the process. A consumer with a supervisor does not count signals, because its supervisor
+    does: it takes any number of SIGTERMs and SIGHUPs as one, and ignores SIGINT, which a terminal sends to
+    the whole process group.
 
     Args:
         queues, exclude_queues, drain, max_jobs, concurrency: as `Consumer` takes them.
         max_rss: MB of memory above which it claims no more jobs and ends after the running ones.
         reload: end in the same way when the code changes.
-        supervisor: process id of the supervisor that started this process; None without one.
+        supervision: what the supervisor that started this process gave it; None without one.
+        verbosity: of the console, as `Console` takes it.
+        health: shows what the rounds of the coordinator say; closed at the end. None for nowhere.
 
     Raises:
-        ImproperlyConfigured: as `require()` does.
+        ImproperlyConfigured, QueueUnavailable: as `require()` does.
     """
     settings = conf.current()
     require()
@@ -71,33 +83,56 @@ def consume(
         drain=drain,
         max_jobs=max_jobs,
         concurrency=concurrency,
-        shutdown_timeout=settings.shutdown_timeout,
+        shutdown_timeout=seconds("shutdown_timeout", settings.shutdown_timeout),
+        token=supervision and supervision.token,
     )
-    ending = _Ending(consumer, supervised=supervisor is not None)
+    ending = _Ending(consumer, supervised=supervision is not None)
+    consumer.requests.stop = ending.gracefully
+    supervisor = supervision and supervision.supervisor
     conditions = _exit_conditions(ending, max_rss=max_rss, supervisor=supervisor, reload=reload)
-    where = "all queues" if queues is None else ", ".join(queues)
-    if exclude_queues:
-        where += f" except {', '.join(exclude_queues)}"
-    with ending.by_signals(), check_exit_conditions(consumer.name, conditions):
-        logger.info("consumer %s serves %s", consumer.name, where)
-        # The objects loaded so far stay for good. A garbage collection that walks through them takes 40 ms
-        # and more, and the first one would delay the first jobs.
-        gc.freeze()
-        try:
-            ended = consumer.run()
-        finally:
-            gc.unfreeze()
-        logger.info("consumer %s ends after %d jobs", consumer.name, consumer.executed)
-        lost = consumer.abandoned_threads
-        full = max_jobs is not None and consumer.executed >= max_jobs
-        again = supervisor is not None and (full or lost or ending.retired)
-        code = GAVE_BACK if not ended else RECYCLE if again else GRACEFUL
-        if not ended or lost:
-            # Threads still run jobs that were released or abandoned: no exit handler must wait for them.
-            logging.shutdown()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+    console = Console(verbosity, process=supervision and os.getpid())
+    health = health or Health()
+    consumer.on_round = health.note
+
+    def on_ending(running: int) -> None:
+        console.wait_for(running)
+        health.begin_end()
+
+    consumer.on_ending = on_ending
+    served = queues_in_words(queues, exclude_queues)
+    with (
+        ending.by_signals(),
+        check_exit_conditions(consumer.name, conditions),
+        console.shown_log(),
+    ):
+        logger.info("consumer %s serves %s", consumer.name, served)
+        console.greet(f"consumer {consumer.name}", served, concurrency, concurrency_limit)
+        return _run(consumer, ending, max_jobs, console, health)
+
+
+def _run(
+    consumer: Consumer, ending: _Ending, max_jobs: int | None, console: Console, health: Health
+) -> int:
+    """Run the consumer to its end and return the exit code, or exit at once if threads still run jobs."""
+    # The objects loaded so far stay for good. A garbage collection that walks through them takes 40 ms
+    # and more, and the first one would delay the first jobs.
+    gc.freeze()
+    try:
+        ended = consumer.run()
+    finally:
+        gc.unfreeze()
+        health.close()
+    logger.info("consumer %s ends after %d jobs", consumer.name, consumer.executed)
+    console.end(consumer.executed)
+    lost = consumer.abandoned_threads
+    spent = max_jobs is not None and consumer.executed >= max_jobs
+    recycle = ending.supervised and (spent or lost or ending.retired)
+    code = RELEASED if not ended else RECYCLE if recycle else GRACEFUL
+    if not ended or lost:
+        # Threads still run jobs that were released or abandoned: no exit handler must wait for them.
+        logging.shutdown()
+        streams.flush()
+        os._exit(code)
     return code
 
 
@@ -115,17 +150,73 @@ def _exit_conditions(
     return conditions
 
 
+def own_health(
+    supervision: Supervision | None, *, file: str | None, host: str | None, port: int | None
+) -> Health:
+    """Return the health of this process, with the places where it is shown.
+
+    A child gives its signs to its supervisor, which shows the health of all its children.
+
+    Args:
+        file: touched with each sign.
+        host: the address of the port; None for all.
+        port: answers over HTTP.
+
+    Raises:
+        ImproperlyConfigured: the port is taken, or no address of this machine.
+    """
+    systemd = Systemd.of_environment()
+    if supervision is not None:
+        return Health([SupervisorPipe(supervision.pipe)] if supervision.pipe else [])
+    health = Health([] if systemd is None else [systemd])
+    if file is not None:
+        health.add(HealthFile(Path(file)))
+    if port is not None:
+        try:
+            health.add(HealthPort(health, host or "", port))
+        except (OSError, RuntimeError) as error:
+            health.close()
+            where = f"{host}, port {port}" if host else f"port {port}"
+            # Without the address that the standard library repeats.
+            reason = (getattr(error, "strerror", None) or str(error)).partition(" (while")[0]
+            text = f"the health port cannot be opened: {where}: {reason}"
+            raise ImproperlyConfigured(text) from error
+    return health
+
+
 def require() -> None:
     """Check that a consumer can run.
 
+    It runs without the outbox too: a database whose outbox lacks migrations is logged.
+
     Raises:
-        ImproperlyConfigured: the queue's database has no tables yet.
+        ImproperlyConfigured: an instrument cannot be loaded.
+        ImproperlyConfigured, QueueUnavailable: as `require_queue()` does.
     """
-    alias = conf.current().db_name
-    if Job._meta.db_table not in connections[alias].introspection.table_names():
-        raise ImproperlyConfigured(
-            f"the queue's database has no tables; make them: python manage.py migrate --database={alias}"
-        )
+    instruments.require()
+    require_queue()
+    for alias in table.outboxes():
+        connection = connections[alias]
+        was_open = connection.connection is not None
+        try:
+            if problem := unapplied.problem(alias, OUTBOX_LABEL):
+                logger.warning("%s; its outbox may not be swept before", problem)
+        except DatabaseError:
+            continue  # the sweep waits for it
+        finally:
+            if not was_open:
+                connection.close()
+
+
+def require_queue() -> None:
+    """Check that the queue's database answers and has the tables of this code.
+
+    Raises:
+        ImproperlyConfigured: migrations are not applied there.
+        QueueUnavailable: it does not answer.
+    """
+    if problem := engine.run(lambda engine: unapplied.problem(engine.db.alias, APP_LABEL)):
+        raise ImproperlyConfigured(problem)
 
 
 class _Ending:
@@ -133,8 +224,8 @@ class _Ending:
 
     def __init__(self, consumer: Consumer, *, supervised: bool) -> None:
         self.retired = False
+        self.supervised = supervised
         self._consumer = consumer
-        self._supervised = supervised
         self._signals = 0
         # Taken by the first stop. `list.pop` is atomic and takes no lock, so a signal handler can stop the
         # consumer even when it interrupts the thread that is just doing so.
@@ -158,33 +249,25 @@ class _Ending:
 
     @contextmanager
     def by_signals(self) -> Iterator[None]:
-        """End the consumer by signals while the block runs.
-
-        Signals reach the main thread only; a consumer on another thread is stopped by `stop()`.
-        """
-        if threading.current_thread() is not threading.main_thread():
+        """End the consumer by signals while the block runs; one on another thread is ended by `stop()`."""
+        # A child is about to end after the block: a late signal must not replace its exit code, which reports
+        # how its jobs ended.
+        with signals.handled(_SIGNALS, self._signalled, ignored_afterwards=self.supervised):
+            if self.supervised:
+                # The supervisor starts its children with SIGINT blocked, so that none arrives during startup.
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             yield
-            return
-        before = [signal.signal(number, self._signalled) for number in _SIGNALS]
-        if self._supervised:
-            # The supervisor starts its children with SIGINT blocked, so that none arrives during startup.
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        try:
-            yield
-        finally:
-            for number, handler in zip(_SIGNALS, before, strict=True):
-                # A child is about to end: a late signal must not replace its exit code, which reports
-                # how its jobs ended.
-                signal.signal(number, signal.SIG_IGN if self._supervised else handler)
 
     def _signalled(self, number: int, frame: Any) -> None:
         if number == signal.SIGQUIT:
             self.at_once()
-        elif not self._supervised:
+        elif self.supervised or number == signals.HANGUP:
+            # A closing terminal can send several, and systemd sends one after a SIGTERM.
+            if number != signal.SIGINT:
+                self.gracefully()
+        else:
             self._signals += 1
             if self._signals == 1:
                 self.gracefully()
             else:
                 self.at_once()
-        elif number == signal.SIGTERM:
-            self.gracefully()

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 from uuid import UUID
 
-from djjp.engine import START_MARGIN, Claimed
+from djjp.engine import START_MARGIN, Claimed, ClaimKey
 
 #: The most seconds that a job may take from its claim to its start.
 LONGEST_MARGIN = 5.0
@@ -31,34 +31,35 @@ class StartDeadlines:
 
     def __init__(self) -> None:
         self.margin = START_MARGIN
-        self._starts: dict[UUID, _Start] = {}
+        self._starts: dict[ClaimKey, _Start] = {}
 
-    def add(self, counted_at: float, starts: Mapping[UUID, float]) -> None:
+    def add(self, counted_at: float, jobs: Iterable[Claimed], starts: Mapping[UUID, float]) -> None:
         """Add starts that were counted.
 
         Args:
             counted_at: when, on the monotonic clock.
-            starts: until when each of them counts, by job.
+            jobs: the jobs that were admitted.
+            starts: until when each of their starts counts, by job.
         """
         # Half of the margin covers the time between this check and the job's own code.
         by = counted_at + self.margin / 2
-        self._starts |= {id: _Start(by, until) for id, until in starts.items()}
+        self._starts |= {job.key: _Start(by, starts[job.id]) for job in jobs if job.id in starts}
         self.margin = max(START_MARGIN, 0.9 * self.margin)
 
     def missed(self, job: Claimed) -> bool:
         """Return whether it is too late for a job to start. Called on any thread."""
-        start = self._starts.get(job.id)
+        start = self._starts.get(job.key)
         return start is not None and time.monotonic() > start.by
 
-    def unused(self, given_back: Iterable[Claimed]) -> dict[UUID, float]:
-        """Return the counted starts of jobs that were given back, and until when each counts."""
-        starts = {job.id: self._starts[job.id] for job in given_back if job.id in self._starts}
-        if any(start.by < time.monotonic() for start in starts.values()):
+    def unused(self, released: Iterable[Claimed]) -> list[tuple[UUID, float]]:
+        """Return the jobs with counted starts that were given back, and until when each start counts."""
+        starts = [(job.id, self._starts[job.key]) for job in released if job.key in self._starts]
+        if any(start.by < time.monotonic() for _, start in starts):
             self.margin = min(2 * self.margin, LONGEST_MARGIN)
-        return {id: start.until for id, start in starts.items()}
+        return [(id, start.until) for id, start in starts]
 
     def forget(self, jobs: Iterable[Claimed]) -> None:
-        """Forget jobs that have ended or were given back."""
+        """Forget jobs that have ended or were released."""
         if self._starts:
             for job in jobs:
-                self._starts.pop(job.id, None)
+                self._starts.pop(job.key, None)

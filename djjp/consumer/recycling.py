@@ -1,7 +1,8 @@
 """Exit conditions of a consumer process beside its jobs: its memory, its supervisor, its code.
 
-Each condition is checked about once a second, on a thread that ends with the consumer. None of them
-interrupts a job: each lets the consumer end after its running jobs.
+Each condition is checked about once a second, on a thread that ends with the consumer. Each lets the consumer
+end after its running jobs. Only the loss of the supervisor sets them a time, as a signal does: jobs that still
+run after the shutdown timeout are released.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from django.apps import apps
 from django.utils import autoreload
 
 logger = logging.getLogger("djjp.consumer")
 
 _CHECK_SECONDS = 1.0
 _MB = 1024 * 1024
+#: The files of an app that are imported because of their names.
+_DISCOVERED = ("jobs.py", "jobs/__init__.py", "tasks.py", "tasks/__init__.py")
 _STATM = Path("/proc/self/statm")
 
 
@@ -63,21 +67,31 @@ def supervisor_gone(pid: int) -> Callable[[], str | None]:
 
 
 def code_changed() -> Callable[[], str | None]:
-    """Return a check for changes, from this call on, for which Django's own server would restart."""
+    """Return a check for changes, from this call on, for which Django's own server would restart.
+
+    Django watches what is imported. So an app's first `jobs.py` or `tasks.py` is watched for in addition.
+    """
+    files = [Path(app.path, name) for app in apps.get_app_configs() for name in _DISCOVERED]
+    absent = [file for file in files if not file.exists()]
     reloader = autoreload.StatReloader()
     autoreload.autoreload_started.send(sender=reloader)
     seen = dict(reloader.snapshot_files())
 
-    def check() -> str | None:
+    def changes() -> Iterator[Path]:
+        yield from (file for file in absent if file.exists())
         for path, mtime in reloader.snapshot_files():
             if seen.setdefault(path, mtime) < mtime:
                 seen[path] = mtime
-                try:
-                    # Django first offers the change to receivers that can apply it without a restart,
-                    # as the template engine can. When none does, it raises SystemExit.
-                    reloader.notify_file_changed(path)
-                except SystemExit:
-                    return f"runs code that has changed ({path})"
+                yield path
+
+    def check() -> str | None:
+        for path in changes():
+            try:
+                # Django first offers the change to receivers that can apply it without a restart,
+                # as the template engine can. When none does, it raises SystemExit.
+                reloader.notify_file_changed(path)
+            except SystemExit:
+                return f"runs code that has changed ({path})"
         return None
 
     return check
@@ -116,7 +130,12 @@ def check_exit_conditions(name: str, conditions: Sequence[ExitCondition]) -> Ite
                     logger.exception("consumer %s: the check of an exit condition raised", name)
 
     if conditions:
-        threading.Thread(target=work, name="djjp-exit-conditions", daemon=True).start()
+        thread = threading.Thread(target=work, name="djjp-exit-conditions", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            text = "the system refuses a thread (%s): consumer %s does not check when it must end"
+            logger.warning(text, error, name)
     try:
         yield
     finally:

@@ -1,20 +1,22 @@
 """Queue selection: from which queues a consumer claims next, and how many jobs from each.
 
-Queues are named with their patterns (`report.*`), in an order or with weights, and some may be left out or
-paused. Only where every queue is served does one claim take the first jobs of all; else each claim is told
-its queues by name, so that a million jobs in a queue that is not served are never met.
+Queues are given by name or pattern (`report.*`), in an order or with weights, and some can be excluded or
+paused. Only a consumer of every queue claims from all of them at once. Otherwise each claim gets its queues by
+name, so that it never reads the million jobs of a queue that is not served.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
+from djjp.bounds import is_encodable
+from djjp.queues import EXCLUDED, matcher
+
 T = TypeVar("T")
 
-# Up to this number of names it takes no longer to claim from each than to read which have ready jobs.
+# Up to this number of names, a claim from each takes no longer than to read which have ready jobs.
 _FEW_NAMES = 2
 _MOST_WEIGHT = 1000
 # The number of queues whose ranks are cached.
@@ -26,7 +28,7 @@ class Rank(NamedTuple):
 
     Attributes:
         pattern: a name, or a pattern with `*`.
-        weight: how large its share is; None where what stands first comes first.
+        weight: of its share; None where earlier ranks come first.
     """
 
     pattern: str
@@ -37,18 +39,18 @@ class Rank(NamedTuple):
         return "*" not in self.pattern
 
 
-#: A rank with the queues to take from, by name; None for all.
+#: A rank with the names of its queues to claim from; None for all queues.
 Selection = tuple[Rank, list[str] | None]
 
 _ALL = Rank("*")
 
 
 def parse(names: Sequence[str]) -> list[Rank]:
-    """Return the ranks that the values of `--queues` stand for.
+    """Return the ranks that the values of `--queues` mean.
 
     Raises:
-        ValueError: it names none, one twice, or mixes an order with weights; the message says what would
-            be right.
+        ValueError: no queue is named, one is named with two weights, or only some have a weight. The
+            message shows a right value.
     """
     ranks = [_rank(given) for given in dict.fromkeys(names)]
     if not ranks:
@@ -69,6 +71,8 @@ def _rank(given: str) -> Rank:
     name, colon, weight = given.rpartition(":")
     if not colon:
         name = given
+    if "\0" in name or not is_encodable(name):
+        raise ValueError(f"{given!r}: no queue has NUL characters or lone surrogates in its name")
     if not name:
         raise ValueError(f"{given!r}: the name of the queue is missing, as in mail:3")
     if not colon:
@@ -83,13 +87,13 @@ def _rank(given: str) -> Rank:
 
 
 class QueueSelector:
-    """The queues that one consumer serves, and the share of each that is still to be claimed.
+    """The queues that one consumer serves, and the share that it owes to each rank.
 
-    A queue that is named belongs to that rank, any other to the first whose pattern it fits.
+    A queue that is named belongs to the rank of its name, any other to the first rank whose pattern matches.
 
     Args:
-        ranks: what to serve; None for every queue.
-        excluded: names and patterns of queues to leave out.
+        ranks: of the queues to serve; None for every queue.
+        excluded: names and patterns of queues not to serve.
     """
 
     def __init__(self, ranks: Sequence[Rank] | None, excluded: Sequence[str] = ()) -> None:
@@ -97,30 +101,30 @@ class QueueSelector:
         self.paused: frozenset[str] = frozenset()
         self._ranks = None if everything else ranks
         self._excluded = list(excluded)
-        self._is_excluded = _matcher(excluded)
+        self._is_excluded = matcher(excluded)
         # Names come before patterns.
         by_name = sorted(self._ranks or [_ALL], key=lambda rank: not rank.is_name)
-        self._tests = [(_matcher([rank.pattern]), rank) for rank in by_name]
+        self._tests = [(matcher([rank.pattern]), rank) for rank in by_name]
         self._rank_of = lru_cache(_MOST_NAMES)(self._find_rank)
         self._credit: dict[Rank, float] = {}
 
     @property
     def needs_ready_names(self) -> bool:
-        """Whether `select()` needs the names of the queues with ready jobs."""
+        """Return whether `select()` needs the names of the queues with ready jobs."""
         if self._ranks is None:
             return bool(self._excluded or self.paused)
         # See `_FEW_NAMES`.
         return len(self._ranks) > _FEW_NAMES or not all(rank.is_name for rank in self._ranks)
 
     def names(self) -> list[str] | None:
-        """Return the queues to serve, for people to read; None for all queues."""
+        """Return the queues to serve, as the status shows them; None for all queues."""
         if self._ranks is None and not self._excluded:
             return None
         served = [
             rank.pattern if rank.weight is None else f"{rank.pattern}:{rank.weight}"
             for rank in self._ranks or [_ALL]
         ]
-        return served + [f"not {pattern}" for pattern in self._excluded]
+        return served + [f"{EXCLUDED}{pattern}" for pattern in self._excluded]
 
     def select(self, ready: Iterable[str]) -> list[Selection]:
         """Return each rank with the queues to claim from.
@@ -139,17 +143,32 @@ class QueueSelector:
                 found[rank].append(name)
         return [(rank, names) for rank, names in found.items() if names]
 
+    def ranked(self, queues: Iterable[str]) -> list[list[str]]:
+        """Return those of these queues that are served and not paused, rank after rank."""
+        ranks: dict[int, list[str]] = {}
+        for name in queues:
+            if name not in self.paused and self._rank_of(name) is not None:
+                ranks.setdefault(self.rank_number(name), []).append(name)
+        return [names for _, names in sorted(ranks.items())]
+
+    def rank_number(self, queue: str) -> int:
+        """Return the number of a queue's rank: lower ones come first. Ranks with weights are all 0."""
+        rank = self._rank_of(queue)
+        if self._ranks is None or rank is None or rank.weight is not None:
+            return 0
+        return self._ranks.index(rank)
+
     def take(
         self,
         room: int,
         selections: Sequence[Selection],
         claim: Callable[[list[str] | None, int], list[T]],
     ) -> list[T]:
-        """Claim up to `room` jobs; returns them in the order in which they are to start.
+        """Claim up to `room` jobs; return them in the order in which they must start.
 
         Args:
-            selections: as `select()` gives them.
-            claim: takes up to so many jobs from these queues.
+            selections: as `select()` returns them.
+            claim: claims from queues of these names, up to a number of jobs.
         """
         if len(selections) > 1 and selections[0][0].weight is not None:
             return self._take_shares(room, selections, claim)
@@ -165,48 +184,42 @@ class QueueSelector:
         selections: Sequence[Selection],
         claim: Callable[[list[str] | None, int], list[T]],
     ) -> list[T]:
-        """By weights; what one has no jobs for goes to the others, in their proportion."""
-        left, counts = dict(selections), dict.fromkeys((rank for rank, _ in selections), 0)
+        """Claim by weights; the share of a rank without enough jobs goes to the others, by their weights."""
+        active, counts = dict(selections), dict.fromkeys((rank for rank, _ in selections), 0)
         taken: list[tuple[float, T]] = []
-        while left and len(taken) < room:
-            for rank, share in self._deal(room - len(taken), list(left)).items():
-                jobs = claim(left[rank], share) if share else []
+        while active and len(taken) < room:
+            for rank, share in self._shares(room - len(taken), list(active)).items():
+                jobs = claim(active[rank], share) if share else []
                 for job in jobs:
                     counts[rank] += 1
                     taken.append((counts[rank] / (rank.weight or 1), job))
                 if len(jobs) < share:
-                    del left[rank]
-        # Mixed as the weights say, for they start one after the other.
-        taken.sort(key=lambda placed: placed[0])
+                    del active[rank]
+        # Interleaved by weight, because they start one after the other.
+        taken.sort(key=lambda ordered: ordered[0])
         return [job for _, job in taken]
 
-    def _deal(self, room: int, ranks: Sequence[Rank]) -> dict[Rank, int]:
-        """So many places for each as is its share; who gets less than that is the first to get more."""
+    def _shares(self, room: int, ranks: Sequence[Rank]) -> dict[Rank, int]:
+        """Divide the room by weight. What rounding takes from a rank, it is owed in later claims."""
         weights = {rank: rank.weight or 1 for rank in ranks}
         total = sum(weights.values())
         owed = {r: self._credit.get(r, 0.0) + room * w / total for r, w in weights.items()}
-        dealt = dict.fromkeys(ranks, 0)
+        shares = dict.fromkeys(ranks, 0)
 
-        def deal(rank: Rank, places: int) -> None:
-            dealt[rank] += places
-            owed[rank] -= places
+        def add(rank: Rank, count: int) -> None:
+            shares[rank] += count
+            owed[rank] -= count
 
         for rank in ranks:
-            deal(rank, max(0, int(owed[rank])))
-        while (missing := room - sum(dealt.values())) > 0:
-            deal(max(ranks, key=lambda rank: owed[rank]), 1)
+            add(rank, max(0, int(owed[rank])))
+        while (missing := room - sum(shares.values())) > 0:
+            add(max(ranks, key=lambda rank: owed[rank]), 1)
         for _ in range(-missing):
-            deal(min((r for r in ranks if dealt[r]), key=lambda rank: owed[rank]), -1)
+            add(min((r for r in ranks if shares[r]), key=lambda rank: owed[rank]), -1)
         self._credit.update(owed)
-        return dealt
+        return shares
 
     def _find_rank(self, name: str) -> Rank | None:
         if self._is_excluded(name):
             return None
-        return next((rank for fits, rank in self._tests if fits(name)), None)
-
-
-def _matcher(patterns: Iterable[str]) -> Callable[[str], object]:
-    """Whether a name fits one of these; `*` stands for any text, and nothing else for other than itself."""
-    each = (".*".join(map(re.escape, pattern.split("*"))) for pattern in patterns)
-    return re.compile("|".join(each), re.DOTALL).fullmatch
+        return next((rank for matches, rank in self._tests if matches(name)), None)

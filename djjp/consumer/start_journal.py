@@ -1,14 +1,14 @@
 """Start journal: which claimed jobs this process has started, readable by other consumers after it dies.
 
-A claimed job that still waits for a slot when its consumer dies has not run. To count that as a rescue
-would in the end fail jobs that merely waited beside one that kills its consumer, and would forbid a job
-that must not run twice to run at all. A statement for each start would cost more than many a job. So each
-start is a write of 16 bytes into a file that is mapped into memory: it outlives the process, though not the
+A claimed job that still waits for a slot when its consumer dies has not run. If that counted as a rescue,
+jobs that merely waited beside a job that kills its consumer would fail in the end, and a job that must not
+run twice would not run at all. A statement for each start would cost more than many jobs do. So each
+start is a write of 20 bytes into a file that is mapped into memory: it outlives the process, but not the
 machine, and a journal from before a reboot is ignored.
 
-A consumer that suspects another one to be dead first sets a flag in that one's journal, then reads it. A
-consumer that was merely frozen meets the flag when it wakes, after it has recorded a job and before it runs
-it: so a job that was waiting in it either is read as started, or does not start there any more.
+A consumer that suspects another one to be dead first sets a flag in the suspect's journal, then reads it. A
+consumer that was merely frozen checks the flag after it has recorded a job and before it runs the job. So each
+job that waited in the frozen consumer either is read as started, or does not start there any more.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ from __future__ import annotations
 import logging
 import mmap
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
-from djjp.consumer.heartbeat import ConsumerName
-from djjp.engine import Claimed
+from djjp.engine import Claimed, ClaimKey, lockfile
 
 logger = logging.getLogger("djjp.consumer")
 
-_HEADER, _CELL = 64, 16
+_HEADER, _CELL = 64, 20  # a cell is a job's id and the number of its claim
 _EMPTY = bytes(_CELL)
 # The last byte of the header: whether another consumer suspects that this one is dead.
 _FLAG = _HEADER - 1
@@ -51,16 +50,19 @@ class StartJournal:
             return
         try:
             with self._path.open("x+b") as file:
+                lockfile.share(file.fileno(), self._path.parent)
                 file.write(boot.ljust(_HEADER, b"\0") + bytes(jobs * _CELL))
                 file.flush()
                 self._map = mmap.mmap(file.fileno(), 0)
         except OSError as error:  # a full disk stops no consumer
             logger.warning("consumer %s keeps no start journal: %s", consumer, error)
 
-    def reserve(self, jobs: Iterable[Claimed]) -> None:
+    def reserve(self, jobs: Collection[Claimed]) -> None:
         """Reserve a cell for each job that was claimed."""
-        if self._map is not None:
-            self._cells.update([(id(job), self._free.pop()) for job in jobs])
+        if self._map is not None and jobs:
+            cells = self._free[-len(jobs) :]
+            del self._free[-len(jobs) :]
+            self._cells.update(zip(map(id, jobs), cells, strict=True))
 
     def record(self, job: Claimed) -> bool:
         """Record that the job starts. Called on the job's thread.
@@ -75,7 +77,7 @@ class StartJournal:
         cell = self._cells.get(id(job))
         if cell is None:
             return False
-        journal[cell : cell + _CELL] = job.id.int.to_bytes(_CELL, "big")
+        journal[cell : cell + _CELL] = (job.id.int << 32 | job.claim).to_bytes(_CELL, "big")
         while journal[_FLAG]:
             if self._closed:
                 return False
@@ -92,12 +94,12 @@ class StartJournal:
             self._map[_FLAG] = 0
 
     def forget(self, jobs: Iterable[Claimed]) -> None:
-        """Free the cells of jobs that were settled."""
+        """Free the cells of jobs whose end or release was written."""
         journal, cells, free = self._map, self._cells, self._free
         if journal is None:
             return
-        for job in jobs:
-            if (cell := cells.pop(id(job), None)) is not None:
+        for number in map(id, jobs):
+            if (cell := cells.pop(number, None)) is not None:
                 journal[cell : cell + _CELL] = _EMPTY
                 free.append(cell)
 
@@ -106,7 +108,8 @@ class StartJournal:
         self._closed = True
         self._cells.clear()
         if self._path is not None:
-            self._path.unlink(missing_ok=True)
+            with suppress(OSError):  # the filesystem can have become read-only
+                self._path.unlink(missing_ok=True)
 
 
 def suspect(folder: Path | None, consumer: str) -> None:
@@ -117,8 +120,8 @@ def suspect(folder: Path | None, consumer: str) -> None:
             file.write(b"\1")
 
 
-def started(folder: Path | None, consumer: str) -> set[UUID] | None:
-    """Return the jobs that a dead consumer had started and not settled; None where there is no valid journal."""
+def started(folder: Path | None, consumer: str) -> set[ClaimKey] | None:
+    """Return the claims whose jobs a dead consumer had started and not settled; None without a valid journal."""
     if folder is None:
         return None
     try:
@@ -129,19 +132,24 @@ def started(folder: Path | None, consumer: str) -> set[UUID] | None:
     if boot is None or journal[:_FLAG] != boot.ljust(_FLAG, b"\0"):
         return None
     cells = (journal[at : at + _CELL] for at in range(_HEADER, len(journal), _CELL))
-    return {UUID(bytes=cell) for cell in cells if cell != _EMPTY}
+    return {
+        (UUID(bytes=cell[:16]), int.from_bytes(cell[16:], "big"))
+        for cell in cells
+        if cell != _EMPTY
+    }
 
 
 def clear(folder: Path | None, consumer: str) -> None:
     """Remove the files of a dead consumer from the folder."""
     if folder is not None:
         path = _path(folder, consumer)
-        path.unlink(missing_ok=True)
-        path.with_suffix(".lock").unlink(missing_ok=True)
+        with suppress(OSError):  # of another user
+            path.unlink(missing_ok=True)
+            path.with_suffix(".lock").unlink(missing_ok=True)
 
 
 def _path(folder: Path, consumer: str) -> Path:
-    return folder / f"{ConsumerName(consumer).filename}.begun"
+    return lockfile.path_of(folder, consumer, ".journal")
 
 
 def _boot() -> bytes | None:

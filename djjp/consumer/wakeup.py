@@ -1,7 +1,7 @@
-"""Wake-ups: what ends the sleep of a consumer that has nothing to write.
+"""Wake-ups: the events that end the sleep of a consumer that has nothing to write.
 
-It is whichever comes first: the end of a job or a signal (both call `Wakeup.set`), a write of another
-process to the queue (reported by the database's `Listener`), or a time.
+The first of these does: the end of a job or a signal (both call `Wakeup.set`), a write of another process to
+the queue (reported by the database's `Listener`), or a time.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from contextlib import suppress
 
 from djjp.engine import Listener
+from djjp.forks import Guard
 
 
 class Wakeup:
@@ -19,10 +20,11 @@ class Wakeup:
 
     Attributes:
         armed: whether the coordinator sleeps or is about to. It arms the wake-up before it checks for
-            work, so that whatever comes after the check wakes it.
+            work, so that every event after the check wakes it.
     """
 
     def __init__(self) -> None:
+        self.guard = Guard()
         # A socket pair, because `select` takes no pipe on some systems.
         self._receiver, self._sender = socket.socketpair()
         self._receiver.setblocking(False)
@@ -69,7 +71,8 @@ def wait(wakeup: Wakeup, listener: Listener | None, timeout: float, idle: float)
             if left <= 0:
                 return False
             if listener is None:
-                selector.select(left)
+                with wakeup.guard.released():
+                    selector.select(left)
                 wakeup.drain()
                 return False
             if (fd := listener.fileno()) != registered:
@@ -79,7 +82,9 @@ def wait(wakeup: Wakeup, listener: Listener | None, timeout: float, idle: float)
                     selector.register(fd, selectors.EVENT_READ)
                 registered = fd
             began = time.monotonic()
-            events = selector.select(min(left, listener.interval(idle)))
+            pause = min(left, listener.interval(idle))
+            with wakeup.guard.released():
+                events = selector.select(pause)
             if listener.woken():
                 return True
             if any(key.fileobj is wakeup for key, _ in events):

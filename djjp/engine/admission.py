@@ -15,7 +15,7 @@ from djjp.models import Flag
 
 
 class Admission:
-    """Apply limits, rates, unique keys and expiry together."""
+    """Apply limits, rates and expiry together, and free the unique keys that are held until the start."""
 
     def __init__(self, db: Database, limits: Limits, rates: Rates, expiry: Expiry) -> None:
         self._db = db
@@ -46,7 +46,7 @@ class Admission:
             if job.flags & (Flag.LIMITED | Flag.RATE_LIMITED) and job.id not in expired
         ]
         candidates = self._limits.candidates(counted)
-        # An expired job had been admitted to a permit, which is free now.
+        # A permit was reserved when an expired job became ready; now the next blocked job gets it.
         freed = self._limits.keys_released([*ended, *expired])
         if keys := {candidate.key for candidate in candidates} | freed:
             self._db.lock_keys(keys)

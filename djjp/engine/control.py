@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable
+from typing import NamedTuple
 from uuid import UUID
 
 from django.db import IntegrityError
 
-from djjp.engine.database import TABLE, Database, Key
+from djjp.engine.database import Database
 from djjp.engine.pipelines import EDGES, Pipelines
-from djjp.engine.records import ON_FAILURE
+from djjp.engine.result_paths import NEEDS_SUCCESS, ON_FAILURE, carries_result, tolerates
+from djjp.engine.rows import TABLE, Key
+from djjp.engine.tags import Tags
+from djjp.engine.totals import Totals
 from djjp.engine.unique_keys import UniqueKeys
 from djjp.models import Flag, State
 
@@ -25,35 +29,65 @@ RESET = (
 
 _ABOVE = f"""WITH RECURSIVE above(id) AS (
 SELECT edge.parent FROM {EDGES} AS edge {{join}} {TABLE} AS job ON job.id = edge.parent
-WHERE {{ids}} AND edge.result_path <> '{ON_FAILURE}' AND job.state IN ('failed', 'cancelled')
+WHERE {{ids}} AND {NEEDS_SUCCESS} AND job.state IN ('failed', 'cancelled')
 UNION SELECT edge.parent FROM above {{join}} {EDGES} AS edge ON edge.child = above.id
 {{join}} {TABLE} AS job ON job.id = edge.parent
-WHERE edge.result_path <> '{ON_FAILURE}' AND job.state IN ('failed', 'cancelled'))"""
+WHERE {NEEDS_SUCCESS} AND job.state IN ('failed', 'cancelled'))"""
 
-# Jobs that have not started, jobs that were cancelled because of a parent, and `on_failure` jobs that have run.
+# Jobs that have not started, jobs that were cancelled because of a parent, `on_failure` jobs that have run, and
+# jobs that collect: these pass on what their parents return now.
 _CAN_BE_BLOCKED = f"""(job.state = 'blocked'
 OR job.state IN ('ready', 'scheduled')
 OR (job.state = 'cancelled' AND job.flags & {Flag.CANCELLED_BY_PARENT} <> 0)
-OR (job.state IN ('succeeded', 'failed') AND job.flags & {Flag.ON_FAILURE} <> 0))"""
+OR (job.state IN ('succeeded', 'failed') AND job.flags & {Flag.ON_FAILURE | Flag.COLLECTS} <> 0))"""
 
 _BELOW = f"""WITH RECURSIVE below(id) AS (
 SELECT edge.child FROM {EDGES} AS edge {{join}} {TABLE} AS job ON job.id = edge.child
 WHERE {{ids}} AND {_CAN_BE_BLOCKED}
 UNION SELECT edge.child FROM below {{join}} {TABLE} AS upper ON upper.id = below.id
 {{join}} {EDGES} AS edge ON edge.parent = upper.id {{join}} {TABLE} AS job ON job.id = edge.child
-WHERE upper.state = 'cancelled' AND {_CAN_BE_BLOCKED})"""
+WHERE (upper.state = 'cancelled' OR upper.flags & {Flag.COLLECTS} <> 0) AND {_CAN_BE_BLOCKED})"""
 
 _PARENTS = f"""FROM {EDGES} AS edge {{join}} {TABLE} AS job ON job.id = edge.parent WHERE {{ids}}"""
 
+# What a retry revokes. Only an `on_failure` job becomes unlisted by its end.
+_OF_AN_END = f"""({Flag.CANCELLED_BY_PARENT} |
+CASE WHEN flags & {Flag.ON_FAILURE} <> 0 THEN {Flag.UNLISTED} ELSE 0 END)"""
+
 _UNSUCCESSFUL = (State.FAILED, State.CANCELLED)
+
+# The jobs that can run again. An `on_failure` job that no failure has called has no input to run with.
+_CAN_RUN_AGAIN = f"""state IN ('succeeded', 'failed', 'cancelled')
+AND (flags & {Flag.ON_FAILURE} = 0 OR input IS NOT NULL)"""
+
+
+class Retried(NamedTuple):
+    """The jobs that a retry changes.
+
+    Attributes:
+        ready: the jobs that it makes ready.
+        blocked: the jobs that it blocks until their parents have ended, also those that are blocked already.
+    """
+
+    ready: set[UUID]
+    blocked: set[UUID]
 
 
 class Control:
     """Retry and cancel jobs, which consumers can be running at the same time."""
 
-    def __init__(self, db: Database, pipelines: Pipelines, unique_keys: UniqueKeys) -> None:
+    def __init__(
+        self,
+        db: Database,
+        pipelines: Pipelines,
+        unique_keys: UniqueKeys,
+        tags: Tags,
+        totals: Totals,
+    ) -> None:
         self._db = db
+        self._totals = totals
         self._pipelines = pipelines
+        self._tags = tags
         self._unique_keys = unique_keys
 
     def retry(self, ids: Iterable[UUID]) -> int:
@@ -66,30 +100,54 @@ class Control:
         ids = list(ids)
         for last in (False, False, True):
             try:
-                return self._retry(ids)
+                return self.retry_once(ids)
             except IntegrityError:  # another job took a key in between
                 if last:
                     raise
         raise AssertionError  # not reached: the last round returns or raises
 
-    def _retry(self, ids: Collection[UUID]) -> int:
+    def retry_once(self, ids: Collection[UUID], *, keeps_keys: bool = False) -> int:
+        """Do what `retry` does; IntegrityError is raised if another job takes a key meanwhile.
+
+        Args:
+            keeps_keys: the caller knows that the keys of these jobs are free; only unsuccessful parents, which are
+                retried too, can lose theirs.
+        """
         with self._db.transaction():
             steps, below = self._retry_scope(ids)
-            self._unique_keys.drop_taken({*ids, *map(self._db.to_uuid, steps)})
+            may_lose = {*map(self._db.to_uuid, steps)}
+            self._unique_keys.drop_taken(
+                may_lose.difference(ids) if keeps_keys else may_lose.union(ids)
+            )
             count = self._db.update_if(
                 "state = 'ready', run_after = NULL, expires_at = NULL,"
                 f" flags = flags & ~{Flag.CANCELLED_BY_PARENT | Flag.EXPIRES | Flag.THROTTLED}, {RESET}",
-                # An `on_failure` job that no failure has called has no input to run with.
-                "state IN ('succeeded', 'failed', 'cancelled')"
-                f" AND (flags & {Flag.ON_FAILURE} = 0 OR input IS NOT NULL)",
+                _CAN_RUN_AGAIN,
                 [],
                 {*ids, *map(self._db.to_uuid, steps)},
             )
             if steps:
                 self._block_again(steps, below)
             if count:
+                self._tags.mark_live({*ids, *map(self._db.to_uuid, steps | below)})
                 self._db.notify()
         return count
+
+    def would_retry(self, ids: Iterable[UUID]) -> Retried:
+        """Return the jobs that `retry` would change, by the same rules, without a change or a lock."""
+        keys = self._db.keys(ids)
+        steps, below = self._read_scope(keys)
+        rest = f"FROM {TABLE} WHERE {{ids}} AND {_CAN_RUN_AGAIN}"
+        ready = {id for (id,) in self._db.rows("id", rest, {*keys, *steps})} if keys else set()
+        blocked = self._waiting(steps, below, ready) if steps else {}
+        return Retried(
+            {self._db.to_uuid(key) for key in ready if key not in blocked},
+            {self._db.to_uuid(key) for key in blocked},
+        )
+
+    def would_retry_pipeline(self, pipeline: UUID) -> Retried:
+        """Return the jobs that `retry_pipeline` would change."""
+        return self.would_retry(self._to_retry(pipeline))
 
     def cancel(self, ids: Iterable[UUID], now: float, reason: str = "cancelled on request") -> int:
         """Cancel jobs that have not ended, and return their number.
@@ -103,19 +161,31 @@ class Control:
                 self._db.lock_rows("id", "true", self._db.keys(ids))  # all at once, in one order
             count = self._cancel(ids, now, reason)
             if count:
+                self._tags.mark_ended(ids)
                 self._pipelines.resolve_dependents(ids)
                 self._db.notify()
         return count
 
     def cancel_pipeline(self, pipeline: UUID, now: float) -> int:
         """Cancel all jobs of a pipeline that have not ended, and return their number."""
-        return self.cancel(self._members(pipeline), now, "its pipeline was cancelled on request")
+        reason, count = "its pipeline was cancelled on request", 0
+        cancelled: set[UUID] = set()
+        # Again, because a step may have expanded meanwhile; once it is cancelled, it expands no further.
+        while new := set(self._members(pipeline)) - cancelled:
+            count += self.cancel(new, now, reason)
+            cancelled |= new
+        return count
 
     def retry_pipeline(self, pipeline: UUID) -> int:
         """Retry all failed and cancelled jobs of a pipeline, and return the number of jobs that were retried.
 
         When all jobs have succeeded, the last jobs of the pipeline run again.
         """
+        ids = self._to_retry(pipeline)
+        return self.retry(ids) if ids else 0
+
+    def _to_retry(self, pipeline: UUID) -> list[UUID]:
+        """Return the jobs of a pipeline with which a retry of it begins; none while it runs unfailed."""
         steps = f"FROM {TABLE} WHERE {{ids}} AND flags & {Flag.ON_FAILURE} = 0"
         unsuccessful = self._db.rows(
             "id",
@@ -123,13 +193,27 @@ class Control:
             self._db.keys([pipeline]),
             "pipeline",
         )
-        ids = [self._db.to_uuid(id) for (id,) in unsuccessful]
-        if ids:
-            return self.retry(ids)
+        if unsuccessful:
+            return [self._db.to_uuid(id) for (id,) in unsuccessful]
         live = self._db.rows(
             "id", f"{steps} AND state <> 'succeeded'", self._db.keys([pipeline]), "pipeline"
         )
-        return 0 if live else self.retry(self._pipelines.last_jobs(pipeline))
+        return [] if live else self._last_jobs(pipeline)
+
+    def _last_jobs(self, pipeline: UUID) -> list[UUID]:
+        """Return the jobs whose results are the pipeline's: of a last group, or `expand()`, its members."""
+        keys = self._db.keys([pipeline])
+        last = f"FROM {TABLE} WHERE {{ids}}"
+        found = self._db.rows("id, flags", last, keys) or self._db.rows(
+            "job.id, job.flags",
+            f"{_PARENTS} AND edge.result_path <> '{ON_FAILURE}'",
+            keys,
+            "edge.child",
+        )
+        collecting = [key for key, flags in found if flags & Flag.COLLECTS]
+        members = [p for p, _, path, _ in self._parents(collecting) if carries_result(path)]
+        jobs = [key for key, flags in found if not flags & Flag.COLLECTS]
+        return [self._db.to_uuid(key) for key in [*jobs, *members]]
 
     def _members(self, pipeline: UUID) -> list[UUID]:
         rows = self._db.rows(
@@ -139,13 +223,14 @@ class Control:
 
     def _cancel(self, ids: Iterable[UUID], now: float, reason: str) -> int:
         # One statement, so that a job that is claimed or released meanwhile is updated by its new state.
-        return self._db.update_if(
+        return self._totals.end(
+            State.CANCELLED,
             "cancel_requested = (state = 'running'), reason = %s,"
             " finished_at = CASE WHEN state <> 'running' THEN %s ELSE finished_at END,"
             " state = CASE WHEN state <> 'running' THEN 'cancelled' ELSE state END",
             "state IN ('scheduled', 'blocked', 'ready', 'running')",
             [reason, self._db.to_param(now)],
-            ids,
+            self._db.keys(ids),
         )
 
     # Retry inside a pipeline
@@ -193,23 +278,41 @@ class Control:
 
     def _block_again(self, steps: set[Key], below: set[Key]) -> None:
         """Block those of the jobs that have unfinished parents, after the steps were made ready."""
-        states: dict[Key, str] = {}
-        parents: dict[Key, list[Key]] = defaultdict(list)
-        for parent, child, path, state in self._parents(steps | below):
-            states[parent] = state
-            # An `on_failure` job that is itself retried runs without waiting for a parent.
-            if path != ON_FAILURE or child not in steps:
-                parents[child].append(parent)
-        pending = steps | below
         waits: dict[int, list[Key]] = defaultdict(list)
-        for id in sorted(pending):  # parents first
-            if any(p not in pending and states[p] in _UNSUCCESSFUL for p in parents[id]):
-                pending.discard(id)  # it would be blocked for ever
-                continue
-            count = sum(p in pending or states[p] != State.SUCCEEDED for p in parents[id])
-            if count:
-                waits[count].append(id)
+        for id, count in self._waiting(steps, below).items():
+            waits[count].append(id)
         for count, ids in waits.items():
-            flags = f"flags = flags & ~{Flag.CANCELLED_BY_PARENT}"
+            flags = f"flags = flags & ~{_OF_AN_END}"
             changes = f"state = 'blocked', waits_for = %s, input = NULL, {flags}"
             self._db.update(f"{changes}, {RESET}", [count], ids)
+
+    def _waiting(
+        self, steps: set[Key], below: set[Key], ready: Collection[Key] = ()
+    ) -> dict[Key, int]:
+        """Return those of the jobs that have unfinished parents, each with their number.
+
+        Args:
+            ready: further jobs that count as ready, because a retry would make them so.
+        """
+        states: dict[Key, str] = {}
+        parents: dict[Key, list[tuple[Key, str]]] = defaultdict(list)
+        for parent, child, path, state in self._parents(steps | below):
+            states[parent] = State.READY if parent in ready else state
+            # An `on_failure` job that is itself retried runs without waiting for a parent.
+            if path != ON_FAILURE or child not in steps:
+                parents[child].append((parent, path))
+        pending = steps | below
+        waits: dict[Key, int] = {}
+        for id in sorted(pending):  # parents first
+            lost = [
+                (p, path)
+                for p, path in parents[id]
+                if p not in pending and states[p] in _UNSUCCESSFUL
+            ]
+            if not all(tolerates(path) for _, path in lost):
+                pending.discard(id)  # it would be blocked for ever
+                continue
+            waiting = sum(p in pending or states[p] != State.SUCCEEDED for p, _ in parents[id])
+            if count := waiting - len(lost):
+                waits[id] = count
+        return waits

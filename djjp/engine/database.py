@@ -1,8 +1,8 @@
 """The queue's database: the only part of the engine that differs by vendor.
 
-`Database` gives the concerns of the engine an alias with its connection, transactions, rows, ids and times in
-the form that the database uses, inserts, locks and wake-ups. Each vendor's folder implements it, and has a
-module of the same name for each large part: `claim_strategy`, `fence`, `inserts`.
+`Database` gives the concerns of the engine an alias with its connection, transactions, locks and wake-ups, and
+rows, ids and times in the form that the database uses. It composes its three large parts once: `Inserts`,
+`ClaimStrategy` and `Fence`. A vendor's folder has `database.py`, `inserts.py`, `claim_strategy.py` and `fence.py`.
 """
 
 from __future__ import annotations
@@ -12,71 +12,140 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.utils import timezone
 
-from djjp.engine.records import Claimed, Edge, FencedUpdate, NewJob, Problem
-from djjp.models import Job
-
-TABLE = Job._meta.db_table
-
-#: An id as a cursor returns it. The engine keeps ids in this form between statements: a turn handles thousands.
-Key = Any
-Rows = Sequence[Sequence[Any]]
-
-# The columns of an insert are the fields of `NewJob`. Few jobs have a value in a field from here on.
-_FIRST_RARE = NewJob._fields.index("pipeline")
-_PLAIN, _RARE = NewJob._fields[:_FIRST_RARE], NewJob._fields[_FIRST_RARE:]
+from djjp.durations import to_seconds
+from djjp.engine.listener import Listener
+from djjp.engine.records import Claimed, Edge, Entry, Fenced, FencedUpdate, NewJob, Outcome, Problem
+from djjp.engine.refusals import Refusal
+from djjp.engine.rows import Key, RowAccess
 
 
-def _columns(fields: Sequence[str]) -> str:
-    return ", ".join((*fields, "attempts", "rescues"))
+class Component:
+    """A component of a database, which uses the database's connection, transactions and conversions."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
 
 
-def _values(fields: Sequence[str]) -> str:
-    return ", ".join([*["%s"] * len(fields), "0", "0"])
+class Inserts(Component, ABC):
+    """New rows: jobs, the edges of pipelines, and receipts."""
+
+    @abstractmethod
+    def plain(self, job: NewJob) -> None:
+        """Insert a job without constraints, in a transaction of its own unless one is open."""
+
+    @abstractmethod
+    def many(self, jobs: Sequence[NewJob]) -> None:
+        """Insert jobs without constraints, all or none of them."""
+
+    @abstractmethod
+    def whole(self, jobs: Sequence[NewJob]) -> None:
+        """Insert jobs with all that they can have, except those whose id or unique key is in the table."""
+
+    @abstractmethod
+    def edges(self, new: Sequence[Edge]) -> None:
+        """Insert the edges of a pipeline that are missing."""
+
+    @abstractmethod
+    def receipts(self, ids: Sequence[UUID], now: float) -> set[UUID]:
+        """Insert the receipts that are missing; return their ids.
+
+        A receipt that another transaction has written and not committed is waited for.
+        """
 
 
-#: The columns and values of an insert of a plain job, and of one with all that a job can have.
-PLAIN_COLUMNS, PLAIN_VALUES = _columns(_PLAIN), _values(_PLAIN)
-ALL_COLUMNS, ALL_VALUES = _columns(NewJob._fields), _values(NewJob._fields)
+class ClaimStrategy(Component, ABC):
+    """How ready jobs are found, and claimed by one consumer only."""
+
+    @abstractmethod
+    def claim(
+        self,
+        consumer: str,
+        limit: int,
+        now: float,
+        queues: Sequence[str] | None,
+        exclude_names: Sequence[str],
+    ) -> list[Claimed]:
+        """Claim up to `limit` jobs: see `Jobs.claim`."""
+
+    @abstractmethod
+    def claim_keys(self, consumer: str, keys: Sequence[Key], now: float) -> list[Claimed]:
+        """Claim those of these jobs that are ready."""
+
+    @abstractmethod
+    def has_ready(self, queues: Sequence[str] | None, exclude_names: Sequence[str]) -> bool:
+        """Return whether `claim` would find a job, without taking a lock."""
+
+    @abstractmethod
+    def ready_keys(
+        self, limit: int, queues: Sequence[str] | None, exclude_names: Sequence[str]
+    ) -> list[Key]:
+        """Return the jobs that `claim` would take, without taking a lock, and whatever their rows contain."""
 
 
-class Listener(Protocol):
-    """Reports to a waiting consumer that another process wrote to the queue.
+class Fence(Component, ABC):
+    """The guard of every report on a job: see `djjp.engine.jobs`."""
 
-    A lost wake-up is harmless: the consumer polls again after `interval()` in any case.
-    """
+    @abstractmethod
+    def update_if_running(
+        self, consumer: str, updates: Sequence[FencedUpdate], entry: Entry | None = None
+    ) -> Fenced:
+        """Update the jobs that run by these claims of `consumer`.
 
-    def fileno(self) -> int | None:
-        """Return a descriptor that becomes readable on a wake-up, or None where only `woken()` reports one."""
+        Args:
+            entry: what to append to the totals, if the result is `AS_ASKED`.
+        """
 
-    def woken(self) -> bool:
-        """Return whether another process wrote since the last call."""
-
-    def interval(self, quiet: float) -> float:
-        """Return the seconds until the next call of `woken()` is due, after `quiet` seconds without work."""
+    @abstractmethod
+    def write_ends(self, consumer: str, outcomes: Sequence[Outcome], entry: Entry | None) -> Fenced:
+        """Do as `update_if_running` for outcomes all of which are `PLAIN_ENDS`: those of a drain."""
 
 
-class Database(ABC):
+class Database(RowAccess):
     """One database alias. It holds no connection: each thread uses its own one."""
 
-    #: The join that makes the planner read the first of two tables first.
-    join = "JOIN"
+    inserts_class: type[Inserts]
+    claim_strategy_class: type[ClaimStrategy]
+    fence_class: type[Fence]
+
     #: Whether other transactions can write at the same time, so that rows must be locked.
     locks_rows = False
+    #: Whether a transaction sees what others commit meanwhile.
+    sees_commits_in_transaction = False
     #: What makes a SELECT lock its rows and skip rows that other transactions have locked.
     skip_locked = ""
-    #: The statement that makes scheduled jobs ready up to a time.
-    promotion = f"UPDATE {TABLE} SET state = 'ready' WHERE state = 'scheduled' AND run_after <= %s"
+    #: The statement that makes scheduled jobs ready up to a time: the first ones, up to a number.
+    promotion: str
+    #: The earliest due time, as `to_seconds` reads it, and the condition that a column has a time.
+    next_due = "min(run_after)"
+    is_time: str
+    #: An expression for a time, as `to_seconds` reads it.
+    moment = "{0}"
+    #: The condition that the id and the priority of a job are such: others, by hand, have no place in its order.
+    is_ordered = "priority IS NOT NULL"
+    #: The function that joins texts of several rows.
+    joined = "group_concat"
+    #: The condition of a tag whose job can be live.
+    is_live_tag = "NOT ended"
+    #: The condition that a ready job is in one queue, and what makes the planner find it by the index of queues.
+    of_queue, ready_queue_hint = "queue = {0}", ""
+    #: What makes a SELECT use an index of this name; "" where the planner is free to.
+    index_hint = ""
+    #: A SELECT of the tables and columns with foreign keys that forbid to delete rows of a table.
+    references: str
 
     def __init__(self, alias: str) -> None:
         self.alias = alias
+        self.inserts = self.inserts_class(self)
+        self.claim_strategy = self.claim_strategy_class(self)
+        self.fence = self.fence_class(self)
 
     @property
     def connection(self) -> BaseDatabaseWrapper:
@@ -90,135 +159,40 @@ class Database(ABC):
         with transaction.atomic(using=self.alias):
             yield
 
-    def with_retry(self, work: Callable[[], Any]) -> None:
-        """Do `work`, and repeat it where the database refuses a lock that it grants a moment later."""
+    @contextmanager
+    def planned(self) -> Iterator[None]:
+        """Have statements planned as those of a consumer, also where tables were never analyzed.
+
+        Not inside a transaction that is open, which can be the application's.
+        """
+        yield
+
+    def adopt(self, connection: BaseDatabaseWrapper) -> None:
+        """Give a connection that was just opened what djjp needs, whatever the database or OPTIONS set."""
+
+    def confirm(self, connection: BaseDatabaseWrapper) -> None:
+        """Raise OperationalError if what a connection has just committed is in a file that was replaced since."""
+
+    def with_retry(
+        self, work: Callable[[], Any], connection: BaseDatabaseWrapper | None = None
+    ) -> None:
+        """Do `work`, and repeat it where the database refuses a lock that it grants a moment later.
+
+        Args:
+            connection: this thread's connection; None to look it up.
+        """
         work()
 
-    def notify(self) -> None:  # noqa: B027  (SQLite's listeners notice each write, so it needs no notification)
+    @abstractmethod
+    def classify(self, error: BaseException) -> Refusal:
+        """Return the kind of an error that was raised while the database was used."""
+
+    def notify(self) -> None:
         """Wake idle consumers once the open transaction commits."""
 
     @abstractmethod
     def listener(self) -> Listener:
         """Return a listener on this thread's connection."""
-
-    # Rows
-
-    @abstractmethod
-    def in_ids(self, column: str) -> str:
-        """Return the condition that a column is in one parameter, which `id_list` or `key_list` makes."""
-
-    @abstractmethod
-    def id_list(self, ids: Iterable[UUID]) -> Any: ...
-
-    @abstractmethod
-    def key_list(self, keys: Iterable[Key]) -> Any: ...
-
-    @abstractmethod
-    def keys(self, ids: Iterable[UUID]) -> list[Key]:
-        """Return ids in the form in which a cursor returns them."""
-
-    @abstractmethod
-    def to_uuid(self, value: object) -> UUID:
-        """Return the id that a cursor returned."""
-
-    @abstractmethod
-    def listed(self, name: str) -> str:
-        """Return a FROM item with the texts of one parameter, as a column of this name."""
-
-    def select(self, columns: str) -> str:
-        """Return the beginning of a SELECT of many rows, which `fetch` reads."""
-        return f"SELECT {columns}"
-
-    def fetch(self, cursor: Any) -> Rows:
-        rows: Rows = cursor.fetchall()
-        return rows
-
-    def rows(
-        self, columns: str, rest: str, keys: Iterable[Key], column: str = "id", before: str = ""
-    ) -> Rows:
-        """Return the rows of `{before} SELECT {columns} {rest}`; `{ids}` means that `column` is in `keys`."""
-        statement = f"{before} {self.select(columns)} {rest}"
-        statement = statement.format(ids=self.in_ids(column), join=self.join)
-        with self.connection.cursor() as cursor:
-            cursor.execute(statement, [self.key_list(keys)])
-            return self.fetch(cursor)
-
-    def lock_rows(self, columns: str, condition: str, keys: Iterable[Key]) -> Rows:
-        """Lock those of these jobs that meet a condition, and return them."""
-        return self.rows(columns, f"FROM {TABLE} WHERE {{ids}} AND {condition}", keys)
-
-    def update(self, changes: str, values: list[Any], keys: Collection[Key]) -> None:
-        """Change these jobs."""
-        with self.connection.cursor() as cursor:
-            cursor.execute(
-                f"UPDATE {TABLE} SET {changes} WHERE {self.in_ids('id')}",
-                [*values, self.key_list(keys)],
-            )
-
-    def update_if(
-        self, changes: str, condition: str, values: list[Any], ids: Iterable[UUID]
-    ) -> int:
-        """Change those of these jobs that meet a condition; return their number."""
-        with self.connection.cursor() as cursor:
-            cursor.execute(
-                f"UPDATE {TABLE} SET {changes} WHERE {self.in_ids('id')} AND {condition}",
-                [*values, self.id_list(ids)],
-            )
-            count: int = cursor.rowcount
-            return count
-
-    @abstractmethod
-    def reschedule(self, changes: str, times: Sequence[tuple[Key, float]]) -> None:
-        """Change jobs, each with a `run_after` of its own."""
-
-    @abstractmethod
-    def count_down(self, succeeded: Collection[Key]) -> None:
-        """Count down the dependents of jobs that have succeeded, and wake consumers for those that can run."""
-
-    # Inserts
-
-    @abstractmethod
-    def insert_plain(self, job: NewJob) -> None:
-        """Insert a job without constraints, in a transaction of its own unless one is open."""
-
-    @abstractmethod
-    def insert_many(self, jobs: Sequence[NewJob]) -> None:
-        """Insert jobs without constraints, all or none of them."""
-
-    @abstractmethod
-    def insert_whole(self, jobs: Sequence[NewJob]) -> None:
-        """Insert jobs with all that they can have, except those whose id or unique key is in the table."""
-
-    @abstractmethod
-    def insert_edges(self, edges: Sequence[Edge]) -> None: ...
-
-    @abstractmethod
-    def record_receipts(self, ids: Sequence[UUID], now: float) -> set[UUID]:
-        """Write the receipts that are missing; return their ids.
-
-        A receipt that another transaction has written and not committed is waited for.
-        """
-
-    # The turn
-
-    @abstractmethod
-    def claim(
-        self,
-        consumer: str,
-        limit: int,
-        now: float,
-        queues: Sequence[str] | None,
-        exclude_names: Sequence[str],
-    ) -> list[Claimed]:
-        """Claim jobs by this database's claim strategy: see `Jobs.claim`."""
-
-    @abstractmethod
-    def has_ready(self, queues: Sequence[str] | None, exclude_names: Sequence[str]) -> bool:
-        """Return whether `claim` would find a job, without taking a lock."""
-
-    @abstractmethod
-    def update_if_running(self, consumer: str, updates: Sequence[FencedUpdate]) -> set[UUID]:
-        """Update each job that `consumer` still runs in that attempt; return their ids. This is the fence."""
 
     # Locks
 
@@ -226,20 +200,29 @@ class Database(ABC):
     def lock_keys(self, keys: Collection[str]) -> None:
         """Hold the locks of these limit keys until the transaction ends."""
 
-    @abstractmethod
-    def acquire_lock(self, consumer: str) -> bool:
-        """Take, or keep, the lock that dies with this process; return whether others can test it."""
+    def try_lock(self, name: str) -> bool:
+        """Hold the lock of this name until the transaction ends; return False if another transaction holds it."""
+        return True
 
-    @abstractmethod
-    def release_lock(self, consumer: str) -> None: ...
+    def acquire_lock(self, consumer: str) -> bool | None:
+        """Take, or keep, the lock that ends with this session; None where there are no sessions."""
 
-    @abstractmethod
-    def is_locked(self, consumer: str) -> bool:
-        """Return whether any process holds a consumer's lock."""
+    def release_lock(self, consumer: str) -> None:
+        """Release the session's lock."""
+
+    def are_locked(self, consumers: Sequence[str]) -> dict[str, bool]:
+        """Return, by name, whether any session holds the locks of consumers; none where there are no sessions."""
+        return {}
+
+    def is_locked(self, consumer: str) -> bool | None:
+        """Return whether any session holds a consumer's lock; None where there are no sessions."""
 
     @abstractmethod
     def runtime_dir(self) -> Path | None:
-        """Return the folder that the consumers of one machine share for start journals, or None for none."""
+        """Return the folder that the consumers of one machine share for locks and journals; None for none."""
+
+    def connect_timeout(self) -> float | None:
+        """Return the seconds after which an attempt to connect fails; None where it needs no time."""
 
     # Times
 
@@ -247,22 +230,29 @@ class Database(ABC):
         """Return the seconds since the epoch by a clock that all consumers share."""
         return time.time()
 
+    def up_for(self) -> float:
+        """Return the seconds since the start of the server; infinite where there is none."""
+        return inf
+
     def to_seconds(self, value: Any) -> float:
-        """Convert a time that this database returned; a naive one is in the zone that Django keeps it in."""
-        if timezone.is_naive(value):
-            zone = self.connection.timezone or timezone.get_default_timezone()
-            value = timezone.make_aware(value, zone)
-        seconds: float = value.timestamp()
-        return seconds
+        """Convert a time that this database returned; a naive one is in `TIME_ZONE`."""
+        return to_seconds(value)
 
     def to_param(self, seconds: float) -> Any:
         """Convert a time to the form in which a parameter carries it to this database."""
         return datetime.fromtimestamp(seconds, UTC)
 
+    @abstractmethod
+    def backup(self, target: Path) -> None:
+        """Copy the live database, which must be in a file, into a new one.
+
+        Raises ValueError, OSError or QueueUnavailable.
+        """
+
     # Requirements
 
     @abstractmethod
-    def identity(self, settings: Mapping[str, Any]) -> Any:
+    def database_identity(self, settings: Mapping[str, Any]) -> Any:
         """Return a value that is equal for two aliases of one database."""
 
     def configuration_problems(self) -> Iterable[Problem]:
@@ -272,6 +262,14 @@ class Database(ABC):
     @abstractmethod
     def server_problems(self) -> Iterable[Problem]:
         """Return what is wrong with the database itself."""
+
+    def schemas_with(self, table: str) -> Sequence[str]:
+        """Return the names of the schemas that have a table of this name; none where there are no schemas."""
+        return []
+
+    def invalid_indexes(self) -> Collection[str]:
+        """Return the names of the indexes that are not used, because they were not built to their end."""
+        return ()
 
     def storage_parameters(self) -> Sequence[tuple[str, str]]:
         """Return the statements that set how tables are stored, each with the statement that undoes it."""

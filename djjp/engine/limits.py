@@ -2,8 +2,8 @@
 
 A permit is a running row: there is no counter that a crash could leave wrong. A job over its limit is
 `blocked`, with nothing else to wait for. The transaction in which a job of its key stops running unblocks the
-first blocked jobs; they are `ready` then, and are counted when they are claimed. A job that is claimed while
-others have waited for longer is blocked in its turn, and those are unblocked.
+first blocked jobs; they are `ready` then, and are counted when they are claimed. If a claimed job finds
+longer-waiting jobs of its key, it becomes blocked and they become ready.
 
 A transaction that counts or unblocks the jobs of a key holds the key's lock until its end. It takes all such
 locks at once, in one order, after every row lock that it waits for.
@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from math import inf
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from djjp.engine.database import TABLE, Database, Key
+from djjp.engine.database import Database
 from djjp.engine.records import Claimed
+from djjp.engine.rows import TABLE, Key
 from djjp.models import Flag
 
 #: The number of ready jobs of a full key that are blocked at once: to claim them would have no effect.
@@ -30,9 +32,7 @@ _BLOCKED = f"FROM {TABLE} WHERE limit_key = {{}} AND waits_for = 0 AND state = '
 _WAITING = _BLOCKED.format("%s")
 
 # A new deployment can have changed the limit; rows keep the limit with which they were enqueued.
-_MAX_RUNNING = (
-    f"(SELECT max(limit_max) FROM (SELECT limit_max {_BLOCKED.format('key')} LIMIT 100) AS waiting)"
-)
+_MAX_RUNNING = f"(SELECT max(limit_max + 0) FROM (SELECT limit_max {_BLOCKED.format('key')} LIMIT 100) AS waiting)"
 
 # From one queue, or key, to the next, each a step into the index.
 _QUEUES = f"""WITH RECURSIVE found(queue) AS (SELECT min(queue) {_WAITING}
@@ -46,13 +46,13 @@ WHERE found.key IS NOT NULL) SELECT key FROM found WHERE key IS NOT NULL LIMIT {
 # In the order of the claim, queue by queue.
 _IN_ORDER = "ORDER BY queue, priority DESC, id LIMIT %s"
 
-# Jobs of a key, in a state that other indexes cover too. The key is given twice: as one value it would drop out
-# of the order, and the planner could choose an index that leads through all ready, or all running, jobs.
+# Jobs of a key, in a state that other indexes cover too. `>= key AND <= key`, not `=`: with `=` the planner
+# ignores limit_key in ORDER BY, and may choose an index over all ready, or all running, jobs.
 _OF_KEY = f"FROM {TABLE} WHERE limit_key >= {{key}} AND limit_key <= {{key}} AND waits_for = 0"
 _ORDER_OF_KEY = "ORDER BY limit_key, queue, priority DESC, id"
 READY = f"{_OF_KEY.format(key='%s')} AND state = 'ready'"
 READY_IN_ORDER = f"{_ORDER_OF_KEY} LIMIT %s"
-# A rate can have the same key; its jobs are not counted here.
+# A rate can have the same key; the jobs under it are not counted here.
 _RUNNING = f"""(SELECT count(*) FROM (SELECT id {_OF_KEY.format(key="key")} AND state = 'running'
 AND limit_per IS NULL {_ORDER_OF_KEY}) AS running)"""
 
@@ -62,7 +62,7 @@ class Candidate(NamedTuple):
 
     row: Key
     key: str
-    max_running: int  # or the number of starts, under a rate
+    limit_max: int  # the number of running jobs, or of starts under a rate
     per: float | None
     queue: str
     priority: int
@@ -100,7 +100,8 @@ class Limits:
         """
         with self._db.connection.cursor() as cursor:
             cursor.execute(_KEYS, [after])
-            keys = [key for (key,) in cursor.fetchall()]
+            # SQLite keeps a key of another type as it is: a row by hand.
+            keys = [key for (key,) in cursor.fetchall() if isinstance(key, str)]
         last = keys[-1] if len(keys) == KEY_BATCH else None
         open_keys = self._free_permits(keys)
         if not open_keys:
@@ -116,7 +117,7 @@ class Limits:
         keys = self._db.keys(job.id for job in jobs)
         columns = "id, limit_key, limit_max, limit_per, queue, priority"
         rows = self._db.rows(columns, f"FROM {TABLE} WHERE {{ids}}", keys)
-        found = {row[0]: row for row in rows}
+        found = {row[0]: row for row in rows if _is_limited(*row[1:4])}
         return [
             Candidate._make([*found[key], job.attempt > 1 or job.flags & Flag.THROTTLED > 0])
             for key, job in zip(keys, jobs, strict=True)
@@ -152,7 +153,7 @@ class Limits:
         running = self._running(mine)
         in_use = {key: running[key] - count for key, count in mine.items()}
         waiting = self._waiting_before(
-            [each for each in candidates if in_use[each.key] < each.max_running]
+            [each for each in candidates if in_use[each.key] < each.limit_max]
         )
         over: set[Key] = set()
         full: dict[str, None] = {}
@@ -161,11 +162,11 @@ class Limits:
             ahead = sum(
                 position < each.position for position in waiting.get((each.key, each.queue), ())
             )
-            if in_use[each.key] + ahead < each.max_running:
+            if in_use[each.key] + ahead < each.limit_max:
                 in_use[each.key] += 1
                 continue
             over.add(each.row)
-            if in_use[each.key] < each.max_running:
+            if in_use[each.key] < each.limit_max:
                 passed.add(each.key)
             else:
                 full[each.key] = None
@@ -191,8 +192,8 @@ class Limits:
             if each.key in waiting and (each.key, each.queue) not in positions:
                 with self._db.connection.cursor() as cursor:
                     cursor.execute(
-                        f"SELECT priority, id {_WAITING} AND queue = %s {_IN_ORDER}",
-                        [each.key, each.queue, each.max_running],
+                        f"SELECT priority + 0, id {_WAITING} AND queue = %s {_IN_ORDER}",
+                        [each.key, each.queue, each.limit_max],
                     )
                     found = [(-priority, id) for priority, id in cursor.fetchall()]
                 positions[each.key, each.queue] = found
@@ -243,3 +244,13 @@ class Limits:
         with self._db.connection.cursor() as cursor:
             cursor.execute(f"SELECT id {rest}{self._db.skip_locked}", values)
             return [key for (key,) in cursor.fetchall()]
+
+
+def _is_limited(key: object, number: object, per: object) -> bool:
+    """Return True, unless this is no limit and no rate, as in a row by hand."""
+    span = per is None or (isinstance(per, (int, float)) and 0 < per < inf)
+    if isinstance(key, str) and isinstance(number, int) and number > 0 and span:
+        return True
+    raise ValueError(
+        f"its limit is none: limit_key {key!r}, limit_max {number!r}, limit_per {per!r}"
+    )

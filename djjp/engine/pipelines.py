@@ -1,4 +1,4 @@
-"""Pipelines: the effect of a job's end on its dependents, and the inputs of jobs.
+"""Pipelines: the effect of a job's end on its dependents.
 
 The graph is stored as rows: every job of a pipeline is enqueued at the start. A job with parents is
 `blocked` and counts the parents that have not succeeded yet (`waits_for`); each edge is a `Dependency`.
@@ -10,7 +10,8 @@ The promises:
   once, together with its own dependents, so no job waits for an end that will never come.
 * An `on_failure` job is the reverse: it runs when one of its parents does not succeed, and is cancelled
   when all of them have succeeded.
-* A job's input is not copied: it is read from the rows of its parents when the job is claimed.
+* An edge whose result path tolerates it counts a parent that does not succeed like one that does: the child runs
+  with the reason in place of the result.
 
 Rows are locked in the order of their ids, in which the parents of a pipeline come before their children.
 """
@@ -24,8 +25,11 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
-from djjp.engine.database import TABLE, Database, Key
-from djjp.engine.records import ON_FAILURE, Claimed, NewGraph
+from djjp.engine.database import Database
+from djjp.engine.records import NewPipeline
+from djjp.engine.result_paths import ON_FAILURE, tolerates
+from djjp.engine.rows import TABLE, Key
+from djjp.engine.totals import Totals
 from djjp.models import Attempt, Dependency, Flag, State
 
 EDGES = Dependency._meta.db_table
@@ -54,30 +58,32 @@ state = CASE WHEN NOT ({_IS_LAST}) THEN 'blocked' WHEN {_IS_NOT_NEEDED} THEN 'ca
         WHEN job.run_after > %s THEN 'scheduled' ELSE 'ready' END,
 finished_at = CASE WHEN {_IS_NOT_NEEDED} THEN %s ELSE job.finished_at END,
 reason = CASE WHEN {_IS_NOT_NEEDED} THEN '{NOT_NEEDED}' ELSE job.reason END,
-flags = CASE WHEN {_IS_NOT_NEEDED} THEN job.flags | {Flag.CANCELLED_BY_PARENT} ELSE job.flags END"""
+flags = job.flags | CASE WHEN {_IS_NOT_NEEDED} THEN {Flag.CANCELLED_BY_PARENT | Flag.UNLISTED} ELSE 0 END"""
 
 _UNBLOCK = """state = CASE WHEN run_after > %s THEN 'scheduled' ELSE 'ready' END, waits_for = 0"""
 
 _Children = defaultdict[Key, list[tuple[Key, str]]]  # by parent: child and result path
-_ByText = defaultdict[str, list[Key]]  # jobs by the text that is written to them
+# Jobs by the unsuccessful job whose reason is written to them.
+_ByCause = defaultdict[Key, list[Key]]
 _Unsuccessful = Mapping[Key, Any]  # by job: its name, its end and its reason
 
 
 class Pipelines:
     """Enqueue pipelines, resolve or cancel dependents, and collect inputs."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, totals: Totals) -> None:
         self._db = db
+        self._totals = totals
 
     # Enqueue
 
-    def enqueue(self, graph: NewGraph) -> None:
+    def enqueue(self, pipeline: NewPipeline) -> None:
         """Write the jobs of a pipeline and their edges, all of them or none."""
 
         def write() -> None:
             with self._db.transaction():
-                self._db.insert_whole(graph.jobs)
-                self._db.insert_edges(graph.edges)
+                self._db.inserts.whole(pipeline.jobs)
+                self._db.inserts.edges(pipeline.edges)
                 self._db.notify()
 
         self._db.with_retry(write)
@@ -130,22 +136,33 @@ class Pipelines:
         # Include the children of the succeeded jobs, which are counted down next: locking all rows in one
         # statement keeps them in one order.
         blocked = self._lock_blocked({child for edges in children.values() for child, _ in edges})
-        unblocked: _ByText = defaultdict(list)  # by input
-        cancelled: _ByText = defaultdict(list)  # by reason
+        if not blocked:
+            return
+        unblocked: _ByCause = defaultdict(list)
+        cancelled: _ByCause = defaultdict(list)
+        tolerated: set[Key] = set()
         visited: set[Key] = set()
-        for root, reason in self._reasons(unsuccessful).items():
+        for root in unsuccessful:
             to_visit = [root]
             while to_visit:
-                for child, path in children[to_visit.pop()]:
+                parent = to_visit.pop()
+                for child, path in children[parent]:
                     if child not in blocked or child in visited:
+                        continue
+                    if tolerates(path):
+                        tolerated.add(parent)
                         continue
                     visited.add(child)
                     if path == ON_FAILURE:
-                        unblocked[reason].append(child)
+                        unblocked[root].append(child)
                     else:
-                        cancelled[reason].append(child)
+                        cancelled[root].append(child)
                         to_visit.append(child)
-        self._write(unblocked, cancelled)
+        causes = {root: unsuccessful[root] for root in (*cancelled, *unblocked)}
+        self._write(unblocked, cancelled, self._reasons(causes))
+        if tolerated:
+            # The children that are cancelled by now, by another parent, are skipped.
+            self._db.count_down(tolerated, tolerant=True)
 
     def _children(self, succeeded: Collection[Key], unsuccessful: _Unsuccessful) -> _Children:
         """Return, by parent, the edges from these jobs and from the blocked descendants of the unsuccessful."""
@@ -162,14 +179,14 @@ class Pipelines:
             children[parent].append((child, path))
         return children
 
-    def _write(self, unblocked: _ByText, cancelled: _ByText) -> None:
+    def _write(self, unblocked: _ByCause, cancelled: _ByCause, reasons: dict[Key, str]) -> None:
         now = self._db.to_param(time.time())
-        for reason, keys in cancelled.items():
+        for root, keys in cancelled.items():
             by_parent = f"flags = flags | {Flag.CANCELLED_BY_PARENT}"
             changes = f"state = 'cancelled', finished_at = %s, reason = %s, {by_parent}"
-            self._db.update(changes, [now, reason], keys)
-        for reason, keys in unblocked.items():
-            self._db.update(f"{_UNBLOCK}, input = %s", [now, json.dumps(reason)], keys)
+            self._totals.end(State.CANCELLED, changes, "true", [now, reasons[root]], keys)
+        for root, keys in unblocked.items():
+            self._db.update(f"{_UNBLOCK}, input = %s", [now, json.dumps(reasons[root])], keys)
         if unblocked:
             self._db.notify()
 
@@ -183,92 +200,23 @@ class Pipelines:
         failed = [
             self._db.to_uuid(key) for key, row in unsuccessful.items() if row[1] == State.FAILED
         ]
-        errors: dict[UUID, str] = {}
-        for start in range(0, len(failed), 500):
-            attempts = Attempt.objects.using(self._db.alias).filter(
-                job_id__in=failed[start : start + 500]
-            )
-            for id, kind, message in attempts.order_by("pk").values_list(
-                "job_id", "exception_class", "message"
-            ):
-                errors[id] = f"{kind}: {message[:_MAX_MESSAGE]}"
+        errors = last_errors(self._db.alias, failed)
         reasons = {}
         for key, (name, state, reason) in unsuccessful.items():
             id = self._db.to_uuid(key)
-            cause = errors.get(id) if state == State.FAILED else reason
+            cause = ": ".join(errors.get(id, ())) if state == State.FAILED else reason
             end = state if state == State.FAILED else f"was {state}"
             reasons[key] = f"{name} {id} {end}" + (f": {cause}" if cause else "")
         return reasons
 
-    # Inputs
 
-    def last_jobs(self, pipeline: UUID) -> list[UUID]:
-        """Return the last jobs of a pipeline: the job with the pipeline's id, or the members of its last group."""
-        rows = self._db.rows(
-            "parent",
-            f"FROM {EDGES} WHERE {{ids}} AND result_path <> '{ON_FAILURE}'",
-            self._db.keys([pipeline]),
-            "child",
-        )
-        found = self._db.rows("id", f"FROM {TABLE} WHERE {{ids}}", self._db.keys([pipeline]))
-        return [self._db.to_uuid(id) for (id,) in found or rows]
-
-    def with_inputs(self, jobs: list[Claimed]) -> list[Claimed]:
-        """Return the claimed jobs, with the input of those that take one."""
-        taking = [job for job in jobs if job.flags & Flag.TAKES_INPUT]
-        if not taking:
-            return jobs
-        on_failure = [job.id for job in taking if job.flags & Flag.ON_FAILURE]
-        texts = self._results([job.id for job in taking if not job.flags & Flag.ON_FAILURE])
-        if on_failure:
-            rows = self._db.rows(
-                "id, input", f"FROM {TABLE} WHERE {{ids}}", self._db.keys(on_failure)
-            )
-            texts.update((self._db.to_uuid(key), text) for key, text in rows)
-        return [
-            job._replace(input=texts.get(job.id)) if job.flags & Flag.TAKES_INPUT else job
-            for job in jobs
-        ]
-
-    def results(self, id: UUID) -> str | None:
-        """Return the nested results of the parents of a job, or of a pipeline's id; None when one is missing."""
-        return self._results([id]).get(id)
-
-    def _results(self, ids: Collection[UUID]) -> dict[UUID, str]:
-        """Return the nested results of the parents by child, without the children that miss one of them."""
-        if not ids:
-            return {}
-        edges = self._db.rows(
-            "child, parent, result_path",
-            f"FROM {EDGES} WHERE {{ids}} AND result_path <> '{ON_FAILURE}'",
-            self._db.keys(ids),
-            "child",
-        )
-        results = self._db.rows(
-            "id, result",
-            f"FROM {TABLE} WHERE {{ids}} AND state = 'succeeded'",
-            {parent for _, parent, _ in edges},
-        )
-        texts: dict[Key, str] = dict(results)  # type: ignore[arg-type]  # pairs
-        pieces: dict[Key, list[tuple[str, str | None]]] = defaultdict(list)
-        for child, parent, path in edges:
-            pieces[child].append((path, texts.get(parent)))
-        return {
-            self._db.to_uuid(child): nest(got)  # type: ignore[arg-type]  # none of them is None
-            for child, got in pieces.items()
-            if all(text is not None for _, text in got)
-        }
-
-
-def nest(pieces: Iterable[tuple[str, str]]) -> str:
-    """Join JSON texts into one by their result paths.
-
-    The text with the path "" is returned as it is; the others become lists, nested by the indexes in their paths.
-    """
-    lists: dict[int, list[tuple[str, str]]] = defaultdict(list)
-    for path, text in pieces:
-        if not path:
-            return text
-        head, _, rest = path.partition("/")
-        lists[int(head)].append((rest, text))
-    return f"[{','.join(nest(lists[index]) for index in sorted(lists))}]"
+def last_errors(alias: str, ids: Iterable[UUID]) -> dict[UUID, tuple[str, str]]:
+    """Return the exception class and the message, cut, of the last error of each of these jobs."""
+    errors, wanted = {}, list(ids)
+    for start in range(0, len(wanted), 500):
+        attempts = Attempt.objects.using(alias).filter(job_id__in=wanted[start : start + 500])
+        for id, kind, message in attempts.order_by("pk").values_list(
+            "job_id", "exception_class", "message"
+        ):
+            errors[id] = kind, message[:_MAX_MESSAGE]
+    return errors

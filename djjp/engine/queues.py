@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from djjp.engine.database import TABLE, Database
+from djjp.engine.database import Database
+from djjp.engine.rows import READY, SUSPECT, TABLE
 from djjp.models import Queue
 
-_READY = f"FROM {TABLE} WHERE state = 'ready'"
+_READY = f"FROM {TABLE} WHERE {READY}"
+_SUSPECTS = f"FROM {TABLE} WHERE {SUSPECT}"
 
-# Steps through the index from one queue to the next: the cost does not depend on the number of jobs.
-_WITH_READY = f"""WITH RECURSIVE found(queue) AS (SELECT min(queue) {_READY}
-UNION ALL SELECT (SELECT min(queue) {_READY} AND queue > found.queue) FROM found
-WHERE found.queue IS NOT NULL) {{selected}} FROM found WHERE queue IS NOT NULL"""
+# Steps through an index from one queue to the next: the cost does not depend on the number of jobs.
+_WITH = """WITH RECURSIVE found(queue, number) AS (SELECT min(queue), 1 {rows}
+UNION ALL SELECT (SELECT min(queue) {rows} AND queue > found.queue), number + 1 FROM found
+WHERE found.queue IS NOT NULL{more}) {selected} FROM found WHERE queue IS NOT NULL"""
 
 # Read in every turn that claims, therefore without the ORM.
+_NAME = "name || ''"  # as text, because SQLite keeps a BLOB in a row by hand, which its JSON cannot have
 _PAUSED = f"FROM {Queue._meta.db_table} WHERE paused_until IS NULL OR paused_until > %s"
 
 _PAUSE = f"""INSERT INTO {Queue._meta.db_table} (name, paused_at, paused_until) VALUES (%s, %s, %s)
@@ -25,16 +28,25 @@ class Queues:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    def with_ready(self) -> list[str]:
-        """Return the names of the queues that have ready jobs."""
+    def with_ready(self, most: int | None = None) -> list[str]:
+        """Return the names of the queues that have ready jobs, apart from suspects: all, or the first in order."""
+        return self._with(_READY, most)
+
+    def with_suspects(self, most: int | None = None) -> list[str]:
+        """Return the names of the queues that have suspects: see `Suspects`."""
+        return self._with(_SUSPECTS, most)
+
+    def _with(self, rows: str, most: int | None) -> list[str]:
+        more = "" if most is None else f" AND found.number < {most}"
+        selected = self._db.select("queue || ''")
         with self._db.connection.cursor() as cursor:
-            cursor.execute(_WITH_READY.format(selected=self._db.select("queue")))
+            cursor.execute(_WITH.format(rows=rows, more=more, selected=selected))
             return [name for (name,) in self._db.fetch(cursor)]
 
     def paused(self, now: float) -> frozenset[str]:
         """Return the names of the queues that are paused now."""
         with self._db.connection.cursor() as cursor:
-            cursor.execute(f"{self._db.select('name')} {_PAUSED}", [self._db.to_param(now)])
+            cursor.execute(f"{self._db.select(_NAME)} {_PAUSED}", [self._db.to_param(now)])
             return frozenset(name for (name,) in self._db.fetch(cursor))
 
     def pause(self, name: str, now: float, until: float | None) -> None:

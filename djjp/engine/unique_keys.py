@@ -7,8 +7,9 @@ from uuid import UUID
 
 from django.db import DatabaseError
 
-from djjp.engine.database import TABLE, Database, Key
+from djjp.engine.database import Database
 from djjp.engine.records import Holder, KeyHolders, NewJob
+from djjp.engine.rows import TABLE, Key
 from djjp.models import FINISHED, LIVE, Flag, State
 
 _LIVE = ", ".join(f"'{state.value}'" for state in LIVE)
@@ -42,11 +43,11 @@ class UniqueKeys:
         # In one order, so that two transactions that write the same keys do not wait for each other.
         left = sorted(jobs, key=lambda job: job.unique_key or "")
         for _ in range(_TRIES):
-            self._db.insert_whole(left)
+            self._db.inserts.whole(left)
             left = self._missing(left)
             if not left:
                 return held
-            holders = self._holders({job.unique_key for job in left})
+            holders = self.holders({job.unique_key for job in left})
             met = {job.id: holders[job.unique_key] for job in left if job.unique_key in holders}
             held.update(met)
             left = [job for job in left if job.id not in met]
@@ -64,7 +65,8 @@ class UniqueKeys:
         there = {key for (key,) in self._db.rows("id", f"FROM {TABLE} WHERE {{ids}}", keys)}
         return [job for job, key in zip(unique, keys, strict=True) if key not in there]
 
-    def _holders(self, keys: Collection[str | None]) -> dict[str | None, Holder]:
+    def holders(self, keys: Collection[str | None]) -> dict[str | None, Holder]:
+        """Return the live jobs that have these keys, by key."""
         rest = f"FROM {TABLE} WHERE {{ids}} AND unique_key IS NOT NULL AND state IN ({_LIVE})"
         rows = self._db.rows("unique_key, id, state", rest, keys, "unique_key")
         return {key: Holder(self._db.to_uuid(id), State(state)) for key, id, state in rows}
@@ -72,10 +74,10 @@ class UniqueKeys:
     def drop_taken(self, ids: Collection[UUID]) -> None:
         """Clear the keys of finished jobs that are about to be retried, where another job holds the key now."""
         rest = f"FROM {TABLE} WHERE {{ids}} AND unique_key IS NOT NULL AND state IN ({_FINISHED})"
-        rows = self._db.rows("id, unique_key", rest, self._db.keys(ids))
+        rows = self._db.rows("id, unique_key", rest, self._db.keys(ids)) if ids else ()
         if not rows:
             return
-        taken: set[str | None] = {*self._holders({key for _, key in rows})}
+        taken: set[str | None] = {*self.holders({key for _, key in rows})}
         lost: list[Key] = []
         for id, key in sorted(rows, key=lambda row: row[0]):
             if key in taken:

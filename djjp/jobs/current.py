@@ -6,7 +6,9 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from uuid import UUID
 
+from djjp import logs
 from djjp.engine import Claimed, Progress
+from djjp.forks import in_child
 
 _MAX_NUMBER = 2**63 - 1
 
@@ -17,6 +19,7 @@ class CurrentJob:
     Attributes:
         id: its id in the queue.
         name: the name under which it is registered.
+        queue: the queue that it was taken from.
         attempt: the number of this execution, from 1.
     """
 
@@ -34,6 +37,10 @@ class CurrentJob:
     @property
     def name(self) -> str:
         return self._claimed.name
+
+    @property
+    def queue(self) -> str:
+        return self._claimed.queue
 
     @property
     def attempt(self) -> int:
@@ -78,8 +85,30 @@ class CurrentJob:
 
 
 running: ContextVar[CurrentJob | None] = ContextVar("djjp_current_job", default=None)
+logs.running = running.get
 
 
-def current_job() -> CurrentJob | None:
+@in_child
+def _leave() -> None:
+    """Have the child of a job be a process without a job: the parent still runs that one."""
+    running.set(None)
+
+
+def current_job() -> CurrentJob:
+    """Return the job that runs in this thread or task.
+
+    Raises:
+        RuntimeError: none does, as in a plain call of its function.
+    """
+    job = running.get()
+    if job is None:
+        raise RuntimeError(
+            "no job runs here: current_job() is for the code of a running job; current_job_or_none() returns None "
+            "outside of one, as in a plain call of its function"
+        )
+    return job
+
+
+def current_job_or_none() -> CurrentJob | None:
     """Return the job that runs in this thread or task; None outside of one, as in a plain call of its function."""
     return running.get()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from types import FunctionType
-from typing import Any, ParamSpec, TypeVar, Unpack, overload
+from typing import Any, Unpack, overload
 
 from djjp.jobs import registry
-from djjp.jobs.options import JobOptions, JobOptionsDict
+from djjp.jobs.functions import require_runnable
+from djjp.jobs.hints import OF_OPTIONS
+from djjp.jobs.options import OPTIONS, JobOptions, JobOptionsDict
 from djjp.jobs.registered import RegisteredJob
-
-P = ParamSpec("P")
-R = TypeVar("R")
+from djjp.jobs.typevars import P, R
 
 
 @overload
@@ -24,12 +25,14 @@ def job(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a function or coroutine function a job: `@job` or `@job(name=...)`.
 
     Args:
-        options: the fields of `djjp.jobs.JobOptions`, which says what each is. `run_after` and
+        options: the fields of `djjp.jobs.JobOptions`, which describes each. `run_after` and
             `database` are for `using()`.
 
     Raises:
         JobNameTaken: another function has the name.
-        ValueError, TypeError: an option is not what it must be.
+        ValueError, TypeError: an option has an invalid value.
+        TypeError: no consumer could find the function, or calling it would run nothing: it is of `__main__`,
+            a method, a generator function, or has no name of its own.
     """
     if function is None:
         return lambda decorated: _register(decorated, options)
@@ -38,10 +41,27 @@ def job(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
 
 def _register(function: Callable[P, R], given: dict[str, Any]) -> RegisteredJob[P, R]:
     if not isinstance(function, FunctionType):
-        raise TypeError(f"@job takes a function or a coroutine function, not {function!r}")
+        raise TypeError(_no_function(function))
+    for option in given:
+        if option not in OPTIONS:
+            raise TypeError(_unknown(option))
     options = dict(given)
-    if options.get("name") is None:
+    named = options.get("name") is not None
+    if not named:
         options["name"] = f"{function.__module__}.{function.__qualname__}"
-    registered: RegisteredJob[P, R] = RegisteredJob(function, JobOptions(**options))
+    valid = JobOptions(**options)
+    require_runnable(function, named=named)
+    registered: RegisteredJob[P, R] = RegisteredJob(function, valid)
     registry.add(registered)
     return registered
+
+
+def _no_function(given: object) -> str:
+    hint = f"; a name is given as @job(name={given!r})" if isinstance(given, str) else ""
+    return f"@job takes a function or a coroutine function, not {given!r}{hint}"
+
+
+def _unknown(option: str) -> str:
+    close = difflib.get_close_matches(option, OPTIONS, n=1, cutoff=0.7)
+    right = OF_OPTIONS.get(option) or next(iter(close), None)
+    return f"@job has no option {option!r}" + (f"; did you mean {right!r}?" if right else "")

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime
+from typing import Any, Generic
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
 
-from djjp import codec, engine
+from djjp import codec, engine, logs
 from djjp.engine import Engine
 from djjp.exceptions import JobCancelled, JobDoesNotExist, JobFailed, QueueUnavailable
-from djjp.models import FINISHED, Attempt, Job, State
-from djjp.outbox import pending
+from djjp.jobs.hints import OF_HANDLE, Hints
+from djjp.jobs.reading import as_uuid, load_errors, read_row
+from djjp.jobs.typevars import Result
+from djjp.models import FINISHED, Attempt, Flag, Job, State
+from djjp.outbox import pending, transactions
+
+logger = logging.getLogger("djjp.jobs")
 
 # `join()` reads the row soon and then ever more rarely; pauses in seconds.
 _FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_FACTOR = 0.002, 0.25, 1.3
 
 
-class JobHandle:
+class JobHandle(Hints, Generic[Result]):
     """One job of the queue, as it was when the handle last read the job's row.
 
     `refresh()`, `join()`, `retry()` and `cancel()` read the row anew. A property that reads it raises as
@@ -28,6 +36,8 @@ class JobHandle:
     """
 
     __slots__ = ("_errors", "_row", "_state", "id")
+
+    _words = OF_HANDLE
 
     def __init__(self, id: UUID, state: State | None = None) -> None:
         self.id = id
@@ -54,12 +64,51 @@ class JobHandle:
         return State(self._read().state) if self._state is None else self._state
 
     @property
+    def ended(self) -> bool:
+        """True once the job has succeeded, failed or been cancelled, as last read."""
+        return self.state in FINISHED
+
+    @property
+    def name(self) -> str:
+        """The name under which its function is registered."""
+        return self._read().name
+
+    @property
+    def tags(self) -> list[str]:
+        """Its tags: those of `@job`, then those of `using()`."""
+        return self._read().tags
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of `using()` for its execution: `timeout`, `max_attempts` and `backoff`, where given."""
+        return self._read().call_options
+
+    @property
+    def created_at(self) -> datetime:
+        """The time of its enqueue; aware with `USE_TZ`, as the other times are."""
+        created: datetime = self._read().created_at
+        return created
+
+    @property
+    def started_at(self) -> datetime | None:
+        """The start of its last attempt; None until the first has started."""
+        started: datetime | None = self._read().started_at
+        return started
+
+    @property
+    def finished_at(self) -> datetime | None:
+        """The time of its end; None until then."""
+        row = self._read()
+        finished: datetime | None = row.finished_at if row.state in FINISHED else None
+        return finished
+
+    @property
     def attempts(self) -> int:
-        """The number of executions started; an execution that was given back does not count."""
+        """The number of executions started; an execution that was released does not count."""
         return self._read().attempts
 
     @property
-    def result(self) -> Any:
+    def result(self) -> Result | None:
         """The return value of the function; None until the job has succeeded."""
         text = self._read().result
         return None if text is None else codec.decode_value(text)
@@ -83,7 +132,7 @@ class JobHandle:
         `traceback` (str), `consumer` (str) and `started_at` and `finished_at` (datetime).
         """
         if self._errors is None:
-            self._errors = engine.run(lambda engine: _load_errors(engine.db.alias, self.id))
+            self._errors = engine.run(lambda engine: load_errors(engine.db.alias, self.id))
         return list(self._errors)
 
     def refresh(self) -> None:
@@ -95,7 +144,7 @@ class JobHandle:
         """
         self._refreshed()
 
-    def join(self, timeout: float | None = None) -> Any:
+    def join(self, timeout: float | None = None) -> Result:
         """Wait until the job has ended, and return its result.
 
         Args:
@@ -104,7 +153,8 @@ class JobHandle:
         Raises:
             JobFailed: it failed for good; the text holds its last error's message.
             JobCancelled: it was cancelled.
-            TimeoutError: it has not ended in time; it is not stopped by this.
+            TimeoutError: it has not ended in time; it continues. At once, where it cannot end before the open
+                transaction in which this is called, as when that transaction has enqueued it.
             JobDoesNotExist: its row is gone.
             QueueUnavailable: the queue's database does not answer.
         """
@@ -112,7 +162,7 @@ class JobHandle:
             time.sleep(pause)
         return self._end()
 
-    async def ajoin(self, timeout: float | None = None) -> Any:
+    async def ajoin(self, timeout: float | None = None) -> Result:
         """`join` for coroutines."""
         polls = self._polls(timeout)
         poll = sync_to_async(lambda: next(polls, None))
@@ -120,17 +170,17 @@ class JobHandle:
             await asyncio.sleep(pause)
         return await sync_to_async(self._end)()
 
-    def retry(self) -> None:
-        """Make a job that has ended ready again, with fresh attempts; its errors are kept.
+    def retry(self) -> bool:
+        """Run a job again that has ended, with fresh attempts; its errors are kept.
 
-        A job that has not ended is left alone.
+        Returns:
+            True if the job was retried; False, with a line in the log, if it has not ended and is not changed.
 
         Raises:
             JobDoesNotExist: its row is gone.
             QueueUnavailable: the queue's database does not answer.
         """
-        engine.run(lambda engine: engine.control.retry([self.id]))
-        self.refresh()
+        return self._retried(engine.run(lambda engine: engine.control.retry([self.id])))
 
     def cancel(self) -> None:
         """Stop the job, unless it has ended.
@@ -143,17 +193,17 @@ class JobHandle:
             JobDoesNotExist: its row is gone.
             QueueUnavailable: the queue's database does not answer.
         """
-        if not engine.run(lambda engine: engine.control.cancel([self.id], time.time())):
-            pending.cancel(self.id)
-        self.refresh()
+        verb = lambda engine: engine.control.cancel([self.id], time.time())  # noqa: E731  (of this call alone)
+        pending.cancel(self.id, lambda: engine.run(verb))
+        self._refresh_after_write()
 
     async def arefresh(self) -> None:
         """`refresh` for coroutines."""
         await sync_to_async(self.refresh)()
 
-    async def aretry(self) -> None:
+    async def aretry(self) -> bool:
         """`retry` for coroutines."""
-        await sync_to_async(self.retry)()
+        return await sync_to_async(self.retry)()
 
     async def acancel(self) -> None:
         """`cancel` for coroutines."""
@@ -167,34 +217,80 @@ class JobHandle:
         self._row, self._state, self._errors = row, State(row.state), None
         return row
 
+    def _refresh_after_write(self) -> None:
+        """Refresh, if the database still answers: the write itself is committed."""
+        self._row = self._state = self._errors = None
+        with suppress(QueueUnavailable):
+            self.refresh()
+
+    def _retried(self, count: int) -> bool:
+        """Refresh after a retry of this number of jobs; return whether there was any, and log if not."""
+        if count:
+            transactions.record(engine.current().db.connection, [self.id])
+        self._refresh_after_write()
+        if not count:
+            text = "job %s was not retried: it is %s, and unchanged"
+            logger.warning(text, self.id, self._state, extra=logs.of_id(self.id))
+        return count > 0
+
     def _load(self, engine: Engine) -> Job | None:
-        return Job.objects.using(engine.db.alias).filter(pk=self.id).first()
+        row = Job.objects.using(engine.db.alias).filter(pk=self.id).first()
+        if row is not None and row.flags & Flag.COLLECTS and row.state == State.SUCCEEDED:
+            row.result = row.result or engine.inputs.results(self.id)
+        return row
 
     def _polls(self, timeout: float | None) -> Iterator[float]:
         """Refresh until the job has ended, yielding the pause in seconds before each next refresh."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        started, paused = time.monotonic(), 0.0
         pause = _FIRST_PAUSE
         while True:
-            self.refresh()
+            try:
+                self.refresh()
+            except JobDoesNotExist:  # a step of a pipeline that is in an outbox
+                self._refuse_hopeless_wait()
+                raise
             if self._state in FINISHED:
                 return
-            left = pause if deadline is None else deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError(f"job {self.id} is still {self._state} after {timeout} s")
-            yield min(pause, left)
+            self._refuse_hopeless_wait()
+            if timeout is not None:
+                # The pauses count where a test has stopped the clock.
+                left = timeout - max(time.monotonic() - started, paused)
+                if left <= 0:
+                    raise TimeoutError(f"job {self.id} is still {self._state} after {timeout} s")
+                pause = min(pause, left)
+            yield pause
+            paused += pause
             pause = min(pause * _PAUSE_FACTOR, _LONGEST_PAUSE)
 
-    def _end(self) -> Any:
+    def _refuse_hopeless_wait(self) -> None:
+        """Raise if the job cannot end while a transaction of this thread is open."""
+        queue = engine.current().db
+        if (alias := transactions.enqueuing(self.id)) is not None:
+            why = f"the open transaction of {alias!r} enqueued or retried it; it cannot start before its commit"
+        elif (
+            queue.connection.in_atomic_block
+            and not queue.sees_commits_in_transaction
+            and not transactions.is_of_testcase(queue.alias)
+        ):
+            why = f"its end cannot be seen in the open transaction of {queue.alias!r}"
+        else:
+            return
+        raise TimeoutError(
+            f"job {self.id} is still {self._state}: {why}; call join() after the atomic() block"
+        )
+
+    def _end(self) -> Result:
         if self._state == State.CANCELLED:
             raise JobCancelled(self.id, self.reason)
         if self._state == State.FAILED:
             last = self.errors[-1] if self.errors else Attempt()
             raise JobFailed(self.id, last.exception_class, last.message, last.traceback)
-        return self.result
+        result: Any = self.result
+        return result  # type: ignore[no-any-return]  # as its function says
 
 
-def get_job(id: UUID | str) -> JobHandle:
-    """Return the handle of a job, by its id or the id's text.
+def find_job(id: UUID | str) -> JobHandle:
+    """Return the handle of one job, also where its id is that of a pipeline.
 
     Raises:
         JobDoesNotExist: no job has this id.
@@ -203,47 +299,3 @@ def get_job(id: UUID | str) -> JobHandle:
     handle = JobHandle(as_uuid(id))
     handle.refresh()
     return handle
-
-
-async def aget_job(id: UUID | str) -> JobHandle:
-    """`get_job` for coroutines."""
-    return await sync_to_async(get_job)(id)
-
-
-def as_uuid(id: UUID | str) -> UUID:
-    """Return an id, or its text, as a UUID.
-
-    Raises:
-        JobDoesNotExist: it is no UUID, so no job has it.
-    """
-    try:
-        return id if isinstance(id, UUID) else UUID(id)
-    except (ValueError, AttributeError, TypeError):
-        raise JobDoesNotExist(id) from None
-
-
-def read_row(id: UUID, load: Callable[[Engine], Job | None]) -> Job:
-    """Return the row of a job or a pipeline: the queue's, or the one in an outbox until it is relayed.
-
-    Args:
-        load: reads it from the queue.
-
-    Raises:
-        JobDoesNotExist: neither has it.
-        QueueUnavailable: the queue's database does not answer, and no outbox has it.
-    """
-    try:
-        row = engine.run(load) or pending.find(id)
-    except QueueUnavailable:
-        row = pending.find(id)
-        if row is None:
-            raise
-    # It may have been relayed between the two reads.
-    row = row or engine.run(load)
-    if row is None:
-        raise JobDoesNotExist(id)
-    return row
-
-
-def _load_errors(alias: str, id: UUID) -> list[Attempt]:
-    return list(Attempt.objects.using(alias).filter(job_id=id).order_by("pk"))

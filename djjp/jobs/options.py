@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from functools import cached_property
 from types import NoneType
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from django.conf import settings
 
-from djjp import conf, limits, recurrence
+from djjp import bounds, call_options, conf, limits, recurrence
 from djjp.durations import seconds
-from djjp.jobs import retries
-from djjp.jobs.retries import Backoff, exponential
+from djjp.jobs import backoff
+from djjp.jobs.backoff import Backoff, exponential
 from djjp.limits import Key, Limit, Rate
 from djjp.models import CatchUp, OnCrash
-
-_MAX_NAME, _MAX_QUEUE = 200, 100
-_PRIORITIES = range(-32768, 32768)
 
 #: The options that make a schedule, and its calls' arguments.
 SCHEDULE_OPTIONS = ("cron", "tz", "every", "catch_up", "schedule_args", "schedule_kwargs")
@@ -38,30 +36,32 @@ class JobOptionsDict(TypedDict, total=False):
     backoff: Backoff
     retry_on: type[BaseException] | tuple[type[BaseException], ...]
     timeout: float | timedelta | None
-    on_crash: str
+    on_crash: Literal["retry", "fail"]
     limit: Limit | Rate | None
     unique_key: Key | None
-    unique_until: str
+    unique_until: Literal["finish", "start"]
     expires_after: float | timedelta | None
+    tags: Collection[str]
+    api: bool
     cron: str | None
     tz: str | None
     every: float | timedelta | None
-    catch_up: str
+    catch_up: Literal["none", "once", "all"]
     schedule_args: Sequence[Any]
     schedule_kwargs: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, eq=False)
 class JobOptions:
-    """All options of one job, validated when they are made.
+    """All options of one job, validated on construction.
 
     Attributes:
         name: the name under which the rows of the queue find the function again; its dotted path by
             default. With a name of its own, a function can move while its jobs wait.
         queue: the queue of its jobs; a queue exists by being named.
         priority: higher is claimed first; −32768 to 32767.
-        run_after: the earliest start, as a datetime or as a timedelta from the enqueue; None for at
-            once. Set by `using()`.
+        run_after: the earliest start, as a datetime, or in seconds or as a timedelta from the enqueue;
+            None for at once. Set by `using()`.
         database: the alias in `DJJP["outbox"]` whose transaction, if one is open, an enqueue belongs to;
             None for the innermost open one. Set by `using()`.
         max_attempts: the number of executions that can fail before the job does. Without it an error is
@@ -79,37 +79,45 @@ class JobOptions:
         unique_until: "finish" keeps the key until the job has ended, "start" until it runs.
         expires_after: seconds, or a timedelta, within which the job must have started, counted from its
             enqueue or from its `run_after`; after that it is cancelled.
+        tags: texts by which its jobs are found: at most 10, of 1 to 100 characters. Those of `using()` are
+            added.
+        api: whether programs can enqueue it over HTTP.
+        call: the options of `using()` for the execution of one call, which its row keeps: `timeout`,
+            `max_attempts` and `backoff`. Set by `using()`.
         cron: the times at which the job is enqueued automatically, as a cron expression.
         tz: the time zone whose clocks `cron` follows; Django's `TIME_ZONE` by default.
         every: enqueue the job automatically at each multiple of these seconds, or of this timedelta,
             since 1970 in UTC.
-        catch_up: what becomes of occurrences at which no consumer ran: "none" leaves them out, "once"
+        catch_up: how occurrences are handled that fell due while no consumer ran: "none" skips them, "once"
             runs the job once for all of them, "all" once for each.
         schedule_args: the positional arguments of the calls that `cron` or `every` makes.
         schedule_kwargs: the keyword arguments of these calls.
 
     Raises:
-        ValueError, TypeError: an option is not what it must be; the message names it and its value.
+        ValueError, TypeError: an option has an invalid value; the message names both and what is valid.
     """
 
     name: str
     queue: str = "default"
     priority: int = 0
-    run_after: timedelta | datetime | None = None
+    run_after: float | timedelta | datetime | None = None
     database: str | None = None
     max_attempts: int | None = None
     backoff: Backoff = exponential
     retry_on: type[BaseException] | tuple[type[BaseException], ...] = Exception
     timeout: float | timedelta | None = None
-    on_crash: str = OnCrash.RETRY
+    on_crash: Literal["retry", "fail"] = "retry"
     limit: Limit | Rate | None = None
     unique_key: Key | None = None
-    unique_until: str = "finish"
+    unique_until: Literal["finish", "start"] = "finish"
     expires_after: float | timedelta | None = None
+    tags: Collection[str] = ()
+    api: bool = False
+    call: Mapping[str, Any] | None = None
     cron: str | None = None
     tz: str | None = None
     every: float | timedelta | None = None
-    catch_up: str = CatchUp.ONCE
+    catch_up: Literal["none", "once", "all"] = "once"
     schedule_args: Sequence[Any] = ()
     schedule_kwargs: Mapping[str, Any] | None = None
 
@@ -117,19 +125,31 @@ class JobOptions:
         for option, validate in _VALIDATORS.items():
             validate(option, getattr(self, option))
         _validate_schedule(self)
+        object.__setattr__(self, "tags", call_options.united(self.tags))
 
     def replaced(self, **given: Any) -> JobOptions:
-        """Return a copy with other values, of which only these are validated: the rest was already."""
+        """Return a copy with other values, of which only these are validated: the others were valid already."""
         for option, value in given.items():
             _VALIDATORS[option](option, value)
         copy = object.__new__(type(self))
         copy.__dict__.update({field: self.__dict__[field] for field in _FIELDS}, **given)
         return copy
 
+    def changes_from(self, other: JobOptions) -> dict[str, Any]:
+        """Return the options of this that `other` does not have, by name."""
+        ours, theirs = vars(self), vars(other)
+        return {field: ours[field] for field in _FIELDS if ours[field] is not theirs[field]}
+
     @cached_property
     def has_constraints(self) -> bool:
-        """True when its jobs have a limit, a rate, a unique key or an expiry."""
-        return (self.limit, self.unique_key, self.expires_after) != (None, None, None)
+        """True when the rows of its jobs have more columns: a limit, a rate, a unique key, an expiry, options."""
+        given = (self.limit, self.unique_key, self.expires_after, self.row_text)
+        return given != (None, None, None, None)
+
+    @cached_property
+    def row_text(self) -> str | None:
+        """The options of one call and the tags, as the text of its row; None if there are none."""
+        return call_options.to_text(self.call or {}, [*self.tags])
 
     @cached_property
     def timeout_seconds(self) -> float | None:
@@ -158,31 +178,30 @@ class JobOptions:
 
 _FIELDS = {field.name: field.default for field in fields(JobOptions)}
 
+#: The names of the options that can be given; `call` holds what `using()` was given.
+OPTIONS = [field for field in _FIELDS if field != "call"]
+
 
 # Validation of each option; the order is that of the errors
 
 
-def _validate_text(longest: int) -> Callable[[str, object], None]:
-    def validate(option: str, value: object) -> None:
-        if not isinstance(value, str) or not 1 <= len(value) <= longest:
-            raise ValueError(
-                f"{option} is {value!r}; it must be a text of 1 to {longest} characters"
-            )
-
-    return validate
+def _validate_name(option: str, value: object) -> None:
+    bounds.require_text(option, value, bounds.LONGEST_NAME)
 
 
-def _validate_priority(option: str, value: object) -> None:
-    if type(value) is not int or value not in _PRIORITIES:
-        raise ValueError(
-            f"{option} is {value!r}; it must be a whole number from "
-            f"{_PRIORITIES[0]} to {_PRIORITIES[-1]}"
-        )
+def _validate_queue(option: str, value: object) -> None:
+    bounds.require_text(option, value, bounds.LONGEST_QUEUE)
 
 
 def _validate_run_after(option: str, value: object) -> None:
-    if not isinstance(value, (timedelta, datetime, NoneType)):
-        raise TypeError(f"{option} is {value!r}; it must be a timedelta from now or a datetime")
+    if not isinstance(value, (int, float, timedelta, datetime, NoneType)) or isinstance(
+        value, bool
+    ):
+        raise TypeError(
+            f"{option} is {value!r}; it must be seconds or a timedelta from now, or a datetime"
+        )
+    if value is not None:
+        bounds.to_time(option, value, time.time())
 
 
 def _validate_database(option: str, value: object) -> None:
@@ -193,22 +212,12 @@ def _validate_database(option: str, value: object) -> None:
         )
 
 
-def _validate_max_attempts(option: str, value: object) -> None:
-    if value is not None and (type(value) is not int or value < 1):
-        raise ValueError(f"{option} is {value!r}; it must be a whole number, 1 or more")
-
-
 def _validate_backoff(option: str, value: Any) -> None:
-    retries.validate_backoff(value)
+    backoff.validate_backoff(value)
 
 
 def _validate_retry_on(option: str, value: object) -> None:
-    retries.validate_retry_on(_classes(value))
-
-
-def _validate_timeout(option: str, value: object) -> None:
-    if value is not None and not seconds(option, value) > 0:
-        raise ValueError(f"{option} is {value!r}; it must be above 0, or None for no limit")
+    backoff.validate_retry_on(_classes(value))
 
 
 def _validate_on_crash(option: str, value: object) -> None:
@@ -216,22 +225,30 @@ def _validate_on_crash(option: str, value: object) -> None:
         raise ValueError(f"{option} is {value!r}; it must be 'retry' or 'fail'")
 
 
+def _validate_api(option: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{option} is {value!r}; it must be True or False")
+
+
 #: What validates each option of one value. The options of a schedule are validated together.
 _VALIDATORS: dict[str, Callable[[str, Any], None]] = {
-    "name": _validate_text(_MAX_NAME),
-    "queue": _validate_text(_MAX_QUEUE),
-    "priority": _validate_priority,
+    "name": _validate_name,
+    "queue": _validate_queue,
+    "priority": bounds.require_priority,
     "run_after": _validate_run_after,
     "database": _validate_database,
-    "max_attempts": _validate_max_attempts,
+    "max_attempts": call_options.require_max_attempts,
     "backoff": _validate_backoff,
     "retry_on": _validate_retry_on,
-    "timeout": _validate_timeout,
+    "timeout": call_options.require_timeout,
     "on_crash": _validate_on_crash,
     "limit": limits.validate_limit,
     "unique_key": limits.validate_unique_key,
     "unique_until": limits.validate_unique_until,
     "expires_after": limits.validate_expires_after,
+    "tags": call_options.require_tags,
+    "api": _validate_api,
+    "call": lambda option, value: None,  # its values are those of other options
 }
 
 
@@ -243,7 +260,7 @@ def _validate_schedule(options: JobOptions) -> None:
                     f"{option} is {value!r}, but the job has no schedule; give it cron or every"
                 )
         return
-    _ = options.timing  # raises where it makes no sense
+    _ = options.timing  # raises if the schedule is invalid
     if options.catch_up not in CatchUp.values:
         raise ValueError(f"catch_up is {options.catch_up!r}; it must be 'none', 'once' or 'all'")
     if not isinstance(options.schedule_args, (list, tuple)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.db import models
+from django.utils.translation import gettext_lazy as _
 
 
 class Dependency(models.Model):
@@ -14,9 +15,7 @@ class Dependency(models.Model):
     Attributes:
         parent: the job that must end first.
         child: the dependent job.
-        result_path: where the parent's result goes in the input of the child: "" as the whole input, "2" or
-            "0/3" into a list, nested as the groups are; "!" for an edge to an `on_failure` job, which carries
-            no result.
+        result_path: where the parent's result goes in the input of the child: see `djjp.engine.result_paths`.
     """
 
     pk = models.CompositePrimaryKey("parent", "child")
@@ -25,7 +24,10 @@ class Dependency(models.Model):
     result_path = models.TextField(blank=True)
 
     class Meta:
+        verbose_name = _("dependency")
+        verbose_name_plural = _("dependencies")
         db_table = "djjp_dependency"
+        default_permissions = ()
         indexes = [models.Index(fields=["child"], name="djjp_dependency_child")]
 
     def __str__(self) -> str:

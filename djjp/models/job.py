@@ -1,28 +1,37 @@
 """Jobs.
 
 The admin and handles read the rows through the ORM; the statements in `djjp.engine` write them.
-Every index is partial, on live states or on pipelines, so that finished jobs do not slow down an insert.
+Every index is partial, on live states, failed jobs or pipelines, so that finished jobs do not slow down an insert.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.lookups import GreaterThan
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import pgettext_lazy
 
+from djjp import call_options
+from djjp.bounds import one_line
 from djjp.ids import new_id
+from djjp.models.context import ContextField
+from djjp.models.instant import InstantField
 
 
 class State(models.TextChoices):
     """The states of a job. `docs/internals.md` has a diagram."""
 
-    SCHEDULED = "scheduled"  # waits for its time
-    BLOCKED = "blocked"  # waits for other jobs of its pipeline, or for a permit of its limit
-    READY = "ready"  # can be claimed
-    RUNNING = "running"  # claimed by a consumer
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
+    SCHEDULED = "scheduled", _("Scheduled")  # waits for its time
+    # It waits for other jobs of its pipeline, or for a permit of its limit.
+    BLOCKED = "blocked", _("Blocked")
+    READY = "ready", _("Ready")  # can be claimed
+    RUNNING = "running", _("Running")  # claimed by a consumer
+    SUCCEEDED = "succeeded", _("Succeeded")
+    FAILED = "failed", _("Failed")
+    CANCELLED = "cancelled", _("Cancelled")
 
 
 FINISHED = (State.SUCCEEDED, State.FAILED, State.CANCELLED)
@@ -32,8 +41,8 @@ LIVE = (State.SCHEDULED, State.BLOCKED, State.READY, State.RUNNING)
 class OnCrash(models.TextChoices):
     """The fate of a running job whose consumer dies."""
 
-    RETRY = "retry"
-    FAIL = "fail"
+    RETRY = "retry", pgettext_lazy("when its consumer dies", "Retry")
+    FAIL = "fail", pgettext_lazy("when its consumer dies", "Fail")
 
 
 class Flag:
@@ -53,9 +62,22 @@ class Flag:
     UNTIL_START = 256  # its unique key becomes free when it starts
     THROTTLED = 512  # it was over its rate: its `run_after` orders it among the throttled jobs
     DELAYS_CHILD = 1024  # one of its dependents has a `run_after` of its own
+    OPTIONS = 2048  # its call has options of its own for the execution
+    TAGGED = 4096  # it has tags
+    STAND_IN = (
+        8192  # in an outbox only: it is dropped if its unique key is held when it enters the queue
+    )
+    FOLLOWS = 16384  # it is due by the end of its parents, not by its enqueue
+    EXPANDS = 32768  # it becomes one job for each item of its input, and runs no function
+    COLLECTS = 65536  # its result is the list of its parents' results, and it runs no function
+    UNLISTED = 131072  # it stands for nothing that a user has enqueued: no list and no count has it
+    TOLERATES = 262144  # the reason takes the place of a missing result of its members
+    CONTEXT = 524288  # instruments have added to its context
 
+    #: The flags of the two jobs that an `expand()` has besides its members.
+    EXPANSION = EXPANDS | COLLECTS
     #: The flags that need a longer statement to enqueue …
-    CONSTRAINED = LIMITED | RATE_LIMITED | UNIQUE | EXPIRES
+    CONSTRAINED = LIMITED | RATE_LIMITED | UNIQUE | EXPIRES | OPTIONS | TAGGED | CONTEXT
     #: … and those that admission checks after the claim.
     NEEDS_ADMISSION = LIMITED | RATE_LIMITED | EXPIRES | UNTIL_START
 
@@ -68,6 +90,7 @@ class Job(models.Model):
         result: what the function returned, as the codec's JSON text; null until it succeeded.
         attempts: the number of executions started; a job that was released unstarted does not count.
         rescues: the number of executions that ended with the death of their consumer.
+        claim: the number of claims made of it, which only grows: see `djjp.engine.records.Claimed`.
         consumer: the name of the consumer that runs it, or ran it last.
         on_crash: what happens when its consumer dies: see `OnCrash`.
         cancel_requested: whether a cancel was requested while it runs.
@@ -82,6 +105,9 @@ class Job(models.Model):
         limit_max: the number of jobs with that key that can run at once, or start within `limit_per`.
         limit_per: the period of a rate in seconds; null for a limit.
         expires_at: when it is cancelled if it has not started by then.
+        options: the options of one call, and the tags, as JSON text; null without any: see
+            `djjp.call_options`.
+        context: what instruments have added when it was enqueued, a dict: see `djjp.instruments`.
         input: why an `on_failure` job runs, as the codec's JSON text. The input of other steps is not
             copied: it is in the rows of their parents.
     """
@@ -93,10 +119,11 @@ class Job(models.Model):
     state = models.CharField(max_length=10, choices=State.choices, default=State.READY)
     attempts = models.PositiveIntegerField(default=0)
     rescues = models.PositiveIntegerField(default=0)
-    run_after = models.DateTimeField(null=True, blank=True)
-    created_at = models.DateTimeField()
-    started_at = models.DateTimeField(null=True, blank=True)
-    finished_at = models.DateTimeField(null=True, blank=True)
+    claim = models.PositiveIntegerField(default=0, db_default=0)
+    run_after = InstantField(null=True, blank=True)
+    created_at = InstantField()
+    started_at = InstantField(null=True, blank=True)
+    finished_at = InstantField(null=True, blank=True)
     consumer = models.CharField(max_length=100, null=True, blank=True)
     arguments = models.TextField()
     result = models.TextField(null=True, blank=True)
@@ -107,7 +134,7 @@ class Job(models.Model):
     reason = models.TextField(null=True, blank=True)
     progress_done = models.BigIntegerField(null=True, blank=True)
     progress_total = models.BigIntegerField(null=True, blank=True)
-    flags = models.SmallIntegerField(default=0, db_default=0)
+    flags = models.IntegerField(default=0, db_default=0)
     pipeline = models.UUIDField(null=True, blank=True)
     waits_for = models.IntegerField(default=0, db_default=0)
     input = models.TextField(null=True, blank=True)
@@ -115,10 +142,19 @@ class Job(models.Model):
     limit_key = models.CharField(max_length=200, null=True, blank=True)
     limit_max = models.PositiveIntegerField(null=True, blank=True)
     limit_per = models.FloatField(null=True, blank=True)
-    expires_at = models.DateTimeField(null=True, blank=True)
+    expires_at = InstantField(null=True, blank=True)
+    options = models.TextField(null=True, blank=True)
+    context = ContextField()
 
     class Meta:
+        verbose_name = _("job")
+        verbose_name_plural = _("jobs")
         db_table = "djjp_job"
+        default_permissions = ("view", "delete")
+        permissions = [
+            ("view_arguments", "Can see arguments, results and errors of jobs"),
+            ("operate_job", "Can retry, cancel, run, move and enqueue jobs, and control consumers"),
+        ]
         constraints = [
             models.UniqueConstraint(
                 fields=["unique_key"],
@@ -130,13 +166,27 @@ class Job(models.Model):
         indexes = [
             # The global order, for a consumer that serves every queue …
             models.Index(
-                fields=["-priority", "id"], condition=Q(state="ready"), name="djjp_job_ready"
+                fields=["-priority", "id"],
+                condition=Q(state="ready", rescues=0),
+                name="djjp_job_ready",
             ),
             # … and the order within one queue, for a consumer that serves some.
             models.Index(
                 fields=["queue", "-priority", "id"],
-                condition=Q(state="ready"),
+                condition=Q(state="ready", rescues=0),
                 name="djjp_job_ready_queue",
+            ),
+            # Rows by hand that are in none of the others, so that they are found and fail: no row of djjp's own.
+            models.Index(
+                fields=["id"],
+                condition=(Q(rescues__lt=0) | Q(rescues__isnull=True)) & Q(state="ready"),
+                name="djjp_job_misfit",
+            ),
+            # Suspects, which a claim of other jobs never reads: those with the fewest rescues come first.
+            models.Index(
+                fields=["queue", "-priority", "rescues", "id"],
+                condition=Q(state="ready", rescues__gt=0),
+                name="djjp_job_suspect",
             ),
             models.Index(
                 fields=["run_after"], condition=Q(state="scheduled"), name="djjp_job_scheduled"
@@ -172,6 +222,15 @@ class Job(models.Model):
                 & Q(state__in=["scheduled", "blocked", "ready"]),
                 name="djjp_job_expires",
             ),
+            # Failed jobs, for lists of them: a job that succeeds has no entry.
+            models.Index(fields=["id"], condition=Q(state="failed"), name="djjp_job_failed"),
+            # Scheduled and blocked jobs, for lists of them. No other statement has the condition on `claim`, which
+            # is always true, and so none can be planned with this index in place of its own.
+            models.Index(
+                fields=["state", "id"],
+                condition=(Q(state="scheduled") | Q(state="blocked")) & Q(claim__gte=0),
+                name="djjp_job_waiting",
+            ),
             # All states, but jobs of pipelines only. With the id, because on PostgreSQL each version of a row has
             # an entry, and an entry is expensive where most entries are equal.
             models.Index(
@@ -182,4 +241,19 @@ class Job(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.name} {self.id}"
+        return one_line(f"{self.name} {self.id}")
+
+    @property
+    def call_options(self) -> dict[str, Any]:
+        """The options of its call for the execution."""
+        return call_options.of_execution(self.options)
+
+    @property
+    def tags(self) -> list[str]:
+        """Its tags, in the order in which they were given."""
+        return call_options.tags_of(self.options)
+
+
+def listed(jobs: models.QuerySet[Job]) -> models.QuerySet[Job]:
+    """Return the jobs among these that lists and counts have: those without `Flag.UNLISTED`."""
+    return jobs.alias(unlisted=F("flags").bitand(Flag.UNLISTED)).filter(unlisted=0)

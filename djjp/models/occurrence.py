@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.db import models
+from django.utils.translation import gettext_lazy as _
 
 
 class Occurrence(models.Model):
@@ -18,7 +19,10 @@ class Occurrence(models.Model):
     occurs_at = models.FloatField()
 
     class Meta:
+        verbose_name = _("occurrence")
+        verbose_name_plural = _("occurrences")
         db_table = "djjp_occurrence"
+        default_permissions = ()
 
     def __str__(self) -> str:
         return f"{self.occurs_at} of schedule {self.schedule}"

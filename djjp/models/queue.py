@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from djjp.bounds import one_line
+from djjp.models.instant import InstantField
 
 
 class Queue(models.Model):
@@ -14,11 +18,15 @@ class Queue(models.Model):
     """
 
     name = models.CharField(primary_key=True, max_length=100)
-    paused_at = models.DateTimeField()
-    paused_until = models.DateTimeField(null=True, blank=True)
+    paused_at = InstantField()
+    paused_until = InstantField(null=True, blank=True)
 
     class Meta:
+        verbose_name = _("queue")
+        verbose_name_plural = _("queues")
         db_table = "djjp_queue"
+        default_permissions = ()
+        permissions = [("pause_queue", "Can pause and resume queues")]
 
     def __str__(self) -> str:
-        return self.name
+        return one_line(self.name)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from djjp.models.instant import InstantField
 
 
 class Relayed(models.Model):
@@ -12,10 +15,13 @@ class Relayed(models.Model):
     """
 
     id = models.UUIDField(primary_key=True, editable=False)
-    relayed_at = models.DateTimeField()
+    relayed_at = InstantField()
 
     class Meta:
+        verbose_name = _("receipt")
+        verbose_name_plural = _("receipts")
         db_table = "djjp_relayed"
+        default_permissions = ()
 
     def __str__(self) -> str:
         return str(self.id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.apps import AppConfig
+from django.utils.translation import gettext_lazy
 
 
 class OutboxConfig(AppConfig):
@@ -10,5 +11,5 @@ class OutboxConfig(AppConfig):
 
     name = "djjp.outbox"
     label = "djjp_outbox"
-    verbose_name = "Outbox"
+    verbose_name = gettext_lazy("Outbox")
     default_auto_field = "django.db.models.BigAutoField"

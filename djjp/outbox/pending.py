@@ -2,60 +2,92 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from django.db import connections
-
-from djjp import conf, engine
+from djjp import conf
 from djjp.durations import to_datetime
-from djjp.engine import Engine, NewGraph
-from djjp.models import Job
-from djjp.outbox import relay, serialization, table
+from djjp.engine import NewPipeline
+from djjp.exceptions import QueueUnavailable
+from djjp.models import Job, State
+from djjp.outbox import relay, serialization, table, transactions
+from djjp.outbox.table import Row
+
+_AT_ONCE = 500
 
 
-def find(id: UUID) -> Job | None:
-    """Return a job as the queue will store it, from an outbox or from this thread's transaction on the queue."""
+class Pending(NamedTuple):
+    """A job in an outbox: the alias of its database, the job as the queue will store it, and its row."""
+
+    alias: str
+    job: Job
+    row: Row
+
+
+def locate(id: UUID) -> Pending | None:
+    """Return a job from an outbox; None if no outbox has it."""
     for alias in table.outboxes():
         for row in table.read(alias, [id]):
-            return _unsaved_job(row.text, id)
-    queue_alias = conf.current().db_name
-    if engine.coordinator.get() is not None and connections[queue_alias].in_atomic_block:
-        # A consumer's coordinator reads outside of the transaction in which this job enqueued.
-        return Job.objects.using(queue_alias).filter(pk=id).first()
+            return Pending(alias, _unsaved_job(row, id), row)
     return None
 
 
-def cancel(id: UUID) -> bool:
-    """Cancel the job or pipeline with this id in an outbox; return whether an outbox had it.
+def find(id: UUID) -> Job | None:
+    """Return a job from an outbox, as the queue will store it; None if no outbox has it."""
+    found = locate(id)
+    return None if found is None else found.job
 
-    Inside a transaction of its database the row is marked as cancelled, so that the cancellation commits
-    or vanishes with the data, as the job does. Outside of one the row is relayed first and cancelled in
-    the queue, because only there a relay in progress and this call cannot miss each other.
+
+def cancel(id: UUID, in_queue: Callable[[], int]) -> None:
+    """Cancel the job or pipeline with this id, in the queue or in an outbox.
+
+    In an outbox the row is marked, inside a transaction of its database with the data: the cancellation
+    commits or vanishes as they do. A relay that has read the row before does not miss the mark: see `relay`.
+
+    Args:
+        in_queue: cancels it in the queue; returns the number of jobs that this has cancelled.
     """
+    if in_queue() or any(_mark(alias, id) for alias in table.outboxes()):
+        return
+    in_queue()  # a relay may have taken it from the outbox into the queue meanwhile
+
+
+def has_outboxes() -> bool:
+    """Return whether jobs can be in an outbox."""
+    return bool(table.outboxes())
+
+
+def cancel_waiting(ids: Sequence[UUID]) -> set[UUID]:
+    """Cancel those of these jobs and pipelines that are in an outbox, as `cancel` does; return their ids."""
+    cancelled: set[UUID] = set()
     for alias in table.outboxes():
-        for row in table.read(alias, [id]):
-            if connections[alias].in_atomic_block:
-                table.replace_text(alias, id, serialization.cancelled(row.text))
-            else:
-                relay.relay(alias, [id])
-                engine.run(partial(_cancel, [job.id for job in serialization.jobs_of(row.text)]))
-            return True
-    return False
+        for start in range(0, len(ids), _AT_ONCE):
+            found = table.existing(alias, ids[start : start + _AT_ONCE])
+            cancelled |= {id for id in sorted(found) if _mark(alias, id)}
+    return cancelled
 
 
-def _cancel(ids: Sequence[UUID], engine: Engine) -> int:
-    return engine.control.cancel(ids, time.time())
+def _mark(alias: str, id: UUID) -> bool:
+    """Mark a row as cancelled, and relay it at once if the mark is committed; return False if there is none."""
+    if not table.cancel(alias, id):
+        return False
+    if not any(map(transactions.is_open, (alias, conf.current().db_name))):
+        with suppress(QueueUnavailable, relay.Stale):  # a sweep relays it then
+            relay.relay(alias, [id])
+    return True
 
 
-def _unsaved_job(text: str, id: UUID) -> Job:
+def _unsaved_job(row: Row, id: UUID) -> Job:
     """Build a `Job` that is not saved: for a pipeline its last job, for a group its first."""
     columns = {field.name for field in Job._meta.concrete_fields}
-    job = serialization.from_text(text)
-    if isinstance(job, NewGraph):
+    try:
+        job = serialization.from_text(row.text)
+        serialization.validate(job)
+    except ValueError as error:
+        return Job(id=id, reason=row.problem or str(error))
+    if isinstance(job, NewPipeline):
         job = next((each for each in reversed(job.jobs) if each.id == id), job.jobs[0])
     values: dict[str, Any] = {
         name: value for name, value in job._asdict().items() if name in columns
@@ -63,4 +95,6 @@ def _unsaved_job(text: str, id: UUID) -> Job:
     for name in ("run_after", "created_at"):
         if values[name] is not None:
             values[name] = to_datetime(values[name])
-    return Job(**values)
+    if row.cancelled:
+        values.update(state=State.CANCELLED, reason="cancelled on request")
+    return Job(**values if row.problem is None else values | {"reason": row.problem})

@@ -14,7 +14,8 @@ from uuid import UUID
 
 from djjp.engine import Engine
 from djjp.outbox import table
-from djjp.outbox.relay import MAX_READ_AGE, Call, Stopwatch
+from djjp.outbox.relay import MAX_READ_AGE, Call
+from djjp.outbox.stopwatch import Stopwatch
 
 #: Seconds for which a receipt outlives its row in the outbox, at least.
 KEEP_RECEIPTS = 4 * MAX_READ_AGE

@@ -7,6 +7,7 @@ text lacks get their defaults.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from functools import cache
@@ -14,19 +15,43 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
 
-from djjp.engine import Edge, NewGraph, NewJob
-from djjp.models import State
+from djjp import bounds, call_options
+from djjp.engine import Edge, NewJob, NewPipeline
+from djjp.instruments import LONGEST_CONTEXT
+from djjp.models import Flag, State
+
+_REQUIRED = {*NewJob._fields} - {*NewJob._field_defaults}
+_STATES = (State.READY, State.SCHEDULED)
+_MOST = {"flags": 2**31 - 1, "waits_for": 2**31 - 1, "limit_max": 2**31 - 1}
+_NEEDED = {
+    Flag.LIMITED: ("limit_key", "limit_max"),
+    Flag.RATE_LIMITED: ("limit_key", "limit_max", "limit_per"),
+    Flag.UNIQUE: ("unique_key",),
+    Flag.EXPIRES: ("expires_at",),
+    Flag.OPTIONS: ("options",),
+    Flag.TAGGED: ("options",),
+}
+_PATH = re.compile(r"!|-|(\d{1,9}\??(/\d{1,9}\??)*(/-)?)?")
 
 
-def to_text(job: NewJob | NewGraph) -> str:
+def to_text(job: NewJob | NewPipeline) -> str:
     """Return a job or a pipeline as text."""
-    fields = job._asdict()
-    if isinstance(job, NewGraph):
-        fields["jobs"] = [each._asdict() for each in job.jobs]
+    if isinstance(job, NewPipeline):
+        fields = job._asdict()
+        fields["jobs"] = [_fields(each) for each in job.jobs]
+    else:
+        fields = _fields(job)
     return json.dumps(fields, default=_json_value, separators=(",", ":"))
 
 
-def from_text(text: str) -> NewJob | NewGraph:
+def _fields(job: NewJob) -> dict[str, Any]:
+    fields = job._asdict()
+    if job.context is None:  # as a rule
+        del fields["context"]
+    return fields
+
+
+def from_text(text: str) -> NewJob | NewPipeline:
     """Return the job or the pipeline that a text describes.
 
     Raises:
@@ -37,27 +62,97 @@ def from_text(text: str) -> NewJob | NewGraph:
         if "edges" not in fields:
             return _job(fields)
         edges = [Edge(UUID(parent), UUID(child), path) for parent, child, path in fields["edges"]]
-        return NewGraph(UUID(fields["id"]), [_job(each) for each in fields["jobs"]], edges)
-    except (TypeError, AttributeError, KeyError) as error:
+        return NewPipeline(UUID(fields["id"]), [_job(each) for each in fields["jobs"]], edges)
+    except (TypeError, AttributeError, KeyError, RecursionError) as error:
         raise ValueError(f"this is no job: {error}") from error
 
 
-def jobs_of(text: str) -> list[NewJob]:
-    """Return the one job of a text, or all jobs of its pipeline."""
-    unit = from_text(text)
-    return unit.jobs if isinstance(unit, NewGraph) else [unit]
+def steps_of(unit: NewJob | NewPipeline) -> list[NewJob]:
+    """Return the one job, or all jobs of the pipeline."""
+    return unit.jobs if isinstance(unit, NewPipeline) else [unit]
 
 
-def cancelled(text: str) -> str:
-    """Return the text of the same jobs, changed so that they enter the queue as cancelled."""
-    unit = from_text(text)
-    if isinstance(unit, NewGraph):
-        jobs = [job._replace(state=State.CANCELLED) for job in unit.jobs]
-        return to_text(unit._replace(jobs=jobs))
-    return to_text(unit._replace(state=State.CANCELLED))
+def validate(unit: NewJob | NewPipeline) -> None:
+    """Raise ValueError if the queue could not take a job, or could never run it: no code may have written it."""
+    for job in steps_of(unit):
+        _validate_job(job, in_graph=isinstance(unit, NewPipeline))
+    if isinstance(unit, NewPipeline):
+        if not unit.jobs:
+            raise ValueError("the pipeline has no jobs")
+        parents = {job.id for job in unit.jobs}
+        children = parents | {unit.id}
+        for parent, child, path in unit.edges:
+            if parent not in parents or child not in children or not _is_path(path):
+                raise ValueError(f"{path!r} from {parent} to {child} is no edge of the pipeline")
+
+
+def _validate_job(job: NewJob, *, in_graph: bool) -> None:
+    bounds.require_text("name", job.name, bounds.LONGEST_NAME)
+    bounds.require_text("queue", job.queue, bounds.LONGEST_QUEUE)
+    bounds.require_priority("priority", job.priority)
+    bounds.require_time("created_at", job.created_at)
+    _require_number("flags", job.flags)
+    _require_number("waits_for", job.waits_for)
+    if job.state not in ((*_STATES, State.BLOCKED) if in_graph else _STATES):
+        raise ValueError(f"state is {job.state}; a job is not enqueued in it")
+    if job.state == State.SCHEDULED and job.run_after is None:
+        raise ValueError("run_after is missing; a scheduled job needs it")
+    for option, require in _REQUIRE.items():
+        if (value := getattr(job, option)) is not None:
+            require(option, value)
+    for flag, options in _NEEDED.items():
+        if job.flags & flag and any(getattr(job, option) is None for option in options):
+            raise ValueError(f"flags is {job.flags}, but {' or '.join(options)} is missing")
+    bounds.require_payload(job.arguments)
+
+
+def _require_key(option: str, value: object) -> None:
+    bounds.require_text(option, value, bounds.LONGEST_KEY)
+
+
+def _require_number(option: str, value: object) -> None:
+    if type(value) is not int or not 0 <= value <= _MOST[option]:
+        raise ValueError(f"{option} is {value!r}; it must be a whole number up to {_MOST[option]}")
+
+
+def _require_span(option: str, value: object) -> None:
+    bounds.require_time(option, value)
+    if not value:
+        raise ValueError(f"{option} is 0; it must be above")
+
+
+def _require_context(option: str, value: object) -> None:
+    bounds.require_text(option, value, LONGEST_CONTEXT)
+
+
+#: What each column takes that can be without a value.
+_REQUIRE: Mapping[str, Callable[[str, object], None]] = {
+    "run_after": bounds.require_time,
+    "expires_at": bounds.require_time,
+    "unique_key": _require_key,
+    "limit_key": _require_key,
+    "limit_per": _require_span,
+    "limit_max": _require_number,
+    "options": call_options.require_text,
+    "context": _require_context,
+}
+
+
+def _is_path(path: object) -> bool:
+    return isinstance(path, str) and len(path) <= 1000 and _PATH.fullmatch(path) is not None
+
+
+def cancelled(unit: NewJob | NewPipeline) -> NewJob | NewPipeline:
+    """Return the same job or pipeline, changed so that it enters the queue as cancelled."""
+    if isinstance(unit, NewPipeline):
+        return unit._replace(jobs=[job._replace(state=State.CANCELLED) for job in unit.jobs])
+    return unit._replace(state=State.CANCELLED)
 
 
 def _job(fields: Any) -> NewJob:
+    if not fields.keys() >= _REQUIRED:
+        missing = ", ".join(sorted(_REQUIRED - fields.keys()))
+        raise ValueError(f"this is no job: it lacks {missing}")
     return NewJob(**{n: decode(fields[n]) for n, decode in _decoders().items() if n in fields})
 
 

@@ -14,17 +14,20 @@ import time
 from collections.abc import Callable, Sequence
 from contextvars import Context
 
-from django.db import connections
+from django.db import connections, reset_queries
 
-from djjp.outbox import relay
+from djjp.outbox import requirements
+from djjp.outbox.lag import Lag
 from djjp.outbox.receipts import ReceiptPruner
-from djjp.outbox.relay import Call
+from djjp.outbox.relay import Call, Sweep
 
 logger = logging.getLogger("djjp.outbox")
 
 # Seconds between two passes, and seconds for which a row is left to the process that enqueued it. Together
 # they let a job that was left behind start within a second.
 _INTERVAL, _GRACE = 0.5, 0.2
+# Seconds between two attempts to start a thread that the system refuses.
+_RETRY_AFTER = 1.0
 
 
 class Sweeper:
@@ -35,26 +38,40 @@ class Sweeper:
         aliases: the databases whose outboxes are swept: usually `table.outboxes()`.
 
     Attributes:
-        looked: set once each outbox was swept or did not answer.
+        first_pass_done: set once each outbox was swept or did not answer.
+        lags: how far each outbox is behind.
     """
 
     def __init__(self, call: Call, aliases: Sequence[str]) -> None:
         self._stopping = threading.Event()
         self._not_swept_yet = set(aliases)
-        self.looked = threading.Event()
+        self.lags = [Lag(alias) for alias in aliases]
+        self.first_pass_done = threading.Event()
         if not aliases:
-            self.looked.set()
-        self._threads = [
-            self._thread(f"the outbox of {alias!r}", self._sweep(call, alias)) for alias in aliases
+            self.first_pass_done.set()
+        threads = [
+            self._thread(f"the outbox of {lag.alias!r}", self._sweep(call, lag))
+            for lag in self.lags
         ]
         if aliases:
-            pruner = ReceiptPruner(call, list(aliases))
-            self._threads.append(self._thread("the table of receipts", pruner.prune))
+            prune = self._prune(call, list(aliases))
+            threads.append(self._thread("the table of receipts", prune))
+        self._unstarted, self._started = threads[::-1], list[threading.Thread]()
+        self._retry_at = 0.0
 
     def start(self) -> None:
-        """Start to sweep."""
-        for thread in self._threads:
-            thread.start()
+        """Start to sweep; a repeated call starts the threads that the system has refused."""
+        while self._unstarted and time.monotonic() >= self._retry_at:
+            thread = self._unstarted[-1]
+            try:
+                thread.start()
+            except RuntimeError as error:
+                if not self._retry_at:
+                    text = "the system refuses a thread (%s): outboxes are swept once it gives one"
+                    logger.warning(text, error)
+                self._retry_at = time.monotonic() + _RETRY_AFTER
+            else:
+                self._started.append(self._unstarted.pop())
 
     def stop(self, timeout: float = 5.0) -> None:
         """Stop sweeping and wait for passes in progress; a thread that is stuck in a lock is abandoned.
@@ -63,22 +80,42 @@ class Sweeper:
         """
         self._stopping.set()
         deadline = time.monotonic() + timeout
-        for thread in self._threads:
+        for thread in self._started:
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _sweep(self, call: Call, alias: str) -> Callable[[], None]:
+    def _sweep(self, call: Call, lag: Lag) -> Callable[[], None]:
+        alias, is_checked = lag.alias, False
+        outbox = Sweep(alias, call)
+
         def sweep() -> None:
+            nonlocal is_checked
             try:
-                relay.sweep([alias], call, grace=_GRACE)
+                _commit_each_statement(alias)
+                if not is_checked:
+                    for problem in requirements.database_problems(alias):
+                        logger.error("djjp.%s: %s. %s", *problem)
+                    is_checked = True
+                lag.measure()
+                outbox.run(grace=_GRACE)
             finally:
                 self._not_swept_yet.discard(alias)
                 if not self._not_swept_yet:
-                    self.looked.set()
+                    self.first_pass_done.set()
 
         return sweep
 
+    def _prune(self, call: Call, aliases: Sequence[str]) -> Callable[[], None]:
+        pruner = ReceiptPruner(call, aliases)
+
+        def prune() -> None:
+            for alias in aliases:
+                _commit_each_statement(alias)
+            pruner.prune()
+
+        return prune
+
     def _thread(self, subject: str, work: Callable[[], None]) -> threading.Thread:
-        # In an empty context, whatever the starting thread has in its own: the engine is reached by `call` only.
+        # In an empty context: a call queue in the starting thread's context would stand in for `call`.
         return threading.Thread(
             target=Context().run,
             args=(self._run, subject, work),
@@ -88,22 +125,30 @@ class Sweeper:
 
     def _run(self, subject: str, work: Callable[[], None]) -> None:
         """Run pass after pass; log an outage once when it begins and once when it is over."""
-        out_of_order = False
+        failing = False
         try:
             while not self._stopping.is_set():
+                reset_queries()  # what DEBUG logs
                 try:
                     work()
                 except Exception as error:  # noqa: BLE001  (the next pass tries again)
-                    if not out_of_order and not self._stopping.is_set():
+                    if not failing and not self._stopping.is_set():
                         logger.warning("%s cannot be swept for now: %s", subject, error)
-                    out_of_order = True
+                    failing = True
                     for connection in connections.all(initialized_only=True):
                         connection.close_if_unusable_or_obsolete()
                 else:
-                    if out_of_order:
+                    if failing:
                         logger.info("%s is swept again", subject)
-                    out_of_order = False
+                    failing = False
                 # A random interval, so that consumers do not all sweep at the same moment.
                 self._stopping.wait(_INTERVAL * random.uniform(0.8, 1.2))  # noqa: S311
         finally:
             connections.close_all()
+
+
+def _commit_each_statement(alias: str) -> None:
+    """Turn autocommit on where the settings of a database turn it off: its deletes would never be committed."""
+    connection = connections[alias]
+    if not connection.settings_dict["AUTOCOMMIT"]:
+        connection.set_autocommit(True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from django.conf import settings
@@ -18,8 +19,9 @@ from djjp import codec, engine, recurrence
 from djjp.exceptions import JobNotRegistered
 from djjp.jobs import BoundJob, JobHandle, RegisteredJob, registry
 from djjp.models import CatchUp, Schedule, Source
+from djjp.schedules.words import in_words
 
-#: The longest delay, in seconds, at which an occurrence still fires that must not be caught up with.
+#: The longest delay, in seconds, with which an occurrence still fires under `catch_up="none"`.
 GRACE = 60.0
 
 
@@ -58,9 +60,15 @@ def timing(row: Schedule) -> recurrence.Timing:
     return _timing(row.cron, row.tz, row.every)
 
 
-@lru_cache(maxsize=1000)
+# A list of thousands of schedules is read again and again, and few of their rows change.
+@lru_cache(maxsize=10_000)
 def _timing(cron: str, tz: str, every: timedelta | None) -> recurrence.Timing:
     return recurrence.timing(cron or None, tz or None, every, settings.TIME_ZONE)
+
+
+@lru_cache(maxsize=10_000)
+def _first(cron: str, tz: str, every: timedelta | None, fired_until: float) -> float | None:
+    return recurrence.first(_timing(cron, tz, every), fired_until)
 
 
 def call(row: Schedule) -> BoundJob:
@@ -75,7 +83,12 @@ def call(row: Schedule) -> BoundJob:
         raise JobNotRegistered(row.job)
     if row.source == Source.CODE and not is_in_code(row):
         raise ValueError(f"the job {row.job!r} has no schedule in the code any more")
-    args, kwargs = codec.decode_arguments(row.arguments)
+    try:
+        args, kwargs = codec.decode_arguments(row.arguments)
+    except (
+        ValueError
+    ) as error:  # its text has some of them, and logs and pages show it to all users
+        raise ValueError(f"cannot decode the arguments of the job {row.job!r}") from error
     return job.bind_alone(*args, **kwargs)
 
 
@@ -101,7 +114,8 @@ def next_occurrence(row: Schedule, fired_until: float | None = None) -> float | 
     Args:
         fired_until: the time up to which occurrences are handled; None for the row's.
     """
-    return recurrence.first(timing(row), row.fired_until if fired_until is None else fired_until)
+    since = row.fired_until if fired_until is None else fired_until
+    return _first(row.cron, row.tz, row.every, since)
 
 
 def due(row: Schedule, now: float, fired_until: float, most: int) -> list[float]:
@@ -134,13 +148,40 @@ def fired_until(row: Schedule, started: float, now: float) -> float:
 
 
 def when(row: Schedule) -> str:
-    """Return when a row is due, in words."""
+    """Return when a row is due, as it is written."""
     return f"{row.cron} {row.tz}" if row.cron else f"every {row.every}"
+
+
+def words(row: Schedule) -> str:
+    """Return when a row is due as a person says it; a row that cannot be due as it is."""
+    try:
+        return in_words(timing(row))
+    except (ValueError, TypeError):
+        return when(row)
+
+
+def following(row: Schedule, now: float, most: int) -> list[float]:
+    """Return the next occurrences of a row, whether or not it is enabled; raise ValueError if it has none.
+
+    Args:
+        most: the number of occurrences to return at most.
+    """
+    return list(islice(timing(row).occurrences(max(now, row.fired_until)), most))
 
 
 def listing() -> list[Schedule]:
     """Return all schedules, by name."""
     return engine.run(lambda engine: engine.schedules.all())
+
+
+def of_job(name: str, limit: int = 50) -> list[Schedule]:
+    """Return the schedules that enqueue the jobs of a name, by name; at most some."""
+
+    def verb(engine: engine.Engine) -> list[Schedule]:
+        rows = Schedule.objects.using(engine.db.alias).filter(job=name)
+        return list(rows.order_by("name", "pk")[:limit])
+
+    return engine.run(verb)
 
 
 def run_now(row: Schedule) -> JobHandle:

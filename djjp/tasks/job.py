@@ -1,14 +1,14 @@
-"""Tasks of Django's framework as jobs: the job that stands for a task, and its life.
+"""Tasks of Django's framework as jobs: the job that stands for a task, its enqueue and its execution.
 
 A task's row is a job's row under the task's module path. Its arguments begin with a mark, which
 distinguishes it from the row of a job and keeps what `Task.using()` changed. It runs the task that this
 process has registered under that path, and nothing else: for a row no module is imported, unless it is an
-installed app's and declares just that task.
+installed app's, or one that `OPTIONS["modules"]` names.
 """
 
 from __future__ import annotations
 
-import ast
+import copyreg
 import inspect
 import logging
 import sys
@@ -16,17 +16,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.apps import apps
 from django.dispatch import Signal
 
+from djjp import logs
+from djjp.durations import to_datetime
 from djjp.engine import Claimed, Outcome
 from djjp.exceptions import EncodeError
+from djjp.ids import made_at
 from djjp.jobs import BoundJob, JobOptions, RegisteredJob, registry
-from djjp.jobs.options import SCHEDULE_OPTIONS
+from djjp.jobs import enqueue as sending
+from djjp.jobs.bound import handle_of
+from djjp.jobs.functions import CallSignature, require_runnable
+from djjp.jobs.options import OPTIONS, SCHEDULE_OPTIONS
 from djjp.models import FINISHED
 from djjp.tasks import results
 from djjp.tasks.compat import (
@@ -44,7 +49,7 @@ from djjp.tasks.compat import (
 logger = logging.getLogger("djjp.tasks")
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class RegisteredTask(RegisteredJob[..., Any]):
     """The job that stands for a task: its function, with the options of `@job`.
 
@@ -57,18 +62,17 @@ class RegisteredTask(RegisteredJob[..., Any]):
     given: Mapping[str, Any]
 
     @cached_property
-    def signature(self) -> inspect.Signature:
+    def signature(self) -> CallSignature:
         """The parameters that a caller fills. Those of a decorator between the function and `@task` count."""
         signature = inspect.signature(self.function, follow_wrapped=False)
-        if not self.task.takes_context:
-            return signature
-        first, *others = signature.parameters.values()
-        if first.kind is first.VAR_POSITIONAL:
-            return signature
-        return signature.replace(parameters=others)
+        if self.task.takes_context:
+            first, *others = signature.parameters.values()
+            if first.kind is not first.VAR_POSITIONAL:
+                signature = signature.replace(parameters=others)
+        return CallSignature.of(self.function, signature, self.name)
 
     def bind(self, *args: Any, **kwargs: Any) -> BoundJob:
-        """Return the call without enqueueing it, its arguments made JSON as the framework makes them.
+        """Return the call without enqueueing it, with its arguments converted to JSON as the framework does.
 
         Raises:
             TypeError: the arguments do not fit the function.
@@ -80,25 +84,30 @@ class RegisteredTask(RegisteredJob[..., Any]):
             self._explain(args, kwargs)
             raise
         bound = super().bind(*args, **kwargs)
-        bound.arguments = results.marked(bound.arguments, self.task)
+        known = registry.find(self.name)
+        registered = known.task if isinstance(known, RegisteredTask) else None
+        bound.arguments = results.marked(bound.arguments, self.task, registered)
         return bound
 
     def _explain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Raise the error that names the argument which is not JSON."""
+        """Raise the error that names the function, and the argument which is not JSON."""
         self.signature.bind(*args, **kwargs)
         named = zip(
-            [*self._positional_names(len(args)), *kwargs], [*args, *kwargs.values()], strict=True
+            [*self.signature.positional_names(len(args)), *kwargs],
+            [*args, *kwargs.values()],
+            strict=True,
         )
         for name, value in named:
             try:
                 normalize_json(value)
             except RecursionError:
                 why = "it is nested too deeply, or contains itself"
-                raise EncodeError(f"cannot encode {name}: {why}") from None
+                raise self.signature.named(EncodeError(f"cannot encode {name}: {why}")) from None
             except TypeError as error:
-                raise EncodeError(f"cannot encode {name}: {error}") from None
+                refusal = EncodeError(f"cannot encode {name}: {error}")
+                raise self.signature.named(refusal) from None
             except ValueError as error:
-                raise ValueError(f"cannot encode {name}: {error}") from None
+                raise self.signature.named(ValueError(f"cannot encode {name}: {error}")) from None
 
     # In a consumer
 
@@ -133,7 +142,8 @@ def _send(signal: Signal, result: AnyResult) -> None:
     try:
         signal.send_robust(sender=type(result.task.get_backend()), task_result=result)
     except (Exception, SystemExit):  # Django lets a receiver's SystemExit pass
-        logger.exception("task %s: a signal receiver raised", result.id)
+        about = logs.of_id(result.id, result.task.module_path)
+        logger.exception("task %s: a signal receiver raised", result.id, extra=about)
 
 
 # From a task to its job
@@ -143,7 +153,7 @@ def job_for(task: AnyTask, options: Mapping[str, Any]) -> RegisteredTask:
     """Return the job that stands for a task; register it, if it was not yet.
 
     Raises:
-        TypeError, ValueError: an option that `@job` does not have, or does not take.
+        TypeError, ValueError: an option that `@job` does not have, or an invalid value.
         JobNameTaken: a job, or another function, has the task's path for its name.
     """
     known = registry.find(task.module_path)
@@ -157,7 +167,7 @@ def job_for(task: AnyTask, options: Mapping[str, Any]) -> RegisteredTask:
         registry.add(known)
     if known.task is task:
         return known
-    variant = known._with(_task_options(task))  # noqa: SLF001  (its subclass's own)
+    variant = known._with(_task_options(task))  # noqa: SLF001  (a private method of its base class)
     assert isinstance(variant, RegisteredTask)  # noqa: S101  (a copy has the class of its original)
     variant.task = task
     return variant
@@ -171,7 +181,10 @@ def _job(task: AnyTask, options: Mapping[str, Any]) -> RegisteredTask:
             f"{', '.join(sorted(scheduled))}: a task has no schedule in the code; make one in the admin, or "
             "have a @job with a schedule enqueue it"
         )
+    if unknown := {*options} - {*OPTIONS}:
+        raise TypeError(f"{', '.join(sorted(unknown))}: no option of @job")
     all_options = JobOptions(task.module_path, **_task_options(task), **options)
+    require_runnable(task.func, named=False)
     return RegisteredTask(task.func, all_options, task=task, given=dict(options))
 
 
@@ -185,8 +198,15 @@ def _task_options(task: AnyTask) -> dict[str, Any]:
 
 
 def try_options(options: Mapping[str, Any]) -> None:
-    """Raise TypeError or ValueError for options that the job of no task takes."""
+    """Raise TypeError or ValueError for options that no task can have."""
     _job(results.unchecked(_example, {}), options)
+
+
+def own_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the options of a derived backend that are djjp's; the others are for its own code."""
+    refused = {"name", "queue", "priority", "run_after", *SCHEDULE_OPTIONS}
+    known = {*OPTIONS} - refused
+    return {name: value for name, value in options.items() if name in known}
 
 
 def _example() -> None:
@@ -194,10 +214,16 @@ def _example() -> None:
 
 
 def enqueue(job: RegisteredTask, args: Any, kwargs: Any, *, sender: type) -> AnyResult:
-    """Enqueue a call of a task, and send the signal `task_enqueued`."""
-    handle = job.bind(*args, **kwargs).run_later()
-    result = results.enqueued(job.task, handle.id, args, kwargs)
-    task_enqueued.send_robust(sender=sender, task_result=result)
+    """Enqueue a call of a task, and send the signal `task_enqueued`; under `inline()` run it after that."""
+    bound = job.bind(*args, **kwargs)
+    with sending.sender.held_back() as runs_here:
+        row = bound.to_row()
+        handle = handle_of(row, sending.enqueue([row], bound.options.database))
+        at = row.created_at if handle.id == row.id else made_at(handle.id)
+        result = results.enqueued(job.task, handle.id, args, kwargs, to_datetime(at))
+        task_enqueued.send_robust(sender=sender, task_result=result)
+    if runs_here:
+        result.refresh()
     return result
 
 
@@ -210,16 +236,16 @@ def get_result(result_id: str) -> AnyResult:
 
 
 def resolve(name: str, arguments: str) -> RegisteredTask:
-    """Return the task that a marked row names; if there is none, a task that fails with the reason."""
+    """Return the task that a marked row names; if it is missing, a task that fails with the reason."""
     known = registry.find(name)
     if isinstance(known, RegisteredTask):
         return known
-    module, _, function = name.rpartition(".")
+    module = name.rpartition(".")[0]
     try:
         if known is not None:
             raise AttributeError(f"{name} is a job now, and no task")
         if module not in sys.modules:
-            _require_declared(module, function)
+            _require_own(module)
             import_module(module)
         return _in_module(name, arguments)
     except Exception as error:  # noqa: BLE001  (a module can raise anything; it is the row's failure)
@@ -228,6 +254,9 @@ def resolve(name: str, arguments: str) -> RegisteredTask:
 
 def _in_module(name: str, arguments: str) -> RegisteredTask:
     """Return the task of an imported module."""
+    known = registry.find(name)
+    if isinstance(known, RegisteredTask):  # its module was imported just now
+        return known
     module, _, function = name.rpartition(".")
     task = getattr(sys.modules[module], function, None)
     if not isinstance(task, Task) or task.module_path != name:
@@ -243,36 +272,22 @@ def _in_module(name: str, arguments: str) -> RegisteredTask:
     return known
 
 
-def _require_declared(module: str, function: str) -> None:
-    """Raise unless the module is an installed app's and its code decorates this function.
-
-    So the code decides what is imported, and nobody who can only write a row.
-    """
-    for app in apps.get_app_configs():
-        inside = module.removeprefix(f"{app.name}.")
-        if inside == module or not all(part.isidentifier() for part in inside.split(".")):
-            continue
-        path = Path(app.path, *inside.split("."))
-        for file in (path.with_suffix(".py"), path / "__init__.py"):
-            if file.is_file():
-                if not _declares(file, function):
-                    raise AttributeError(f"{module} has no task {function!r}")
-                return
+def _require_own(module: str) -> None:
+    """Raise unless the module is inside an installed app, or inside one that `OPTIONS["modules"]` names."""
+    backends = [each for each in task_backends.all() if hasattr(each, "modules")]
+    named = {name for backend in backends for name in backend.modules}
+    parts = module.split(".")
+    packages = {".".join(parts[: n + 1]) for n in range(len(parts))}
+    installed = {app.name for app in apps.get_app_configs()}
+    if not packages & (named | installed):
+        raise ModuleNotFoundError(
+            f"{module!r} is not imported in this process, and for a row only modules of installed apps are; "
+            "name it in OPTIONS['modules'] of the backend",
+            name=module,
+        )
+    # A program is no module: it would be run.
+    if "__main__" in parts or not all(part.isidentifier() for part in parts):
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
-    raise ModuleNotFoundError(
-        f"{module!r} is not imported in this process, and for a row only modules of installed apps are; "
-        "name it in OPTIONS['modules'] of the backend",
-        name=module,
-    )
-
-
-def _declares(file: Path, function: str) -> bool:
-    return any(
-        isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
-        and node.name == function
-        and node.decorator_list
-        for node in ast.walk(ast.parse(file.read_bytes()))
-    )
 
 
 def _missing(name: str, error: Exception) -> RegisteredTask:
@@ -287,4 +302,5 @@ def _missing(name: str, error: Exception) -> RegisteredTask:
     return RegisteredTask(function, JobOptions(name), task=task, given={})
 
 
+copyreg.pickle(RegisteredTask, registry.reduced)
 registry.register_resolver(results.is_marked, resolve)

@@ -10,17 +10,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from djjp import codec
+from djjp import codec, logs
 from djjp.durations import to_datetime
 from djjp.engine import Claimed, Outcome
-from djjp.exceptions import JobCancelled, JobDoesNotExist
-from djjp.ids import made_at
-from djjp.jobs.handles import JobHandle, get_job
+from djjp.exceptions import EncodeError, JobCancelled, JobDoesNotExist
+from djjp.jobs.handles import JobHandle, find_job
 from djjp.models import FINISHED, Attempt, State
 from djjp.tasks.compat import (
     AnyResult,
@@ -39,6 +39,8 @@ _PLAIN = '{"task":{},'
 # The framework's defaults; Django 6.0 has them in its decorator only.
 _DEFAULTS = {"backend": "default", "queue_name": "default", "priority": 0, "run_after": None}
 
+_NAMES = {each.name for each in fields(Task)}
+
 _STATUS = {
     State.SCHEDULED: TaskResultStatus.READY,
     State.BLOCKED: TaskResultStatus.READY,
@@ -55,11 +57,28 @@ UNKNOWN_WORKER = "unknown"
 # The mark
 
 
-def marked(arguments: str, task: AnyTask) -> str:
-    """Return a job's encoded arguments with the mark of a task."""
+def marked(arguments: str, task: AnyTask, registered: object = None) -> str:
+    """Return a job's encoded arguments with the mark of a task.
+
+    Args:
+        registered: the task that is registered under its path, if this is another one.
+    """
     changes = {k: getattr(task, k) for k, usual in _DEFAULTS.items() if getattr(task, k) != usual}
+    for name in _own_fields(type(task)) if registered is not None else ():
+        value = getattr(task, name)
+        if value != getattr(registered, name, value):
+            with suppress(EncodeError):  # it stays that of the registered task
+                codec.encode_value(value, name)
+                changes[name] = value
     text = codec.encode_value(changes, "task") if changes else "{}"
     return f"{_PREFIX}{text},{arguments[1:]}"
+
+
+def _own_fields(kind: type[AnyTask]) -> list[str]:
+    """Return the fields that a derived class adds to those of `Task`."""
+    if kind is Task:
+        return []
+    return [each.name for each in fields(kind) if each.name not in _NAMES]
 
 
 def is_marked(arguments: str) -> bool:
@@ -67,34 +86,41 @@ def is_marked(arguments: str) -> bool:
     return arguments.startswith(_PREFIX)
 
 
-def mark(arguments: str) -> dict[str, Any]:
-    """Return the changes from the defaults that a row's mark holds."""
+def mark(arguments: str, kind: type[AnyTask] = Task) -> dict[str, Any]:
+    """Return the changes from the defaults, and of the fields of a derived class, that a row's mark holds."""
     if arguments.startswith(_PLAIN):
         return {}
     changes = codec.decode_value(arguments)["task"]
-    return {k: v for k, v in changes.items() if k in _DEFAULTS} if type(changes) is dict else {}
+    known = {*_DEFAULTS, *_own_fields(kind)}
+    return {k: v for k, v in changes.items() if k in known} if type(changes) is dict else {}
 
 
 def unchecked(function: Callable[..., Any], changes: Mapping[str, Any]) -> AnyTask:
     """Return a task made without validation, because an enqueued task may no longer be valid."""
     values = {"takes_context": False, **_DEFAULTS, **changes, "func": function}
-    task: AnyTask = object.__new__(Task)
-    for each in fields(Task):
-        object.__setattr__(task, each.name, values[each.name])
-    return task
+    return _made(Task, {each.name: values[each.name] for each in fields(Task)})
 
 
 def as_enqueued(task: AnyTask, arguments: str) -> AnyTask:
-    """Return a task with the backend, queue, priority and time in a row's mark."""
-    return unchecked(task.func, {**mark(arguments), "takes_context": task.takes_context})
+    """Return a task with the backend, queue, priority and time in a row's mark, of the same class."""
+    values = {each.name: getattr(task, each.name) for each in fields(task)}
+    values |= getattr(task, "__dict__", {}) | _DEFAULTS | mark(arguments, type(task))
+    return _made(type(task), values)
+
+
+def _made(kind: type[AnyTask], values: Mapping[str, Any]) -> AnyTask:
+    task = object.__new__(kind)
+    for name, value in values.items():
+        object.__setattr__(task, name, value)
+    return task
 
 
 # Results
 
 
-def enqueued(task: AnyTask, id: UUID, args: Any, kwargs: Any) -> AnyResult:
+def enqueued(task: AnyTask, id: UUID, args: Any, kwargs: Any, at: datetime) -> AnyResult:
     """Return the result of a task that was just enqueued."""
-    return _result(task, id, State.READY, args, kwargs)
+    return _result(task, id, State.READY, args, kwargs, at)
 
 
 def started(task: AnyTask, claimed: Claimed, consumer: str, args: Any, kwargs: Any) -> AnyResult:
@@ -107,6 +133,7 @@ def started(task: AnyTask, claimed: Claimed, consumer: str, args: Any, kwargs: A
         State.RUNNING,
         args,
         kwargs,
+        to_datetime(claimed.enqueued_at),
         errors=[*map(_error, earlier)],
         worker_ids=_worker_ids(claimed.attempt, earlier, consumer),
         started_at=_first_start(claimed.attempt, earlier) or now,
@@ -132,6 +159,7 @@ def ended(task: AnyTask, outcome: Outcome, consumer: str) -> AnyResult:
         outcome.state,
         args,
         kwargs,
+        to_datetime(claimed.enqueued_at),
         errors=errors,
         worker_ids=_worker_ids(claimed.attempt, earlier, consumer),
         started_at=_first_start(claimed.attempt, earlier) or last_start,
@@ -148,8 +176,8 @@ def load(result_id: str, find: Callable[[str, str], AnyTask]) -> AnyResult:
         TaskResultDoesNotExist: there is no such row, or it is a job's and no task's.
     """
     try:
-        handle = get_job(result_id)
-        row = handle._read()  # noqa: SLF001  (the row that `get_job` has just read)
+        handle = find_job(result_id)
+        row = handle._read()  # noqa: SLF001  (the row that `find_job` has just read)
         failures = handle.errors
     except JobDoesNotExist as error:
         raise TaskResultDoesNotExist(result_id) from error
@@ -172,6 +200,7 @@ def load(result_id: str, find: Callable[[str, str], AnyTask]) -> AnyResult:
         state,
         args,
         kwargs,
+        row.created_at,
         errors=errors,
         worker_ids=_worker_ids(row.attempts, failures, row.consumer),
         started_at=_first_start(row.attempts, failures) or last,
@@ -187,6 +216,7 @@ def _result(
     state: State,
     args: Any,
     kwargs: Any,
+    enqueued_at: datetime,
     *,
     errors: list[TaskError] | None = None,
     worker_ids: list[str] | None = None,
@@ -199,7 +229,7 @@ def _result(
         task=task,
         id=str(id),
         status=_STATUS[state],
-        enqueued_at=to_datetime(made_at(id)),
+        enqueued_at=enqueued_at,
         started_at=started_at,
         finished_at=finished_at,
         last_attempted_at=last_attempted_at,
@@ -223,9 +253,8 @@ def _earlier(claimed: Claimed) -> list[Attempt]:
     try:
         return JobHandle(claimed.id).errors
     except Exception:
-        logger.exception(
-            "task %s %s: could not read its earlier attempts", claimed.name, claimed.id
-        )
+        text = "task %s %s: could not read its earlier attempts"
+        logger.exception(text, claimed.name, claimed.id, extra=logs.of_job(claimed))
         return []
 
 

@@ -7,14 +7,16 @@ that uses them must name the queue's alias: `databases = {"default", "queue"}`, 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from asgiref.sync import sync_to_async
 
+from djjp import conf
 from djjp.consumer.inline import run_due
-from djjp.engine import KeyHolders, NewGraph
+from djjp.engine import KeyHolders, NewPipeline
 from djjp.jobs import enqueue
 from djjp.testing.enqueued import (
     EnqueuedJob,
@@ -38,16 +40,26 @@ __all__ = [
 # Run
 
 
-def drain(queues: str | Sequence[str] | None = None, max_jobs: int | None = None) -> int:
+def drain(
+    queues: str | Sequence[str] | None = None,
+    max_jobs: int | None = None,
+    *,
+    raise_errors: bool = False,
+    skip_delays: bool = False,
+) -> int:
     """Run all due jobs here and now, in this thread; return the number of executions.
 
     The jobs of an outbox are relayed first; so are, inside a TestCase, jobs that wait for its commit. Jobs
-    that jobs enqueue, steps that they release and due retries run too; jobs that are not due yet are
-    left. A job that fails is recorded as failed, as by a consumer. A timeout is not enforced.
+    that jobs enqueue, steps that they release and due retries run too; jobs that are not due yet
+    stay. A job that fails is recorded as failed, as by a consumer. A timeout is not enforced.
 
     Args:
         queues: the queues to serve; None for all.
         max_jobs: stop after this number of executions; None for no limit.
+        raise_errors: raise the exception of the first job that fails for good, as the job raised it. It is
+            recorded too; the jobs after it stay. A failure that `return_exceptions` passes on is not raised.
+        skip_delays: run the jobs that wait for a time, a backoff or a rate too, once no other is due, the
+            earliest first. The clock is not changed.
 
     Raises:
         TransactionManagementError: it is called inside `atomic()` of a database that has an outbox.
@@ -56,27 +68,45 @@ def drain(queues: str | Sequence[str] | None = None, max_jobs: int | None = None
     if max_jobs is not None and (type(max_jobs) is not int or max_jobs < 0):
         raise ValueError(f"max_jobs is {max_jobs!r}; it must be a whole number, 0 or more, or None")
     with explained_refusals():
-        return run_due([queues] if isinstance(queues, str) else queues, max_jobs)
+        return run_due(
+            [queues] if isinstance(queues, str) else queues,
+            max_jobs,
+            skip_delays=skip_delays,
+            raise_errors=raise_errors,
+        )
 
 
-async def adrain(queues: str | Sequence[str] | None = None, max_jobs: int | None = None) -> int:
+async def adrain(
+    queues: str | Sequence[str] | None = None,
+    max_jobs: int | None = None,
+    *,
+    raise_errors: bool = False,
+    skip_delays: bool = False,
+) -> int:
     """`drain` for coroutines."""
-    return await sync_to_async(drain)(queues, max_jobs)
+    return await sync_to_async(drain)(
+        queues, max_jobs, raise_errors=raise_errors, skip_delays=skip_delays
+    )
 
 
 @contextmanager
-def inline() -> Iterator[None]:
+def inline(*, raise_errors: bool = False) -> Iterator[None]:
     """Run each job at once where it is enqueued, in any thread, also inside `atomic()`.
 
     Its arguments and its result go through the codec, and its row through the queue. A job that fails is
     recorded as failed, as its handle shows. A job that must run later waits.
+
+    Args:
+        raise_errors: raise the exception of a job that fails for good where it is enqueued, as the job
+            raised it. It is recorded too. A failure that `return_exceptions` passes on is not raised.
     """
     with _test_sender() as sender, explained_refusals():
-        before, sender.runs_inline = sender.runs_inline, True
+        before = sender.runs_inline, sender.raises_errors
+        sender.runs_inline, sender.raises_errors = True, raise_errors
         try:
             yield
         finally:
-            sender.runs_inline = before
+            sender.runs_inline, sender.raises_errors = before
 
 
 # List
@@ -84,7 +114,7 @@ def inline() -> Iterator[None]:
 
 @contextmanager
 def captured_jobs() -> Iterator[list[EnqueuedJob]]:
-    """Collect the jobs that are enqueued inside the block, in any thread, wherever they go.
+    """Collect the jobs that are enqueued inside the block, in any thread and for any destination.
 
     A job is listed once it was enqueued, also when a transaction is rolled back later.
     """
@@ -97,28 +127,47 @@ def captured_jobs() -> Iterator[list[EnqueuedJob]]:
             sender.captures[:] = [each for each in sender.captures if each is not jobs]
 
 
+class _Here(threading.local):
+    """The state of one thread: whether the jobs that it sends are held back."""
+
+    holds = False
+
+
 class _TestSender(enqueue.Sender):
-    """Sends jobs as ever or, for `inline()`, past open transactions; and lists and runs them."""
+    """Sends jobs as usual or, for `inline()`, past open transactions; and lists and runs them."""
 
     def __init__(self, replaced: enqueue.Sender) -> None:
         self.replaced = replaced
         self.runs_inline = False
+        self.raises_errors = False
         self.captures: list[list[EnqueuedJob]] = []
+        self._here = _Here()
 
     def send(self, jobs: enqueue.Unit, database: str | None) -> KeyHolders:
-        alias = None if self.runs_inline else self.find_transaction(database)
-        destination, held = self.route(jobs, alias)
-        sent = jobs.jobs if isinstance(jobs, NewGraph) else jobs
+        alias = None if self.runs_inline else self.find_transaction(database, conf.current())
+        destination, held = self.route_hooked(jobs, alias)
+        sent = jobs.jobs if isinstance(jobs, NewPipeline) else jobs
         for capture in tuple(self.captures):
-            capture += [from_new(each, destination) for each in sent if each.id not in held]
-        if self.runs_inline:
-            run_due(relay=False)
+            capture.extend(from_new([each for each in sent if each.id not in held], destination))
+        if self.runs_inline and not self._here.holds:
+            run_due(relay=False, raise_errors=self.raises_errors)
         return held
+
+    @contextmanager
+    def held_back(self) -> Iterator[bool]:
+        runs_here = self.runs_inline and not self._here.holds
+        self._here.holds |= runs_here
+        try:
+            yield runs_here
+        finally:
+            self._here.holds &= not runs_here
+        if runs_here:
+            run_due(relay=False, raise_errors=self.raises_errors)
 
 
 @contextmanager
 def _test_sender() -> Iterator[_TestSender]:
-    """Replace the sender of all enqueues as long as a block needs it; overlapping blocks share one."""
+    """Replace the sender of all enqueues inside the block; overlapping blocks share one."""
     current = enqueue.sender
     sender = current if isinstance(current, _TestSender) else _TestSender(current)
     enqueue.sender = sender

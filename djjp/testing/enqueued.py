@@ -1,4 +1,4 @@
-"""The jobs that a test has enqueued: each as the test sees it, where they are found, which an assertion wants."""
+"""The jobs that a test has enqueued: their data, where they are found, and which of them an assertion matches."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from uuid import UUID
 
 from django.test.testcases import DatabaseOperationForbidden  # type: ignore[attr-defined]  # not in the stubs
 
-from djjp import codec, conf
+from djjp import call_options, codec, conf
 from djjp.durations import to_datetime
 from djjp.engine import NewJob
 from djjp.jobs import JobHandle, RegisteredJob
-from djjp.models import Job
+from djjp.models import Flag, Job
+from djjp.models import listed as listed_jobs
 from djjp.outbox import serialization, table
 
 _PAGE = 500
@@ -34,6 +35,7 @@ class EnqueuedJob:
         args, kwargs: its arguments, decoded as the job will get them.
         queue, priority: its queue and its priority.
         run_after: its earliest start; None for at once.
+        tags: its tags.
         destination: where it went, or is: "queue", "outbox", or "on_commit" while it only waits for the
             commit of its transaction.
     """
@@ -46,6 +48,7 @@ class EnqueuedJob:
     priority: int
     run_after: datetime | None
     destination: str
+    tags: tuple[str, ...] = ()
 
     @property
     def handle(self) -> JobHandle:
@@ -88,7 +91,7 @@ class Wanted:
 
 
 def _named(job: Any) -> tuple[str, Callable[[Any], Any]]:
-    """Return the name under which a job is enqueued, and what converts an argument to the one it will get."""
+    """Return a job's name, and the function that converts an argument as its enqueue does."""
     if isinstance(job, str):
         return job, _through_codec
     task = getattr(job, "task", job)
@@ -111,29 +114,37 @@ def all_enqueued() -> list[EnqueuedJob]:
     with explained_refusals():
         for alias in table.outboxes():
             last = None
-            while page := table.page(alias, last, _PAGE):
-                for unit in page:
-                    jobs = serialization.jobs_of(unit.text)
-                    found |= {job.id: from_new(job, "outbox") for job in jobs}
-                last = page[-1].id
-        for row in Job.objects.using(conf.current().db_name).order_by("pk"):
+            while page := [row.id for row in table.waiting(alias, last, _PAGE)]:
+                for waiting in table.read(alias, page):
+                    found |= {job.id: job for job in from_new(_unit(waiting.text), "outbox")}
+                last = page[-1]
+        for row in listed_jobs(Job.objects.using(conf.current().db_name)).order_by("pk"):
             found[row.pk] = _from_row(row)
     return [found[id] for id in sorted(found)]
 
 
-def from_new(job: NewJob, destination: str) -> EnqueuedJob:
+def _unit(text: str) -> list[NewJob]:
+    jobs = serialization.steps_of(serialization.from_text(text))
+    return [job for job in jobs if not job.flags & Flag.STAND_IN]
+
+
+def from_new(jobs: Sequence[NewJob], destination: str) -> list[EnqueuedJob]:
+    return [_from_new(job, destination) for job in jobs if not job.flags & Flag.UNLISTED]
+
+
+def _from_new(job: NewJob, destination: str) -> EnqueuedJob:
     args, kwargs = codec.decode_arguments(job.arguments)
     due = None if job.run_after is None else to_datetime(job.run_after)
+    tags = tuple(call_options.tags_of(job.options))
     return EnqueuedJob(
-        job.id, job.name, tuple(args), kwargs, job.queue, job.priority, due, destination
+        job.id, job.name, tuple(args), kwargs, job.queue, job.priority, due, destination, tags
     )
 
 
 def _from_row(job: Job) -> EnqueuedJob:
     args, kwargs = codec.decode_arguments(job.arguments)
-    return EnqueuedJob(
-        job.pk, job.name, tuple(args), kwargs, job.queue, job.priority, job.run_after, "queue"
-    )
+    call = (job.pk, job.name, tuple(args), kwargs, job.queue, job.priority, job.run_after)
+    return EnqueuedJob(*call, "queue", tuple(job.tags))
 
 
 def listed(jobs: list[EnqueuedJob]) -> str:
@@ -147,7 +158,7 @@ def listed(jobs: list[EnqueuedJob]) -> str:
 
 @contextmanager
 def explained_refusals() -> Iterator[None]:
-    """Name the databases that a test must name, where Django refuses it one of them."""
+    """Add to Django's refusal of a database the databases that the test class must name."""
     try:
         yield
     except DatabaseOperationForbidden as error:

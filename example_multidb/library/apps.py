@@ -1,4 +1,4 @@
-"""The app that keeps what was counted in each module and package."""
+"""The app that stores the counts of each module and package."""
 
 import warnings
 
@@ -10,6 +10,6 @@ class LibraryConfig(AppConfig):
     label = "library"
 
     def ready(self) -> None:
-        # Python warns of odd escapes in the source that it parses; it is not ours to mend.
+        # Python warns of invalid escapes in the files that are parsed; these warnings are of no use here.
         warnings.filterwarnings("ignore", category=SyntaxWarning)
         warnings.filterwarnings("ignore", "invalid .* (escape|literal)", DeprecationWarning)

@@ -1,4 +1,4 @@
-"""What a module of Python is counted by, and which files are modules of a library."""
+"""Count the definitions in a Python module, and find the modules of a library."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from pathlib import Path
 
 from example_multidb.library.models import Module
 
-# Packages that were installed next to the library are not part of it.
+# Folders that are not part of the library.
 _OTHERS = {"site-packages", "dist-packages", "__pycache__"}
 
 
 def index(name: str, path: str) -> int:
-    """Count what one file defines, and store it; returns its lines.
+    """Count the definitions in one file, and store the counts; return its number of lines.
 
-    A job runs at least once: should a consumer die after the row was stored and before the queue
-    knew, the job runs again. So it updates the module's row and never adds another.
+    A job runs at least once: if its consumer dies after the row is stored and before the outcome is written, the
+    job runs again. So it updates the module's row and never adds another.
 
     Raises:
-        SyntaxError: the file is not Python, or not this Python's. The job fails and keeps it.
+        SyntaxError: the file is not valid Python for this version. The job fails with this error.
     """
     source = Path(path).read_bytes()
     tree = ast.parse(source, path)
@@ -42,7 +42,7 @@ def index(name: str, path: str) -> int:
 
 
 def modules(source: Path) -> Iterator[tuple[str, str]]:
-    """The name and the path of each module below a folder, in order."""
+    """Yield the name and the path of each module in a folder and its subfolders, in order."""
     for path in sorted(source.rglob("*.py")):
         place = path.relative_to(source).with_suffix("")
         if _OTHERS.isdisjoint(place.parts):
@@ -51,7 +51,7 @@ def modules(source: Path) -> Iterator[tuple[str, str]]:
 
 
 def packages(source: Path) -> dict[str, list[tuple[str, str]]]:
-    """The modules below a folder by their package, which is the folder that they are in."""
+    """Return the modules by package; the package is the folder that contains the module."""
     found: dict[str, list[tuple[str, str]]] = {}
     for name, path in modules(source):
         parts = Path(path).parent.relative_to(source).parts
@@ -60,7 +60,7 @@ def packages(source: Path) -> dict[str, list[tuple[str, str]]]:
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
-    """A module and all statements in it: definitions are statements, so expressions are skipped."""
+    """Yield a module and all its statements; definitions are statements, so expressions are skipped."""
     yield node
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):

@@ -1,4 +1,4 @@
-"""The jobs that index a library. djjp finds this file by itself, as Django finds `admin.py`."""
+"""The jobs that index a library. djjp imports this file automatically, as Django imports `admin.py`."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from example_multidb.library.models import Package
 
 @job(name="library.index_library", cron="0 3 * * *", catch_up="none")
 def index_library(source: str | None = None) -> int:
-    """List the modules below a folder, Python's own library by default, and enqueue their pipeline.
+    """List the modules in a folder, by default Python's standard library, and enqueue their pipeline.
 
-    It is a step of its own because a group's members have to be known when it is enqueued. Every night
-    at 3 it runs by itself.
+    This is a separate job because the members of a group must be known when the group is enqueued. Its schedule
+    runs it every night at 3.
 
     Returns:
-        How many modules there are.
+        The number of modules.
     """
     found = packages(Path(source or sysconfig.get_paths()["stdlib"]))
-    # One half as jobs, the other as tasks of Django's own framework: they share everything.
+    # One half as jobs, the other half as tasks of Django's own framework: both can be steps.
     kinds = cycle([index_module, as_job(tasks.index_module)])
     group(
         *(
@@ -41,19 +41,19 @@ def index_library(source: str | None = None) -> int:
 
 @job(name="library.index_module")
 def index_module(name: str, path: str) -> int:
-    """Index one module; returns its lines."""
+    """Index one module; return its number of lines."""
     return index(name, path)
 
 
 @job(name="library.summarise")
 def summarise(lines: list[int], package: str) -> None:
-    """Store what the modules of a package come to; `lines` are the results of the group before it."""
+    """Store the sums of a package; `lines` are the results of the group before this step."""
     sums = {"modules": len(lines), "lines": sum(lines), "reason": ""}
     Package.objects.update_or_create(name=package, defaults=sums)
 
 
 @job(name="library.note_failure")
 def note_failure(reason: str, package: str) -> None:
-    """Store why a package has no summary: runs only where a module of it could not be indexed."""
+    """Store the reason why a package has no summary; runs only if one of its modules could not be indexed."""
     sums = {"modules": 0, "lines": 0, "reason": reason}
     Package.objects.update_or_create(name=package, defaults=sums)

@@ -1,4 +1,4 @@
-"""What is known of the indexed library: tables of the application, which the queue never sees."""
+"""The indexed library: tables in the application's database, which the queue never uses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from django.db import models
 
 
 class Module(models.Model):
-    """One indexed file of Python source, under the name by which it is imported."""
+    """One indexed Python file, by the name under which it is imported."""
 
     name = models.CharField(max_length=200, unique=True)
     lines = models.PositiveIntegerField()
@@ -22,7 +22,7 @@ class Module(models.Model):
 
 
 class Package(models.Model):
-    """The report: what the modules of one folder come to, or the reason why nobody knows."""
+    """The report on one package: the sums of its modules, or the reason why there are none."""
 
     name = models.CharField(max_length=200, unique=True)
     modules = models.PositiveIntegerField()

@@ -1,7 +1,7 @@
 """Settings of a Django project with two databases: the application's, and the queue's.
 
-What is djjp's is marked so; the rest is what any small project with an admin has. It serves this
-machine only: `DEBUG` is on and the secret key is no secret.
+Lines for djjp are marked `djjp`; the rest is the same in any small project with an admin. The settings are for
+local use only: `DEBUG` is on and the secret key is public.
 """
 
 from pathlib import Path
@@ -33,24 +33,24 @@ DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": BASE_DIR / "db.sqlite3",
-        "CONN_MAX_AGE": 60,  # seconds; without it each job would open a connection anew
-        # Jobs on several threads write here: let them wait for one another, not fail.
+        "CONN_MAX_AGE": 60,  # seconds; without it each job would open a new connection
+        # Jobs on several threads write here, so they must wait for each other instead of failing.
         "OPTIONS": {
             "transaction_mode": "IMMEDIATE",
             "timeout": 30,
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL",
         },
     },
-    # djjp: the queue's own database. DJJP_DATABASE_URL wins where it is set.
+    # djjp: the queue's own database. DJJP_DATABASE_URL takes precedence.
     "queue": queue_database(BASE_DIR / "queue.sqlite3"),
 }
 DATABASE_ROUTERS = ["djjp.routers.QueueRouter"]  # djjp
 
-# djjp: Django's own tasks run there too.
+# djjp: Django's own tasks run on the queue too.
 TASKS = {"default": {"BACKEND": "djjp.backend.DjjpBackend"}}
 
-# djjp: parsing keeps the interpreter busy, and threads share it: more would only take turns.
-DJJP = {"concurrency_limit": 2}
+# djjp: parsing keeps the interpreter busy, so more threads would not be faster. The dashboard marks new releases.
+DJJP = {"concurrency_limit": 2, "release": "2026.11.2"}
 
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -73,11 +73,14 @@ TEMPLATES = [
     }
 ]
 
-# djjp logs under its own name and configures nothing: here is where its lines go.
+# djjp configures no logging; this sends its lines to stderr.
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "loggers": {"djjp": {"handlers": ["stderr"], "level": "INFO"}},
+    "loggers": {
+        "djjp": {"handlers": ["stderr"], "level": "INFO"},
+        "djjp.consumer.jobs": {"level": "WARNING"},  # without it: a line for each job
+    },
 }

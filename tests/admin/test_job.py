@@ -1,89 +1,117 @@
+from __future__ import annotations
+
 import re
 import threading
 import time
 from datetime import timedelta
+from typing import Any
 
 import pytest
-from django.contrib.admin.models import CHANGE, DELETION, LogEntry
+from django.contrib.admin.models import DELETION, LogEntry
 from django.db import connections
+from django.test import Client
 
-from djjp.admin import job as module
-from djjp.engine import Failure, Outcome
-from djjp.models import FINISHED, Attempt, Flag, Job, State
-from tests.admin.conftest import LIST, NOW, asked, failure, make, page, text
-from tests.project.shop.jobs import echo, fail, hog
+from djjp.admin import job_page as module
+from djjp.engine import Claimed, Engine, Failure, Outcome
+from djjp.models import Attempt, Flag, Job, State
+from djjp.redaction import substitute
+from tests.project.shop.jobs import echo, fail
+from tests.support.admin import (
+    JOBS,
+    NOW,
+    SCRIPT,
+    Execute,
+    LogIn,
+    Response,
+    captured_statements,
+    change_url,
+    make_attempt,
+    make_job,
+    messages,
+    nothing_hidden,
+    run_action,
+    states,
+    text,
+)
+from tests.support.consumers import drain
 from tests.support.processes import eventually
 
-ENDED, OPEN = FINISHED, [state for state in State if state not in FINISHED]
-SCRIPT = "<script>alert(1)</script>"
+# The pages read rows by their ids, and call verbs, which have tests on each database.
+pytestmark = pytest.mark.one_database
 
 
-def act(client, action, *jobs, **fields):
-    data = {"action": action, "_selected_action": [str(job.pk) for job in jobs]} | fields
-    return client.post(LIST, data, follow=True)
-
-
-def said(response):
-    return [str(message) for message in response.context["messages"]]
-
-
-def states(*jobs):
-    return [Job.objects.get(pk=job.pk).state for job in jobs]
-
-
-def gone(job):
+def gone(job: Job) -> bool:
     return not Job.objects.filter(pk=job.pk).exists()
 
 
 # The page of one job
 
 
-def test_a_job_that_ran_shows_its_arguments_and_its_result(engine, admin, processes):
+def test_a_job_that_ran_shows_its_arguments_and_its_result(engine: Engine, admin: Client) -> None:
     handle = echo.run_later(42, "ünïcode", when=(1, 2))
-    assert processes.run("start_consumer", "--drain").returncode == 0
-    shown = text(admin.get(f"{LIST}{handle.id}/change/"))
-    assert '<pre class="djjp-text">[42, &quot;ünïcode&quot;]</pre>' in shown
-    assert '<pre class="djjp-text">{&quot;when&quot;: tuple([1, 2])}</pre>' in shown
+    drain()
+    shown = text(admin.get(f"{JOBS}{handle.id}/change/"))
+    for name, value in (
+        ("args[0]", "42"),
+        ("args[1]", "&quot;ünïcode&quot;"),
+        ("when", "tuple([1, 2])"),
+    ):
+        assert f'<dt>{name}</dt><dd><code class="djjp-code">{value}</code></dd>' in shown
     assert "[[42, &quot;ünïcode&quot;], {&quot;when&quot;: tuple([1, 2])}]" in shown
     assert "Failed attempts" not in shown
     assert str(handle.id) in shown
 
 
-def test_a_job_that_failed_shows_its_traceback(engine, admin, processes):
+def test_a_call_with_options_and_tags_shows_them(engine: Engine, admin: Client) -> None:
+    call = echo.using(timeout=60, max_attempts=3, tags=["<b>", "tenant-42"])
+    shown = text(admin.get(f"{JOBS}{call.run_later().id}/change/"))
+    assert "timeout 60.0, max_attempts 3" in shown
+    assert '?tag=%3Cb%3E">&lt;b&gt;</a>' in shown
+    assert '?tag=tenant-42">tenant-42</a>' in shown
+    plain = text(admin.get(f"{JOBS}{echo.run_later().id}/change/"))
+    assert "set for this call" not in plain.lower()
+    assert "<dt>Tags" not in plain
+
+
+def test_a_job_that_failed_shows_its_traceback(engine: Engine, admin: Client) -> None:
     handle = fail.run_later("order 7 has no address")
-    assert processes.run("start_consumer", "--drain").returncode == 0
-    shown = text(admin.get(f"{LIST}{handle.id}/change/"))
-    assert "builtins.ValueError: order 7 has no address" in shown
+    drain()
+    shown = text(admin.get(f"{JOBS}{handle.id}/change/"))
+    assert "Failed after 1 attempt: ValueError: order 7 has no address" in shown
     assert "Traceback (most recent call last):" in shown
     assert "raise ValueError(message)" in shown
 
 
-def test_attempts_are_shown_latest_first_and_bounded_in_number(engine, admin, monkeypatch):
+def test_attempts_are_shown_latest_first_and_bounded_in_number(
+    engine: Engine, admin: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "ATTEMPTS_SHOWN", 2)
-    job = make(State.FAILED)
+    job = make_job(State.FAILED)
     for number in (1, 2):
-        failure(job, number)
-    with asked(engine) as seen:
-        shown = text(admin.get(page(job)))
-    assert [s for s in seen.queue if s.endswith('ORDER BY "djjp_attempt"."id" DESC LIMIT 3')]
-    assert re.findall(r"Attempt (\d)", shown) == ["2", "1"]
+        make_attempt(job, number)
+    with captured_statements(engine) as sent:
+        shown = text(admin.get(change_url(job)))
+    assert [s for s in sent.queue if s.endswith(" DESC LIMIT 3")]
+    assert re.findall(r"<summary>Attempt (\d)", shown) == ["2", "1"]
     assert "Earlier attempts are not shown" not in shown
-    failure(job, 3)
-    shown = text(admin.get(page(job)))
-    assert re.findall(r"Attempt (\d)", shown) == ["3", "2"]
+    make_attempt(job, 3)
+    shown = text(admin.get(change_url(job)))
+    assert re.findall(r"<summary>Attempt (\d)", shown) == ["3", "2"]
     assert "Earlier attempts are not shown" in shown
 
 
-def test_a_message_that_the_traceback_leaves_out_is_shown_beside_it(engine, admin):
-    job = make(State.FAILED)
-    failure(job, message="first\nsecond", traceback="<its traceback could not be printed>")
-    shown = text(admin.get(page(job)))
+def test_a_message_that_the_traceback_leaves_out_is_shown_beside_it(
+    engine: Engine, admin: Client
+) -> None:
+    job = make_job(State.FAILED)
+    make_attempt(job, message="first\nsecond", traceback="<its traceback could not be printed>")
+    shown = text(admin.get(change_url(job)))
     assert '<pre class="djjp-text">first\nsecond</pre>' in shown
     assert "&lt;its traceback could not be printed&gt;" in shown
 
 
-def test_nothing_that_a_job_carries_becomes_markup(engine, admin):
-    job = make(
+def test_no_text_of_a_job_becomes_markup(engine: Engine, admin: Client) -> None:
+    job = make_job(
         State.FAILED,
         name=f"shop.{SCRIPT}",
         queue=f"q{SCRIPT}",
@@ -91,55 +119,70 @@ def test_nothing_that_a_job_carries_becomes_markup(engine, admin):
         arguments=f'{{"args":["{SCRIPT}"],"kwargs":{{"{SCRIPT}":{{"$djjp":"{SCRIPT}","value":1}}}}}}',
         result=f'"{SCRIPT}"',
     )
-    bad = dict.fromkeys(("exception_class", "message", "traceback", "consumer"), SCRIPT)
-    failure(job, **bad)
-    failure(job, **(bad | {"traceback": ""}))
-    damaged = make(arguments=SCRIPT, result=SCRIPT)
-    admin.post(f"{LIST}{job.pk}/retry/")
-    make(name=f"shop.{SCRIPT}", queue=f"q{SCRIPT}")
+    bad: dict[str, str] = dict.fromkeys(
+        ("exception_class", "message", "traceback", "consumer"), SCRIPT
+    )
+    make_attempt(job, 1, **bad)
+    make_attempt(job, 2, **(bad | {"traceback": ""}))
+    damaged = make_job(arguments=SCRIPT, result=SCRIPT)
+    admin.post(f"{JOBS}{job.pk}/retry/")
+    make_job(name=f"shop.{SCRIPT}", queue=f"q{SCRIPT}")
     for url in (
-        LIST,
-        f"{LIST}?queue={SCRIPT}&name={SCRIPT}&q={SCRIPT}&state={SCRIPT}",
-        page(job),
-        page(damaged),
-        f"{LIST}{job.pk}/history/",
-        f"{LIST}{job.pk}/delete/",
+        JOBS,
+        f"{JOBS}?queue={SCRIPT}&name={SCRIPT}&q={SCRIPT}&state={SCRIPT}",
+        change_url(job),
+        change_url(damaged),
+        f"{JOBS}{job.pk}/history/",
+        f"{JOBS}{job.pk}/delete/",
     ):
-        shown = text(admin.get(url))
+        with nothing_hidden():
+            shown = text(admin.get(url))
         assert "<script>alert" not in shown, url
         assert "&lt;script&gt;alert" in shown, url
-    assert "<script>alert" not in text(act(admin, "delete_selected", job, damaged))
+    assert "<script>alert" not in text(run_action(admin, "delete_selected", job, damaged))
 
 
-def test_a_job_that_no_code_knows_and_no_codec_reads_is_shown(engine, admin):
-    job = make(State.READY, name="long.gone.job", arguments='{"$djjp":', result="{nor this")
-    assert "long.gone.job" in text(admin.get(LIST))
-    shown = text(admin.get(page(job)))
-    assert "{&quot;$djjp&quot;:</pre>" in shown
-    assert "{nor this</pre>" in shown
+def test_a_job_that_is_not_registered_and_cannot_be_decoded_is_shown(
+    engine: Engine, admin: Client
+) -> None:
+    job = make_job(State.READY, name="long.gone.job", arguments='{"$djjp":', result="{nor this")
+    assert "long.gone.job" in text(admin.get(JOBS))
+    with nothing_hidden():
+        shown = text(admin.get(change_url(job)))
+    assert "{&quot;$djjp&quot;:</code>" in shown
+    assert "{nor this</code>" in shown
+    hidden = text(admin.get(change_url(job)))
+    assert "nor this" not in hidden
+    assert substitute() in hidden
 
 
-def test_half_a_character_in_an_argument_is_shown_as_json_spells_it(engine, admin):
-    job = make(arguments='{"args":["\\ud800","\\u0000"],"kwargs":{}}')
-    assert "&quot;\\ud800&quot;, &quot;\\u0000&quot;" in text(admin.get(page(job)))
+def test_a_lone_surrogate_in_an_argument_is_shown_as_its_json_escape(
+    engine: Engine, admin: Client
+) -> None:
+    job = make_job(arguments='{"args":["\\ud800","\\u0000"],"kwargs":{}}')
+    shown = text(admin.get(change_url(job)))
+    assert "&quot;\\ud800&quot;</code>" in shown
+    assert "&quot;\\u0000&quot;</code>" in shown
 
 
 @pytest.mark.parametrize("address", ["nonsense/change/", "0/change/", "a_00b/change/"])
-def test_a_page_of_no_job_leads_away(engine, admin, address):
-    response = admin.get(LIST + address, follow=True)
+def test_an_address_without_a_job_redirects_with_a_message(
+    engine: Engine, admin: Client, address: str
+) -> None:
+    response = admin.get(JOBS + address, follow=True)
     assert response.redirect_chain
-    assert "doesn’t exist" in said(response)[0]
+    assert "doesn’t exist" in messages(response)[0]
 
 
-# Who may do what
+# Permissions
 
 
-def test_nobody_adds_or_edits_a_job(engine, staff):
-    admin, job = staff("add", "view", "change", "delete"), make()
-    assert admin.get(f"{LIST}add/").status_code == 403
-    assert admin.post(f"{LIST}add/", {"name": "x"}).status_code == 403
-    assert admin.post(page(job), {"name": "x", "state": "ready"}).status_code == 403
-    shown = text(admin.get(page(job)))
+def test_nobody_adds_or_edits_a_job(engine: Engine, log_in: LogIn) -> None:
+    admin, job = log_in("view", "operate", "delete"), make_job()
+    assert admin.get(f"{JOBS}add/").status_code == 403
+    assert admin.post(f"{JOBS}add/", {"name": "x"}).status_code == 403
+    assert admin.post(change_url(job), {"name": "x", "state": "ready"}).status_code == 403
+    shown = text(admin.get(change_url(job)))
     assert 'name="_save"' not in shown
     assert not re.search(
         r'<(input|textarea|select)[^>]* name="(name|queue|state|arguments)"', shown
@@ -147,56 +190,50 @@ def test_nobody_adds_or_edits_a_job(engine, staff):
     assert Job.objects.get().name == "shop.echo"
 
 
-def test_who_may_only_look_sees_no_action_and_can_forge_none(engine, staff):
-    viewer, job, waiting = staff("view"), make(State.FAILED), make(State.READY)
-    assert 'name="action"' not in text(viewer.get(LIST))
-    shown = text(viewer.get(page(job)))
+def test_a_viewer_sees_no_action_and_can_forge_none(engine: Engine, log_in: LogIn) -> None:
+    viewer, job, waiting = log_in("view"), make_job(State.FAILED), make_job(State.READY)
+    assert 'name="action"' not in text(viewer.get(JOBS))
+    shown = text(viewer.get(change_url(job)))
     assert "/retry/" not in shown
     assert "/delete/" not in shown
-    assert viewer.post(f"{LIST}{job.pk}/retry/").status_code == 403
-    assert "/cancel/" not in text(viewer.get(page(waiting)))
-    assert viewer.post(f"{LIST}{waiting.pk}/cancel/").status_code == 403
-    assert viewer.post(f"{LIST}{job.pk}/delete/", {"post": "yes"}).status_code == 403
+    assert viewer.post(f"{JOBS}{job.pk}/retry/").status_code == 403
+    assert "/cancel/" not in text(viewer.get(change_url(waiting)))
+    assert viewer.post(f"{JOBS}{waiting.pk}/cancel/").status_code == 403
+    assert viewer.post(f"{JOBS}{job.pk}/delete/", {"post": "yes"}).status_code == 403
     for action in ("retry_selected", "cancel_selected", "delete_selected"):
-        act(viewer, action, job, waiting, post="yes")
+        run_action(viewer, action, job, waiting, post="yes")
     assert states(job, waiting) == ["failed", "ready"]
 
 
-def test_retry_and_cancel_are_allowed_apart_from_delete(engine, staff):
-    job, waiting = make(State.FAILED), make(State.READY)
-    retrier, deleter = staff("change"), staff("view", "delete")
-    assert "/retry/" in text(retrier.get(page(job)))
-    assert "/delete/" not in text(retrier.get(page(job)))
-    assert retrier.post(f"{LIST}{job.pk}/delete/", {"post": "yes"}).status_code == 403
-    act(retrier, "delete_selected", job, post="yes")
-    assert "/retry/" not in text(deleter.get(page(job)))
-    assert "/delete/" in text(deleter.get(page(job)))
-    assert deleter.post(f"{LIST}{job.pk}/retry/").status_code == 403
-    act(deleter, "retry_selected", job)
+def test_retry_and_cancel_need_another_permission_than_delete(
+    engine: Engine, log_in: LogIn
+) -> None:
+    job, waiting = make_job(State.FAILED), make_job(State.READY)
+    retrier, deleter = log_in("view", "operate"), log_in("view", "delete")
+    assert "/retry/" in text(retrier.get(change_url(job)))
+    assert "/delete/" not in text(retrier.get(change_url(job)))
+    assert retrier.post(f"{JOBS}{job.pk}/delete/", {"post": "yes"}).status_code == 403
+    run_action(retrier, "delete_selected", job, post="yes")
+    assert "/retry/" not in text(deleter.get(change_url(job)))
+    assert "/delete/" in text(deleter.get(change_url(job)))
+    assert deleter.post(f"{JOBS}{job.pk}/retry/").status_code == 403
+    run_action(deleter, "retry_selected", job)
     assert states(job) == ["failed"]
-    assert "/cancel/" in text(retrier.get(page(waiting)))
-    assert "/cancel/" not in text(deleter.get(page(waiting)))
-    assert deleter.post(f"{LIST}{waiting.pk}/cancel/").status_code == 403
-    act(deleter, "cancel_selected", waiting)
+    assert "/cancel/" in text(retrier.get(change_url(waiting)))
+    assert "/cancel/" not in text(deleter.get(change_url(waiting)))
+    assert deleter.post(f"{JOBS}{waiting.pk}/cancel/").status_code == 403
+    run_action(deleter, "cancel_selected", waiting)
     assert states(waiting) == ["ready"]
 
 
-def test_a_project_may_keep_some_jobs_from_being_deleted(engine, admin, monkeypatch):
-    kept, other = make(queue="audit"), make()
-    monkeypatch.setattr(
-        module.JobAdmin, "has_delete_permission", lambda self, request, obj=None: obj != kept
-    )
-    assert "Cannot delete" in text(act(admin, "delete_selected", kept, other))
-    assert act(admin, "delete_selected", kept, other, post="yes").status_code == 403
-    assert states(kept, other) == ["succeeded", "succeeded"]
-
-
-def test_strangers_are_sent_to_log_in(engine, staff, client):
-    job = make(State.FAILED)
-    for url in (LIST, page(job), f"{LIST}{job.pk}/retry/", f"{LIST}{job.pk}/cancel/"):
+def test_anonymous_users_are_redirected_to_the_login(
+    engine: Engine, log_in: LogIn, client: Client
+) -> None:
+    job = make_job(State.FAILED)
+    for url in (JOBS, change_url(job), f"{JOBS}{job.pk}/retry/", f"{JOBS}{job.pk}/cancel/"):
         assert "/admin/login/" in client.post(url).headers["Location"]
-    for url in (LIST, page(job)):
-        assert staff().get(url).status_code == 403
+    for url in (JOBS, change_url(job)):
+        assert log_in().get(url).status_code == 403
     assert states(job) == ["failed"]
 
 
@@ -204,143 +241,22 @@ def test_strangers_are_sent_to_log_in(engine, staff, client):
     ("button", "before", "after"),
     [("retry", State.FAILED, "ready"), ("cancel", State.READY, "cancelled")],
 )
-def test_a_button_needs_a_post_with_the_token(engine, staff, button, before, after):
-    job, strict = make(before), staff("view", "change", strict=True)
-    assert strict.get(f"{LIST}{job.pk}/{button}/").status_code == 405
-    assert strict.post(f"{LIST}{job.pk}/{button}/").status_code == 403
+def test_a_button_needs_a_post_with_its_csrf_token(
+    engine: Engine, log_in: LogIn, button: str, before: State, after: str
+) -> None:
+    job, strict = make_job(before), log_in("view", "operate", strict=True)
+    assert strict.get(f"{JOBS}{job.pk}/{button}/").status_code == 405
+    assert strict.post(f"{JOBS}{job.pk}/{button}/").status_code == 403
     assert states(job) == [before]
-    form = re.search(rf'action="([^"]+/{button}/)".*?value="(\w+)"', text(strict.get(page(job))))
+    form = re.search(
+        rf'action="([^"]+/{button}/)".*?value="(\w+)"', text(strict.get(change_url(job)))
+    )
     assert form is not None
     assert strict.post(form[1], {"csrfmiddlewaretoken": form[2]}).status_code == 302
     assert states(job) == [after]
 
 
-# Retry
-
-
-@pytest.mark.parametrize("state", ENDED)
-def test_the_button_retries_a_job_that_has_ended(engine, admin, state):
-    job = make(state, rescues=2)
-    failure(job)
-    filters = "?_changelist_filters=state%3Dfailed"
-    assert f"/retry/{filters}" in text(admin.get(page(job) + filters))
-    response = admin.post(f"{LIST}{job.pk}/retry/{filters}", follow=True)
-    assert response.redirect_chain == [(page(job) + filters, 302)]
-    assert said(response) == ["Retried 1 job."]
-    job.refresh_from_db()
-    assert (job.state, job.attempts, job.rescues, job.finished_at) == ("ready", 0, 0, None)
-    assert Attempt.objects.count() == 1
-    assert LogEntry.objects.get().action_flag == CHANGE
-
-
-@pytest.mark.parametrize("state", OPEN)
-def test_a_job_that_has_not_ended_has_no_button_and_is_left_alone(engine, admin, state):
-    job = make(state)
-    assert "/retry/" not in text(admin.get(page(job)))
-    response = admin.post(f"{LIST}{job.pk}/retry/", follow=True)
-    assert said(response) == ["1 job left unchanged, not having ended."]
-    assert states(job) == [state]
-    assert not LogEntry.objects.exists()
-
-
-def test_the_action_retries_what_has_ended_and_says_what_it_left_alone(engine, admin):
-    jobs = {state: make(state) for state in State}
-    untouched = make(State.FAILED)
-    response = act(admin, "retry_selected", *jobs.values())
-    assert said(response) == ["Retried 3 jobs.", "4 jobs left unchanged, not having ended."]
-    assert states(*(jobs[state] for state in ENDED)) == ["ready"] * 3
-    assert states(*(jobs[state] for state in OPEN)) == OPEN
-    assert states(untouched) == ["failed"]
-    assert {entry.object_id for entry in LogEntry.objects.all()} == {
-        str(jobs[state].pk) for state in ENDED
-    }
-
-
-def test_a_retried_job_is_claimed_again(engine, admin):
-    job = make(State.FAILED)
-    admin.post(f"{LIST}{job.pk}/retry/")
-    with engine.db.transaction():
-        assert [claimed.id for claimed in engine.jobs.claim("me", 5, time.time())] == [job.pk]
-
-
-def test_retrying_a_job_that_is_gone_leads_away(engine, admin):
-    job = make(State.FAILED)
-    Job.objects.all().delete()
-    response = admin.post(f"{LIST}{job.pk}/retry/", follow=True)
-    assert "doesn’t exist" in said(response)[0]
-
-
-def test_actions_take_only_what_is_ticked(engine, admin):
-    ticked, other = make(State.FAILED), make(State.FAILED)
-    act(admin, "retry_selected", ticked, select_across="1")
-    assert states(ticked, other) == ["ready", "failed"]
-
-
-def test_the_list_does_not_offer_to_select_what_it_does_not_show(engine, admin):
-    for _ in range(101):
-        make()
-    shown = text(admin.get(LIST))
-    assert "0 of 100 selected" in shown
-    assert "Select all 101" not in shown
-    assert 'class="question' not in shown
-
-
-# Cancel
-
-
-@pytest.mark.parametrize("state", OPEN)
-def test_the_button_cancels_a_job_that_has_not_ended(engine, admin, state):
-    job = make(state)
-    filters = "?_changelist_filters=state%3Dready"
-    assert f"/cancel/{filters}" in text(admin.get(page(job) + filters))
-    response = admin.post(f"{LIST}{job.pk}/cancel/{filters}", follow=True)
-    assert response.redirect_chain == [(page(job) + filters, 302)]
-    job.refresh_from_db()
-    if state == State.RUNNING:  # its consumer is to stop it
-        assert (job.state, job.cancel_requested) == ("running", True)
-        assert said(response) == ["Cancelled 1 job. Running jobs receive the request and end soon."]
-    else:
-        assert (job.state, job.finished_at is None) == ("cancelled", False)
-        assert said(response) == ["Cancelled 1 job."]
-    assert "cancelled on request" in text(admin.get(page(job)))
-    entry = LogEntry.objects.get()
-    assert (entry.action_flag, entry.change_message) == (CHANGE, "Cancelled.")
-
-
-@pytest.mark.parametrize("state", ENDED)
-def test_a_job_that_has_ended_has_no_button_to_cancel_it_and_is_left_alone(engine, admin, state):
-    job = make(state)
-    assert "/cancel/" not in text(admin.get(page(job)))
-    response = admin.post(f"{LIST}{job.pk}/cancel/", follow=True)
-    assert said(response) == ["1 job left unchanged, having ended."]
-    assert states(job) == [state]
-    assert not LogEntry.objects.exists()
-
-
-def test_the_action_cancels_what_has_not_ended_and_says_what_it_left_alone(engine, admin):
-    jobs, untouched = {state: make(state) for state in State}, make(State.READY)
-    response = act(admin, "cancel_selected", *jobs.values())
-    assert said(response) == [
-        "Cancelled 4 jobs. Running jobs receive the request and end soon.",
-        "3 jobs left unchanged, having ended.",
-    ]
-    waiting = [jobs[state] for state in OPEN if state != State.RUNNING]
-    assert states(*waiting) == ["cancelled"] * 3
-    assert states(*(jobs[state] for state in ENDED), untouched) == [*ENDED, "ready"]
-    assert {entry.object_id for entry in LogEntry.objects.all()} == {
-        str(jobs[state].pk) for state in OPEN
-    }
-
-
-def test_a_running_job_that_is_cancelled_here_is_stopped(engine, admin, processes):
-    handle = hog.run_later(600.0)
-    processes.consumer()
-    eventually(lambda: Job.objects.get().state == "running")
-    admin.post(f"{LIST}{handle.id}/cancel/")
-    eventually(lambda: Job.objects.get().state == "cancelled")
-
-
-# Progress, and what else a job's page says
+# Progress, reason, limits
 
 
 @pytest.mark.parametrize(
@@ -356,48 +272,48 @@ def test_a_running_job_that_is_cancelled_here_is_stopped(engine, admin, processe
         (-1, -4, "-1 of -4"),
     ],
 )
-def test_the_progress_is_shown_as_far_as_it_is_known(engine, admin, done, total, shown):
-    job = make(State.RUNNING, progress_done=done, progress_total=total)
-    row = re.search(
-        r'field-progress">.*?<div class="readonly">(.*?)</div>',
-        text(admin.get(page(job))),
-        re.DOTALL,
-    )
-    assert row is not None
-    assert row[1] == (shown or "-")
+def test_the_known_part_of_the_progress_is_shown(
+    engine: Engine, admin: Client, done: int | None, total: int | None, shown: str | None
+) -> None:
+    job = make_job(State.RUNNING, progress_done=done, progress_total=total)
+    page = text(admin.get(change_url(job)))
+    row = re.search(r'<p class="djjp-note">(?:<progress.*?</progress>|Progress:) (.*?)</p>', page)
+    assert (row and row[1]) == shown
+    bar = re.search(r'<progress class="djjp-progress" value="(\d+)" max="(\d+)"', page)
+    assert (bar is not None) == (done is not None and total is not None and total > 0)
 
 
-def test_why_a_job_was_cancelled_and_what_its_crashes_did_are_shown(engine, admin):
-    job = make(State.CANCELLED, reason=f"no <stock> {SCRIPT}", rescues=2, on_crash="fail")
-    shown = text(admin.get(page(job)))
+def test_the_reason_of_a_cancellation_and_the_crash_fields_are_shown(
+    engine: Engine, admin: Client
+) -> None:
+    job = make_job(State.CANCELLED, reason=f"no <stock> {SCRIPT}", rescues=2, on_crash="fail")
+    shown = text(admin.get(change_url(job)))
     assert "no &lt;stock&gt; &lt;script&gt;" in shown
     assert "<script>alert" not in shown
-    for field, value in (("rescues", "2"), ("on_crash", "Fail")):
-        row = re.search(
-            rf'fieldBox field-{field}\b.*?<div class="readonly">(.*?)</div>', shown, re.DOTALL
-        )
-        assert row is not None
-        assert row[1] == value
+    assert "<dt>Rescues</dt><dd>2</dd>" in shown
+    assert "<dt>When its consumer dies</dt><dd>it fails: it never runs twice</dd>" in shown
 
 
-def test_why_a_job_failed_is_said_at_the_top_and_a_plain_one_has_no_empty_rows(engine, admin):
-    job = make(State.FAILED)
-    failure(job, message="first")
-    failure(job, 2, message=f"{SCRIPT}\nmore")
-    row = re.search(
-        r'field-why">.*?<div class="readonly">(.*?)</div>', text(admin.get(page(job))), re.DOTALL
-    )
-    assert row is not None
-    assert row[1] == "builtins.ValueError: &lt;script&gt;alert(1)&lt;/script&gt;"
-    shown = text(admin.get(page(make(State.READY))))
-    for field in ("why", "returned", "limit", "unique", "expires"):
-        assert f"field-{field}" not in shown
+def test_the_latest_error_is_at_the_top_and_a_plain_job_has_no_empty_rows(
+    engine: Engine, admin: Client
+) -> None:
+    job = make_job(State.FAILED)
+    make_attempt(job, message="first")
+    make_attempt(job, 2, message=f"{SCRIPT}\nmore")
+    said = "Failed after 1 attempt: ValueError: &lt;script&gt;alert(1)&lt;/script&gt;"
+    assert f"<strong>{said}</strong>" in text(admin.get(change_url(job)))
+    shown = text(admin.get(change_url(make_job(State.READY))))
+    found = re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", shown)
+    assert [name for name, _ in found] == ["Name", "Id", "Queue"]
+    assert ">-<" not in shown
+    for heading in ("Result", "Failed attempts", "Pipeline"):
+        assert f">{heading}</h" not in shown
 
 
 @pytest.mark.parametrize(
     ("state", "fields", "shown"),
     [
-        (State.BLOCKED, {"limit_key": "t", "limit_max": 2}, "waits for a permit under its limit"),
+        (State.BLOCKED, {"limit_key": "t", "limit_max": 2}, "at most 2 at once with the key t"),
         (
             State.RUNNING,
             {"limit_key": SCRIPT, "limit_max": 2},
@@ -408,7 +324,6 @@ def test_why_a_job_failed_is_said_at_the_top_and_a_plain_one_has_no_empty_rows(e
             {"limit_key": "api", "limit_max": 1_000, "limit_per": 60.0, "flags": Flag.THROTTLED},
             "at most 1,000 in any 60 s with the key api",
         ),
-        (State.SCHEDULED, {"flags": Flag.THROTTLED}, "throttled by its rate"),
         (State.READY, {"unique_key": f"u{SCRIPT}"}, ">u&lt;script&gt;alert(1)&lt;/script&gt;<"),
         (
             State.READY,
@@ -419,202 +334,147 @@ def test_why_a_job_failed_is_said_at_the_top_and_a_plain_one_has_no_empty_rows(e
     ],
     ids=lambda value: "" if isinstance(value, dict) else None,
 )
-def test_what_holds_a_job_back_is_on_its_page(engine, admin, state, fields, shown):
-    said = text(admin.get(page(make(state, created_at=NOW - timedelta(days=9), **fields))))
+def test_the_page_shows_why_a_job_does_not_run_yet(
+    engine: Engine, admin: Client, state: State, fields: dict[str, Any], shown: str
+) -> None:
+    said = text(
+        admin.get(change_url(make_job(state, created_at=NOW - timedelta(days=9), **fields)))
+    )
     assert shown in said
     assert "<script>alert" not in said
-
-
-def test_a_running_job_that_is_told_to_stop_says_so_and_is_told_once(engine, admin):
-    job = make(State.RUNNING, cancel_requested=True)
-    for url in (LIST, page(job)):
-        assert "Running</span> cancelling" in text(admin.get(url))
-    assert "/cancel/" not in text(admin.get(page(job)))
-    response = admin.post(f"{LIST}{job.pk}/cancel/", follow=True)
-    assert said(response) == ["1 job left unchanged, being cancelled already."]
-    assert not LogEntry.objects.exists()
-
-
-def test_what_others_have_changed_between_the_look_and_the_verb_is_said(engine, admin, monkeypatch):
-    job, other = make(State.FAILED), make(State.FAILED)
-    verb = type(engine.control).retry
-
-    def late(self, ids):
-        verb(self, [other.pk])
-        return verb(self, ids)
-
-    monkeypatch.setattr(type(engine.control), "retry", late)
-    response = act(admin, "retry_selected", job, other)
-    assert said(response) == [
-        "Retried 1 job.",
-        "1 job left unchanged, changed by others meanwhile.",
-    ]
 
 
 # Delete
 
 
-def test_deleting_a_job_takes_its_attempts_along(engine, admin):
-    job, other = make(State.FAILED), make(State.FAILED)
+def test_a_deletion_includes_the_failed_attempts(engine: Engine, admin: Client) -> None:
+    job, other = make_job(State.FAILED), make_job(State.FAILED)
     for number in (1, 2):
-        failure(job, number)
-    kept = failure(other)
-    shown = text(admin.get(f"{LIST}{job.pk}/delete/"))
+        make_attempt(job, number)
+    kept = make_attempt(other)
+    shown = text(admin.get(f"{JOBS}{job.pk}/delete/"))
     assert "2 failed attempts" in shown
     assert not gone(job)
-    response = admin.post(f"{LIST}{job.pk}/delete/", {"post": "yes"}, follow=True)
-    assert "deleted successfully" in said(response)[0]
+    response = admin.post(f"{JOBS}{job.pk}/delete/", {"post": "yes"}, follow=True)
+    assert "deleted successfully" in messages(response)[0]
     assert gone(job)
     assert list(Attempt.objects.all()) == [kept]
     entry = LogEntry.objects.get()
     assert (entry.action_flag, entry.object_id) == (DELETION, str(job.pk))
 
 
-def test_deleting_selected_jobs_asks_first(engine, admin):
-    jobs, other = [make(state) for state in State], make()
+def test_a_deletion_reads_neither_tracebacks_nor_payloads(engine: Engine, admin: Client) -> None:
+    jobs = [make_job(State.FAILED) for _ in range(3)]
     for job in jobs:
-        failure(job)
-    shown = text(act(admin, "delete_selected", *jobs))
-    assert "Jobs: 7" in shown
-    assert "Failed attempts: 7" in shown
-    assert Job.objects.count() == 8
-    response = act(admin, "delete_selected", *jobs, post="yes")
-    assert said(response) == ["Successfully deleted 7 jobs."]
-    assert list(Job.objects.all()) == [other]
-    assert not Attempt.objects.exists()
-    assert LogEntry.objects.filter(action_flag=DELETION).count() == 7
-
-
-def test_deleting_reads_neither_tracebacks_nor_payloads_of_many(engine, admin):
-    jobs = [make(State.FAILED) for _ in range(3)]
-    for job in jobs:
-        failure(job)
-    with asked(engine) as seen:
-        act(admin, "delete_selected", *jobs)
-        act(admin, "delete_selected", *jobs, post="yes")
+        make_attempt(job)
+    with captured_statements(engine) as sent:
+        run_action(admin, "delete_selected", *jobs)
+        run_action(admin, "delete_selected", *jobs, post="yes")
     assert not Job.objects.exists()
     for word in ("traceback", "arguments", "result"):
-        assert not [sql for sql in seen.queue if f'"{word}"' in sql]
+        assert not [sql for sql in sent.queue if f'"{word}"' in sql]
 
 
-@pytest.mark.parametrize("action", ["retry_selected", "cancel_selected", "delete_selected"])
-@pytest.mark.parametrize("forged", ["", "1", "x" * 36, "\0", "' OR 1=1 --"], ids=ascii)
-def test_an_action_on_what_is_no_id_is_refused_and_nothing_happens(engine, admin, action, forged):
-    job = make(State.FAILED)
-    for post in ({}, {"index": "0"}, {"post": "yes"}):
-        ticked = [str(job.pk), forged]
-        data = {"action": action, "_selected_action": ticked, "select_across": "0"} | post
-        assert admin.post(LIST, data).status_code == 400, post
-    assert states(job) == [State.FAILED]
-
-
-def test_a_running_job_may_be_deleted_and_its_outcome_is_dropped(engine, admin):
-    job = make(State.READY)
+def test_a_running_job_can_be_deleted_and_its_outcome_is_dropped(
+    engine: Engine, admin: Client
+) -> None:
+    job = make_job(State.READY)
     with engine.db.transaction():
         (claimed,) = engine.jobs.claim("me", 1, time.time())
-    admin.post(f"{LIST}{job.pk}/delete/", {"post": "yes"})
+    admin.post(f"{JOBS}{job.pk}/delete/", {"post": "yes"})
     with engine.db.transaction():
-        assert engine.jobs.finish("me", [failed(claimed)]) == set()
+        assert engine.jobs.finish("me", [failed(claimed)]) == {claimed.key}
     assert not Job.objects.exists()
     assert not Attempt.objects.exists()
 
 
-def test_a_deletion_waits_for_the_consumer_that_is_about_to_record_a_failure(engine, admin):
-    if engine.db.alias != "postgresql":
-        pytest.skip("SQLite has one writer: no deletion can begin inside a consumer's turn")
-    job = make(State.READY)
+@pytest.mark.postgresql_only
+def test_a_deletion_waits_for_the_consumer_that_is_about_to_record_a_failure(
+    engine: Engine, admin: Client
+) -> None:
+    """SQLite has one writer: no deletion can begin inside a consumer's turn."""
+    job = make_job(State.READY)
     with engine.db.transaction():
         (claimed,) = engine.jobs.claim("me", 1, time.time())
-    responses = []
+    responses: list[Response] = []
 
-    def delete():
-        responses.append(act(admin, "delete_selected", job, post="yes"))
+    def delete() -> None:
+        responses.append(admin.post(f"{JOBS}{job.pk}/delete/", {"post": "yes"}, follow=True))
         connections.close_all()
 
     deletion = threading.Thread(target=delete)
     with engine.db.transaction():
-        assert engine.jobs.finish("me", [failed(claimed)]) == {job.pk}
+        assert engine.jobs.finish("me", [failed(claimed)]) == set()
         deletion.start()
-        eventually(lambda: waiting(engine))
+        eventually(lambda: is_a_lock_awaited(engine))
     deletion.join(30)
-    assert said(responses[0]) == ["Successfully deleted 1 job."]
+    assert "was deleted successfully" in messages(responses[0])[0]
     assert not Job.objects.exists()
     assert not Attempt.objects.exists()
 
 
-def test_the_queue_is_free_while_a_deletion_is_logged(engine, admin):
-    job = make()
-    free = []
+def test_no_transaction_of_the_queue_is_open_while_a_deletion_is_logged(
+    engine: Engine, admin: Client
+) -> None:
+    job = make_job()
+    free: list[tuple[bool, bool]] = []
 
-    def look(execute, sql, params, many, context):
+    def look(
+        execute: Execute, sql: str, params: object, many: bool, context: dict[str, Any]
+    ) -> object:
         if sql.startswith("INSERT") and "django_admin_log" in sql:
             free.append((not connections[engine.db.alias].in_atomic_block, gone(job)))
         return execute(sql, params, many, context)
 
     with connections["default"].execute_wrapper(look):
-        admin.post(f"{LIST}{job.pk}/delete/", {"post": "yes"})
+        admin.post(f"{JOBS}{job.pk}/delete/", {"post": "yes"})
     assert free == [(True, True)]
 
 
-def failed(claimed):
+def failed(claimed: Claimed) -> Outcome:
     now = time.time()
     return Outcome(claimed, State.FAILED, now, now, failure=Failure("E", "m", "t"))
 
 
-def waiting(engine):
+def is_a_lock_awaited(engine: Engine) -> bool:
     with engine.db.connection.cursor() as cursor:
-        cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
-        return cursor.fetchone()[0]
+        cursor.execute("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
+        return bool(cursor.fetchone()[0])
 
 
-# Where it is read and written
+# Statements
 
 
-def test_the_application_and_the_queue_are_each_asked_for_their_own_only(engine, admin):
-    jobs = [make(State.FAILED) for _ in range(6)]
+def test_each_database_receives_statements_on_its_own_tables_only(
+    engine: Engine, admin: Client
+) -> None:
+    jobs = [make_job(State.FAILED) for _ in range(6)]
     for job in jobs:
-        failure(job)
-    with asked(engine) as seen:
+        make_attempt(job)
+    with captured_statements(engine) as sent:
         for url in (
             "/admin/",
-            "/admin/djjp/",
-            LIST,
-            f"{LIST}?q=echo&state=failed&queue=default&name=shop.echo",
-            f"{LIST}?q={jobs[0].pk}",
-            page(jobs[0]),
-            f"{LIST}{jobs[0].pk}/delete/",
+            JOBS,
+            f"{JOBS}?q=echo&state=failed&queue=default",
+            f"{JOBS}?q={jobs[0].pk}",
+            change_url(jobs[0]),
+            f"{JOBS}{jobs[0].pk}/delete/",
         ):
-            text(admin.get(url))
-        admin.post(f"{LIST}{jobs[0].pk}/retry/")
-        admin.post(f"{LIST}{jobs[0].pk}/cancel/")
-        text(admin.get(f"{LIST}{jobs[0].pk}/history/"))
-        act(admin, "retry_selected", *jobs[1:3])
-        act(admin, "delete_selected", *jobs[3:5])
-        act(admin, "delete_selected", *jobs[3:5], post="yes")
-        admin.post(f"{LIST}{jobs[5].pk}/delete/", {"post": "yes"})
+            text(admin.get(url, follow=True))
+        admin.post(f"{JOBS}{jobs[0].pk}/retry/")
+        admin.post(f"{JOBS}{jobs[0].pk}/cancel/")
+        text(admin.get(f"{JOBS}{jobs[0].pk}/history/"))
+        run_action(admin, "retry_selected", *jobs[1:3], post="yes")
+        run_action(admin, "delete_selected", *jobs[3:5])
+        run_action(admin, "delete_selected", *jobs[3:5], post="yes")
+        admin.post(f"{JOBS}{jobs[5].pk}/delete/", {"post": "yes"})
     assert Job.objects.count() == 3
-    assert LogEntry.objects.count() == 7
-    assert [sql for sql in seen.application if "djjp_" in sql] == []
+    assert LogEntry.objects.count() == 5
+    assert [sql for sql in sent.application if "djjp_" in sql] == []
     tables = re.compile(r'\b(?:FROM|INTO|UPDATE|JOIN)\s+"?(\w+)', re.IGNORECASE)
-    named = {table for sql in seen.queue for table in tables.findall(sql)}
-    assert named - {"json_each"} == {"djjp_job", "djjp_attempt"}
-    verbs = {sql.split()[0] for sql in seen.queue if not tables.search(sql)}
-    notify = {"SELECT"} if engine.db.alias == "postgresql" else set()  # pg_notify('djjp_ready', '')
-    assert verbs <= {"BEGIN", "COMMIT", "SAVEPOINT", "RELEASE", *notify}
-
-
-@pytest.mark.parametrize(("name", "state"), [("retry", State.FAILED), ("cancel", State.READY)])
-def test_what_is_done_goes_through_the_verb_of_the_queue(engine, admin, monkeypatch, name, state):
-    """So that what the verb will do one day (dependents, unique keys) is done here too."""
-    job, calls = make(state), []
-    verb = getattr(type(engine.control), name)
-
-    def seen(self, ids, *more):
-        calls.append(list(ids))
-        return verb(self, calls[-1], *more)
-
-    monkeypatch.setattr(type(engine.control), name, seen)
-    admin.post(f"{LIST}{job.pk}/{name}/")
-    other = make(state)
-    act(admin, f"{name}_selected", other)
-    assert calls == [[job.pk], [other.pk]]
+    named = {table for sql in sent.queue for table in tables.findall(sql)}
+    assert {"djjp_job", "djjp_attempt", "djjp_operation"} <= named
+    assert not {table for table in named if table.startswith(("django_", "auth_"))}
+    verbs = {sql.split()[0] for sql in sent.queue if not tables.search(sql)}
+    also = {"SELECT"} if engine.db.alias == "postgresql" else {"PRAGMA"}  # pg_notify
+    assert verbs <= {"BEGIN", "COMMIT", "SAVEPOINT", "RELEASE", *also}

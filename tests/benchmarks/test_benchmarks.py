@@ -1,50 +1,43 @@
-"""`python -m benchmarks` on a few jobs: what it prints, not how fast it was."""
+"""`python -m benchmarks` on a few jobs: the printed figures, not their values."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+from typing import Any
 
 import pytest
 
-from tests.support.processes import ROOT
+from tests.support.benchmarks import benchmark_with_progress
 
 pytestmark = pytest.mark.end_to_end
 
-SMALL = "--databases sqlite --rows 20x4 --drain-jobs 100 --pipelines 5 --enqueue-jobs 30 --samples 3 --repeat 2"
+SMALL = (
+    "--databases sqlite --rows 20x4 --drain-jobs 100 --pipelines 5 --enqueue-jobs 30 "
+    "--http-requests 8 --instrumented-jobs 20 --samples 3 --repeat 2 --idle-seconds 0.1"
+)
 
 
-def run(*options: str) -> str:
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks",
-        *SMALL.split(),
-        "--idle-seconds",
-        "0.1",
-        *options,
-    ]
-    # A queue that the environment names is not for benchmarks: were it used, the run would fail.
-    environment = os.environ | {"DJJP_DATABASE_URL": "postgres://nobody@127.0.0.1:1/none"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def test_a_small_run_prints_every_table_and_its_figures_as_json() -> None:
+    pytest.importorskip("gunicorn", reason="the table of HTTP is omitted without it")
+
+    out, err = benchmark_with_progress("benchmarks", *SMALL.split(), "--json")
+
+    check_figures(json.loads(out))
+    lines = [line for line in err.splitlines() if not line.startswith("…")]
+    check_tables("\n".join(lines))
 
 
-def test_a_small_run_prints_every_table_and_the_same_as_json() -> None:
-    figures = json.loads(run("--json"))
-
+def check_figures(figures: dict[str, Any]) -> None:
     assert list(figures) == [
         "machine",
         "table",
         "drain",
+        "totals",
         "together",
         "pipelines",
         "enqueue",
+        "http",
+        "instruments",
         "pickup",
     ]
     (nap,) = figures["table"]
@@ -52,6 +45,14 @@ def test_a_small_run_prints_every_table_and_the_same_as_json() -> None:
     assert nap["ratio"] == nap["consumption_seconds"] / nap["ideal_seconds"] >= 1
     (drain,) = figures["drain"]
     assert len(drain["ratio"]["samples"]) == 2
+    assert [row["what"].split(",")[0] for row in figures["totals"]] == [
+        "a job of a drain",
+        "a job of a drain",
+        "a turn of one job",
+    ]
+    for row in figures["totals"]:
+        assert len(row["cpu_ratio"]["samples"]) == 2
+        assert min(row["with"]["min"], row["without"]["min"]) > 0
     alone, together = figures["together"]
     assert (alone["consumers"], together["consumers"], len(together["ratio"]["samples"])) == (
         1,
@@ -63,14 +64,26 @@ def test_a_small_run_prints_every_table_and_the_same_as_json() -> None:
     ways = {row["way"]: row["jobs_per_second"]["median"] for row in figures["enqueue"]}
     assert ways.keys() >= {"run_later", "run_many"}
     assert min(ways.values()) > 0
+    bare, *others = figures["http"]
+    assert [row["way"].split()[0] for row in others] == ["a", "POST", "POST"]
+    assert bare["ratio"] is None
+    for row in figures["http"]:
+        assert 0 < row["p50_ms"]["min"] <= row["p99_ms"]["max"]
+        assert len(row["requests_per_second"]["samples"]) == 2
+    cases = {row["case"]: row for row in figures["instruments"]}
+    assert cases.keys() >= {"none", "opentelemetry", "sentry, errors", "prometheus"}
+    assert all(len(row["run_us"]["samples"]) == 2 for row in cases.values())
+    assert cases["prometheus"]["scrape_ms"]["min"] > 0
     (pickup,) = figures["pickup"]
     assert 0 < pickup["p50_ms"]["min"] <= pickup["p99_ms"]["max"]
 
-    header, *tables = run().split("\n\n")
+
+def check_tables(text: str) -> None:
+    header, *tables = text.split("\n\n")
     assert header.startswith("djjp benchmarks: cores ")
     assert "postgresql" not in header
     titles, grids = tables[::2], tables[1::2]
-    assert len(titles) == len(grids) == 6
+    assert len(titles) == len(grids) == 9
     for grid in grids:
         headings, rule, *rows = grid.splitlines()
         assert headings.startswith("database")

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.isolation` on a few jobs: what it prints, not how long a write took."""
+"""`python -m benchmarks.isolation` on a few jobs: the printed figures, not their values."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.benchmarks.harness import benchmark
+from tests.support.benchmarks import benchmark
 
 pytestmark = pytest.mark.end_to_end
 
@@ -15,7 +15,7 @@ def test_a_small_run_measures_the_writes_beside_nothing_a_queue_and_the_same_cpu
     None
 ):
     options = "--databases sqlite --jobs 50 --seconds 0.3 --repeat 1 --json"
-    rows = json.loads(benchmark("isolation", *options.split()))["isolation"]
+    rows = json.loads(benchmark("benchmarks.isolation", *options.split()))["isolation"]
 
     assert [row["arm"] for row in rows] == [
         "nothing",

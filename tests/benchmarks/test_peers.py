@@ -1,4 +1,4 @@
-"""`python -m benchmarks.peers` without the other queues: it measures djjp, and says what is missing."""
+"""`python -m benchmarks.peers` without the other queues: it measures djjp, and notes the missing queues."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 
-from tests.benchmarks.harness import benchmark
+from tests.support.benchmarks import benchmark
 
 pytestmark = pytest.mark.end_to_end
 
@@ -20,9 +20,9 @@ def installed(distribution: str) -> bool:
     return True
 
 
-def test_a_queue_that_is_not_installed_gets_a_row_that_says_so_and_no_figure() -> None:
+def test_a_queue_that_is_not_installed_gets_a_row_with_a_note_and_no_figure() -> None:
     options = "--stores sqlite --jobs 20 --naps 3 --repeat 1 --json"
-    figures = json.loads(benchmark("peers", *options.split()))
+    figures = json.loads(benchmark("benchmarks.peers", *options.split()))
 
     assert figures["settings"][0]["queue"] == "djjp"
     assert len(figures["settings"]) == 8
@@ -38,9 +38,9 @@ def test_a_queue_that_is_not_installed_gets_a_row_that_says_so_and_no_figure() -
     assert figures["naps"][0]["ratio"] > 1
 
 
-def test_only_the_queues_that_are_asked_for_are_compared() -> None:
+def test_only_the_queues_in_the_option_are_compared() -> None:
     options = "--stores sqlite --only huey --jobs 5 --naps 0 --repeat 1 --json"
-    figures = json.loads(benchmark("peers", *options.split()))
+    figures = json.loads(benchmark("benchmarks.peers", *options.split()))
 
     assert [row["queue"] for row in figures["noops"]] == ["djjp", "huey"]
     assert "naps" not in figures

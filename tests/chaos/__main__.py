@@ -1,6 +1,6 @@
-"""`python -m tests.chaos`: nothing lost, nothing run twice, whatever happens; the figures say so.
+"""`python -m tests.chaos`: no job is lost and none runs twice, whatever fails; the figures show it.
 
-It exits 1 when a promise was broken, and leaves the consumers' log then.
+The program exits with 1 when a promise was broken, and keeps the consumers' log then.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ def main() -> int:
     os.environ["DJJP_TEST_HOME"] = home
     broken = False
     for database in options.databases:
-        with _queue(database) as (queue, troubles):
+        with _queue(database) as (engine, troubles):
             broken |= (
-                _rescue_times(queue, options)
+                _rescue_times(engine, options)
                 if options.rescue_times
-                else _run(queue, troubles, options)
+                else _run(engine, troubles, options)
             )
     if broken:
-        print(f"\nBROKEN; what the consumers said is in {home}")
+        print(f"\nBROKEN; the log of the consumers is in {home}")
         return 1
     shutil.rmtree(home)
     return 0
@@ -41,7 +41,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--jobs", type=int, default=20_000)
     parser.add_argument("--consumers", type=int, default=4)
-    parser.add_argument("--rate", type=float, default=200, help="jobs enqueued in a second")
+    parser.add_argument("--rate", type=float, default=200, help="jobs to enqueue in a second")
     parser.add_argument("--seconds-between-kills", type=float, default=1)
     parser.add_argument(
         "--seconds-between-troubles",
@@ -53,7 +53,7 @@ def _options() -> argparse.Namespace:
         "--seconds-under-fire",
         type=float,
         default=10,
-        help="how long both go on once all jobs are enqueued",
+        help="the time for which kills and troubles continue after the last enqueue",
     )
     parser.add_argument(
         "--databases", type=lambda text: text.split(","), default="sqlite,postgresql"
@@ -64,17 +64,18 @@ def _options() -> argparse.Namespace:
         nargs="?",
         const=50,
         metavar="KILLS",
-        help="measure instead how long a killed consumer's job waits",
+        help="only measure the time until a killed consumer's job runs again",
     )
     return parser.parse_args()
 
 
 @contextmanager
 def _queue(alias: str) -> Iterator[tuple[Any, Any]]:
-    """The queue on one database, migrated, and what troubles it may meet."""
+    """Create the queue on one database; yield its engine and the troubles of that database."""
     import django
 
     from tests.support.postgres import Server
+    from tests.support.proxy import Proxy
 
     server = Server() if alias == "postgresql" else None
     if server is not None:
@@ -86,8 +87,8 @@ def _queue(alias: str) -> Iterator[tuple[Any, Any]]:
     from django.core.management import call_command
     from django.db import connections
 
-    from djjp import engine
     from djjp.databases import queue_database
+    from djjp.engine import current
     from tests.chaos import outages
 
     settings.DJJP = {**settings.DJJP, "db_name": alias}
@@ -97,16 +98,18 @@ def _queue(alias: str) -> Iterator[tuple[Any, Any]]:
         call_command("migrate", database=database, verbosity=0)
     try:
         if server is None:
-            yield engine.current(), outages.of_sqlite(str(settings.HOME / "queue.sqlite3"))
+            yield current(), outages.of_sqlite(str(settings.HOME / "queue.sqlite3"))
         else:
-            yield engine.current(), outages.of_postgresql(server)
+            proxy = Proxy(server.url)
+            os.environ["DJJP_TEST_SERVER_URL"] = proxy.url  # of the consumers
+            yield current(), outages.of_postgresql(server, proxy)
     finally:
         connections.close_all()
         if server is not None:
             server.close()
 
 
-def _run(queue: Any, troubles: Any, options: argparse.Namespace) -> bool:
+def _run(engine: Any, troubles: Any, options: argparse.Namespace) -> bool:
     from tests.chaos.run import Plan, run
 
     plan = Plan(
@@ -117,8 +120,8 @@ def _run(queue: Any, troubles: Any, options: argparse.Namespace) -> bool:
         options.seconds_between_troubles,
         options.seconds_under_fire,
     )
-    verdict = run(queue, troubles, plan)
-    print(f"\n{queue.db.alias}")
+    verdict = run(engine, troubles, plan)
+    print(f"\n{engine.db.alias}")
     for name, value in verdict.figures.items():
         print(f"  {name:32}{value:>8}")
     for name, value in verdict.broken.items():
@@ -129,13 +132,13 @@ def _run(queue: Any, troubles: Any, options: argparse.Namespace) -> bool:
     return any(verdict.broken.values())
 
 
-def _rescue_times(queue: Any, options: argparse.Namespace) -> bool:
+def _rescue_times(engine: Any, options: argparse.Namespace) -> bool:
     from tests.chaos.rescue_times import rescue_times
 
-    times = rescue_times(queue, options.rescue_times)
+    times = rescue_times(engine, options.rescue_times)
     cuts = quantiles(times, n=100, method="inclusive")
     print(
-        f"{queue.db.alias:12} p50 {cuts[49]:.2f} s   p99 {cuts[98]:.2f} s   of {len(times)} kills"
+        f"{engine.db.alias:12} p50 {cuts[49]:.2f} s   p99 {cuts[98]:.2f} s   of {len(times)} kills"
     )
     sys.stdout.flush()
     return cuts[98] >= 2

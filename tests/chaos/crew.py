@@ -1,4 +1,4 @@
-"""The consumers of a run, and what is done to them one by one."""
+"""The consumer processes of a run: start, kill, freeze and end them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from tests.support.processes import ROOT
 
 
 class Crew:
-    """Keeps a number of consumer processes, however many are killed.
+    """Keeps a number of consumer processes running, by replacing those that end.
 
     Attributes:
-        done: what was done to them, counted.
-        deserted: exit codes of those that have worked and ended by themselves, which none should.
+        done: the number of kills, freezes and other troubles, by name.
+        deserted: the exit codes of consumers that ended without a signal after they had run a job: an error.
     """
 
     def __init__(self, count: int, trace: Trace, alias: str, *options: str) -> None:
@@ -52,18 +52,20 @@ class Crew:
             )
 
     def tend(self) -> None:
-        """Replace those that have ended by themselves."""
+        """Replace consumers that have ended without a signal."""
         with self._lock:
             for member in list(self._members):
                 if (code := member.poll()) is not None:
-                    if member.pid in self._trace.processes:
+                    if code == -signal.SIGKILL:  # the crew replaces those that it kills itself
+                        self.done["kills by jobs"] += 1
+                    elif member.pid in self._trace.processes:
                         self.deserted.append(code)
-                    else:  # its database was away
+                    else:  # its database was unavailable
                         self.done["starts refused"] += 1
                     self._replace(member)
 
     def kill(self, pid: int | None = None) -> None:
-        """SIGKILL one, whatever it does, and put another in its place."""
+        """Kill a consumer, by SIGKILL, and replace it."""
         with self._lock:
             member = self._any() if pid is None else next(m for m in self._members if m.pid == pid)
             if member.poll() is None:
@@ -73,7 +75,7 @@ class Crew:
                 self.done["kills"] += 1
 
     def _any(self) -> subprocess.Popen[bytes]:
-        """One that has begun to work, if there is one: to kill those that just start is less cruel."""
+        """Return a consumer that has run a job, if there is one, because its death tests more."""
         at_work = [member for member in self._members if member.pid in self._trace.processes]
         return random.choice(at_work or self._members)
 
@@ -81,7 +83,7 @@ class Crew:
         self._members[self._members.index(member)] = self._start()
 
     def freeze(self, seconds: float) -> None:
-        """SIGSTOP one, and SIGCONT it later."""
+        """Stop a consumer by SIGSTOP, and continue it later by SIGCONT."""
         member = self._any()
         member.send_signal(signal.SIGSTOP)
         time.sleep(seconds)
@@ -89,7 +91,7 @@ class Crew:
         self.done["freezes"] += 1
 
     def choke(self, seconds: float) -> None:
-        """Let one write to no file for a while, as on a full disk."""
+        """Keep a consumer from writing to any file for some seconds, as on a full disk."""
         member = self._any()
         before = resource.RLIM_INFINITY, resource.RLIM_INFINITY
         try:
@@ -102,9 +104,9 @@ class Crew:
         self.done["full disks"] += 1
 
     def end(self) -> list[int]:
-        """SIGTERM all, once each has come up; returns their exit codes."""
+        """Send SIGTERM to all consumers once they are registered; return their exit codes."""
         until = time.monotonic() + 30
-        while not self._all_there() and time.monotonic() < until:
+        while not self._all_registered() and time.monotonic() < until:
             time.sleep(0.05)
         for member in self._members:
             member.terminate()
@@ -117,8 +119,8 @@ class Crew:
                 codes.append(member.wait())
         return codes
 
-    def _all_there(self) -> bool:
-        """Whether each is known to the queue: a signal that comes before is nobody's to handle."""
+    def _all_registered(self) -> bool:
+        """Return whether all consumers are registered: only then do they handle signals."""
         there = set(Consumer.objects.using(self._alias).values_list("pid", flat=True))
         return there.issuperset(member.pid for member in self._members)
 

@@ -1,20 +1,31 @@
-"""What is done to the queue's database while jobs run: the same list of troubles for both, each its own way."""
+"""Troubles of the queue's database while jobs run: locks, programs that read its file, lost sessions, restarts."""
 
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from tests.support.postgres import TERMINATE, Server
+from tests.support.proxy import Proxy
 
 Trouble = Callable[[float], None]
 
+#: A process that SQLite takes for the last one, where the others' locks were dropped.
+COME_AND_GO = """
+import contextlib, sqlite3, sys
+with contextlib.closing(sqlite3.connect(sys.argv[1], timeout=30)) as connection:
+    connection.execute("SELECT count(*) FROM djjp_job").fetchone()
+"""
+
 
 def of_sqlite(path: str) -> dict[str, Trouble]:
-    """Troubles of an SQLite file."""
+    """Return the troubles of an SQLite file."""
 
     def lock(seconds: float) -> None:
         with closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as connection:
@@ -22,11 +33,16 @@ def of_sqlite(path: str) -> dict[str, Trouble]:
             time.sleep(seconds)
             connection.execute("ROLLBACK")
 
-    return {"lock storms": lock}
+    def read(seconds: float) -> None:
+        # In this process, which enqueues: it drops SQLite's locks. Then another process comes and goes.
+        Path(path).read_bytes()
+        subprocess.run([sys.executable, "-c", COME_AND_GO, path], check=True)
+
+    return {"lock storms": lock, "reads of the file": read}
 
 
-def of_postgresql(server: Server) -> dict[str, Trouble]:
-    """Troubles of a server."""
+def of_postgresql(server: Server, proxy: Proxy) -> dict[str, Trouble]:
+    """Return the troubles of a PostgreSQL server, and of a proxy before it, which the consumers use."""
     import psycopg
 
     @contextmanager
@@ -55,7 +71,12 @@ def of_postgresql(server: Server) -> dict[str, Trouble]:
         time.sleep(seconds)
         server.start()
 
+    def lose_answers(seconds: float) -> None:
+        proxy.lose(4)
+        time.sleep(seconds)
+
     return {
+        "lost answers": lose_answers,
         "lock storms": lock_table,
         "row locks": lock_rows,
         "terminations": terminate,

@@ -1,8 +1,11 @@
-"""How long a killed consumer's job waits until it runs again, in another that was idle."""
+"""Measure the time until the job of a killed consumer runs again, on another consumer that was idle."""
 
 from __future__ import annotations
 
 import time
+from functools import partial
+
+from django.db.models import QuerySet
 
 from djjp.engine import Engine
 from djjp.models import Consumer
@@ -12,8 +15,12 @@ from tests.chaos.trace import Trace
 from tests.support.processes import eventually
 
 
+def has_one(consumers: QuerySet[Consumer]) -> bool:
+    return consumers.count() == 1
+
+
 def rescue_times(engine: Engine, kills: int) -> list[float]:
-    """Kill whoever runs one long job, again and again; the seconds until its next first line, sorted."""
+    """Kill the consumer of one long job N times; return the seconds until the job starts again, sorted."""
     trace = Trace()
     crew = Crew(2, trace, engine.db.alias, "--concurrency-limit", "1")
     consumers = Consumer.objects.using(engine.db.alias)
@@ -21,15 +28,20 @@ def rescue_times(engine: Engine, kills: int) -> list[float]:
     try:
         id = jobs.slow.run_later(3600.0).id
         starts = trace.starts[id]
+
+        def is_started(times: int) -> bool:
+            return len(starts) >= times
+
         for number in range(kills):
-            eventually(lambda so_far=number: len(starts) > so_far, within=60)
+            eventually(partial(is_started, number + 1), within=60)
             _, runs = starts[-1]
-            # Another is there to take it, and has had time to get idle.
-            eventually(lambda pid=runs: consumers.exclude(pid=pid).count() == 1, within=60)
+            # Another consumer is registered, and gets time to become idle.
+            others = consumers.exclude(pid=runs)
+            eventually(partial(has_one, others), within=60)
             time.sleep(0.5)
             killed = time.monotonic()
             crew.kill(runs)
-            eventually(lambda so_far=number: len(starts) > so_far + 1, within=60)
+            eventually(partial(is_started, number + 2), within=60)
             times.append(starts[-1][0] - killed)
     finally:
         crew.kill_all()

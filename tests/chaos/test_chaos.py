@@ -1,4 +1,4 @@
-"""The chaos suite in its short form: see `python -m tests.chaos --help` for the long one."""
+"""The chaos suite in its short form; `python -m tests.chaos --help` shows the options of longer runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.conftest import QUEUES
+from tests.support.databases import QUEUES
 from tests.support.processes import ROOT
 
 pytestmark = pytest.mark.end_to_end

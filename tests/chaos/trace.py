@@ -1,4 +1,4 @@
-"""Reads what the jobs say of themselves, from the pipe, for as long as the run takes."""
+"""Read the events that the jobs write into the pipe, during the whole run."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tests.chaos.jobs import TRACE
 
 
 class Trace:
-    """What was begun and ended, by job.
+    """The begins and ends of each job.
 
     Attributes:
-        begun: how often each attempt of each job was begun.
-        starts: when and in which process each job was begun, by this machine's monotonic clock.
-        ended: how often each job came to its own end.
-        processes: those that have run a job.
-        children: the jobs that jobs have enqueued, as they were told.
+        begun: the number of begins of each attempt of each job.
+        starts: the time, by this machine's monotonic clock, and the process of each begin of a job.
+        ended: the number of ends of each job.
+        processes: the processes that have run a job.
+        children: the jobs that jobs have enqueued, by the handles that they got.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Trace:
         self.children: set[UUID] = set()
         TRACE.unlink(missing_ok=True)
         os.mkfifo(TRACE)
-        # For writing too: so it has never seen its last writer go.
+        # Opened for writing too, so that the pipe is never without a writer, which would end the reading.
         self._pipe = os.open(TRACE, os.O_RDWR)
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
@@ -42,7 +42,7 @@ class Trace:
         return found
 
     def close(self) -> None:
-        """Read on to the end."""
+        """Read the rest, and close the pipe."""
         os.write(self._pipe, b"over\n")
         self._thread.join()
         os.close(self._pipe)
@@ -57,13 +57,13 @@ class Trace:
                     return
                 self._take(*line.decode().split())
 
-    def _take(self, what: str, job: str, attempt: str, process: str, child: str = "") -> None:
+    def _take(self, event: str, job: str, attempt: str, process: str, child: str = "") -> None:
         id = UUID(job)
-        if what == "begin":
+        if event == "begin":
             self.begun[id, int(attempt)] += 1
             self.processes.add(int(process))
             self.starts[id].append((time.monotonic(), int(process)))
-        elif what == "end":
+        elif event == "end":
             self.ended[id] += 1
         else:
             self.children.add(UUID(child))

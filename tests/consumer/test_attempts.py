@@ -43,15 +43,15 @@ class OddRetry(Retry):
 
 #: What a job that is called `flaky` raises, one after the other, before it succeeds.
 TROUBLE: list[BaseException] = []
-#: The attempts for which a backoff was asked.
-ASKED: list[int] = []
+#: The attempts for which the backoff function was called.
+BACKOFFS: list[int] = []
 
 
 @pytest.fixture(autouse=True)
 def fresh() -> Iterator[None]:
     yield
     TROUBLE.clear()
-    ASKED.clear()
+    BACKOFFS.clear()
 
 
 def meet_trouble() -> str:
@@ -60,8 +60,8 @@ def meet_trouble() -> str:
     return "done"
 
 
-def asked(attempt: int) -> float:
-    ASKED.append(attempt)
+def recording_backoff(attempt: int) -> float:
+    BACKOFFS.append(attempt)
     return 0
 
 
@@ -80,7 +80,9 @@ def trouble(*errors: BaseException) -> None:
 once = job(name="attempts.once")(meet_trouble)
 thrice = job(name="attempts.thrice", max_attempts=3, backoff=0)(meet_trouble)
 patient = job(name="attempts.patient", max_attempts=9)(meet_trouble)
-asking = job(name="attempts.asking", max_attempts=4, backoff=asked)(meet_trouble)
+with_recorded_backoff = job(
+    name="attempts.with_recorded_backoff", max_attempts=4, backoff=recording_backoff
+)(meet_trouble)
 spoilt = job(name="attempts.spoilt", max_attempts=2, backoff=useless)(meet_trouble)
 quitting = job(name="attempts.quitting", max_attempts=2, backoff=leaving)(meet_trouble)
 picky = job(name="attempts.picky", max_attempts=3, backoff=0, retry_on=(OutOfStock, OSError))(
@@ -94,7 +96,6 @@ ever = job(name="attempts.ever", max_attempts=2, backoff=10**15)(meet_trouble)
 @job(name="attempts.odd_ones_fail_once", max_attempts=2, backoff=0)
 def odd_ones_fail_once(number: int) -> int:
     current = current_job()
-    assert current is not None
     if number % 2 and current.attempt == 1:
         raise OutOfStock(str(number))
     return current.attempt
@@ -106,17 +107,17 @@ async def coroutine() -> str:
 
 
 def pause(handle: JobHandle) -> float:
-    """In how many seconds a job is due."""
+    """Return the seconds until a job is due."""
     due = Job.objects.get(pk=handle.id).run_after
     assert due is not None
-    return (due - timezone.now()).total_seconds()
+    return float((due - timezone.now()).total_seconds())
 
 
 def make_due(handle: JobHandle) -> None:
     Job.objects.filter(pk=handle.id).update(run_after=timezone.now() - timedelta(seconds=1))
 
 
-def told(handle: JobHandle) -> list[str]:
+def messages(handle: JobHandle) -> list[str]:
     return [error.message for error in handle.errors]
 
 
@@ -144,10 +145,10 @@ def test_a_job_that_fails_and_then_succeeds_has_its_result_and_its_errors(
     assert drain().executed == 2
 
     assert handle.join(0) == "done"
-    assert (handle.state, handle.attempts, told(handle)) == ("succeeded", 2, ["first"])
+    assert (handle.state, handle.attempts, messages(handle)) == ("succeeded", 2, ["first"])
 
 
-def test_a_job_runs_as_often_as_max_attempts_and_has_then_failed(engine: Engine) -> None:
+def test_a_job_runs_up_to_max_attempts_and_has_then_failed(engine: Engine) -> None:
     trouble(*(OutOfStock(f"number {n}") for n in (1, 2, 3, 4)))
     handle = thrice.run_later()
 
@@ -165,7 +166,7 @@ def test_each_failed_attempt_leaves_one_entry_oldest_first(engine: Engine) -> No
 
     consumer = drain()
 
-    assert told(handle) == ["first", "second", "third"]
+    assert messages(handle) == ["first", "second", "third"]
     assert [error.exception_class.rpartition(".")[2] for error in handle.errors] == [
         "OutOfStock",
         "ValueError",
@@ -176,7 +177,7 @@ def test_each_failed_attempt_leaves_one_entry_oldest_first(engine: Engine) -> No
     assert list(kept) == [(n, consumer.name) for n in (1, 2, 3)]
 
 
-def test_a_job_that_waits_for_its_next_attempt_is_nobodys(engine: Engine) -> None:
+def test_a_job_between_two_attempts_has_no_consumer(engine: Engine) -> None:
     trouble(OutOfStock("later"))
     handle = patient.run_later()
 
@@ -187,13 +188,15 @@ def test_a_job_that_waits_for_its_next_attempt_is_nobodys(engine: Engine) -> Non
     assert (row.started_at, row.finished_at, row.result) == (None, None, None)
 
 
-def test_of_many_jobs_each_is_retried_for_itself(engine: Engine) -> None:
+def test_many_jobs_are_retried_independently(engine: Engine) -> None:
     handles = run_many(odd_ones_fail_once.bind(n) for n in range(100))
 
     assert drain().executed == 150
 
     assert [handle.join(0) for handle in handles] == [1 + n % 2 for n in range(100)]
-    assert [told(handle) for handle in handles] == [[str(n)] if n % 2 else [] for n in range(100)]
+    assert [messages(handle) for handle in handles] == [
+        [str(n)] if n % 2 else [] for n in range(100)
+    ]
 
 
 # When
@@ -217,7 +220,7 @@ def test_by_default_the_pauses_double_with_a_spread(engine: Engine) -> None:
     assert sum(seen[0]) < sum(seen[1]) < sum(seen[2])
 
 
-def test_a_list_gives_a_pause_for_each_retry_and_its_last_one_from_there_on(engine: Engine) -> None:
+def test_a_list_gives_a_pause_for_each_retry_and_its_last_one_for_the_rest(engine: Engine) -> None:
     handle = listed.run_later()
     pauses = []
     for _ in range(3):
@@ -237,17 +240,17 @@ def test_a_timedelta_is_the_pause_before_each_retry(engine: Engine) -> None:
     assert round(pause(handle) / 60) == 7
 
 
-def test_a_function_is_asked_with_the_number_of_the_failed_attempt(engine: Engine) -> None:
+def test_a_backoff_function_gets_the_number_of_the_failed_attempt(engine: Engine) -> None:
     trouble(*(OutOfStock() for _ in range(4)))
-    asking.run_later()
+    with_recorded_backoff.run_later()
 
     drain()
 
-    assert ASKED == [1, 2, 3]
+    assert BACKOFFS == [1, 2, 3]
 
 
 @pytest.mark.parametrize("work", [spoilt, quitting], ids=["raises", "exits"])
-def test_a_function_that_raises_costs_the_job_no_attempt_and_the_log_says_so(
+def test_a_backoff_function_that_raises_costs_no_attempt_and_is_logged(
     engine: Engine, caplog: pytest.LogCaptureFixture, work: Any
 ) -> None:
     trouble(OutOfStock("first"))
@@ -257,7 +260,7 @@ def test_a_function_that_raises_costs_the_job_no_attempt_and_the_log_says_so(
         drain()
 
     handle.refresh()
-    assert (handle.state, told(handle)) == ("scheduled", ["first"])
+    assert (handle.state, messages(handle)) == ("scheduled", ["first"])
     assert 0 < pause(handle) < 1.5
     assert f"backoff of job {work.name} raised or returned no duration" in caplog.text
     make_due(handle)
@@ -265,7 +268,7 @@ def test_a_function_that_raises_costs_the_job_no_attempt_and_the_log_says_so(
     assert handle.join(0) == "done"
 
 
-def test_a_pause_beyond_all_calendars_harms_nothing_but_the_job(engine: Engine) -> None:
+def test_a_pause_beyond_all_calendars_affects_only_its_job(engine: Engine) -> None:
     trouble(OutOfStock(), Retry(after=float("inf")), Retry(after=timedelta.max))
     handles = [ever.run_later(), ever.run_later(), ever.run_later()]
     other = add.run_later(1)
@@ -306,7 +309,7 @@ def test_drain_runs_the_retries_that_are_due_and_leaves_the_others(engine: Engin
 # Which
 
 
-def test_only_the_errors_of_retry_on_are_worth_another_attempt(engine: Engine) -> None:
+def test_only_the_errors_of_retry_on_are_retried(engine: Engine) -> None:
     trouble(OutOfStock("comes again"), ConnectionError("is an OSError"), ValueError("a bug"))
     handle = picky.run_later()
 
@@ -314,7 +317,7 @@ def test_only_the_errors_of_retry_on_are_worth_another_attempt(engine: Engine) -
 
     with pytest.raises(JobFailed, match="a bug"):
         handle.join(0)
-    assert told(handle) == ["comes again", "is an OSError", "a bug"]
+    assert messages(handle) == ["comes again", "is an OSError", "a bug"]
 
     trouble(KeyError("another bug"))
     other = picky.run_later()
@@ -324,9 +327,7 @@ def test_only_the_errors_of_retry_on_are_worth_another_attempt(engine: Engine) -
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
-def test_what_would_end_a_program_is_no_error_that_an_attempt_mends(
-    engine: Engine, error: BaseException
-) -> None:
+def test_exceptions_that_end_programs_are_not_retried(engine: Engine, error: BaseException) -> None:
     trouble(error)
     handle = thrice.run_later()
 
@@ -339,7 +340,7 @@ def test_what_would_end_a_program_is_no_error_that_an_attempt_mends(
 # Retry and Discard
 
 
-def test_a_retry_is_granted_each_time_to_a_job_without_max_attempts(engine: Engine) -> None:
+def test_a_retry_is_unbounded_without_max_attempts(engine: Engine) -> None:
     trouble(*(Retry(f"not yet {n}", after=0) for n in range(25)))
     handle = once.run_later()
 
@@ -347,10 +348,10 @@ def test_a_retry_is_granted_each_time_to_a_job_without_max_attempts(engine: Engi
 
     assert handle.join(0) == "done"
     assert handle.attempts == 26
-    assert told(handle) == [f"not yet {n}" for n in range(25)]
+    assert messages(handle) == [f"not yet {n}" for n in range(25)]
 
 
-def test_a_retry_is_bounded_by_max_attempts_where_they_are_given(engine: Engine) -> None:
+def test_a_retry_is_bounded_by_max_attempts(engine: Engine) -> None:
     trouble(*(Retry(f"not yet {n}", after=0) for n in range(25)))
     handle = thrice.run_later()
 
@@ -360,7 +361,7 @@ def test_a_retry_is_bounded_by_max_attempts_where_they_are_given(engine: Engine)
         handle.join(0)
 
 
-def test_a_retry_may_come_though_retry_on_does_not_name_it(engine: Engine) -> None:
+def test_a_retry_does_not_depend_on_retry_on(engine: Engine) -> None:
     trouble(Retry(after=0), Retry(after=0))
     handle = picky.run_later()
 
@@ -370,7 +371,7 @@ def test_a_retry_may_come_though_retry_on_does_not_name_it(engine: Engine) -> No
 
 
 @pytest.mark.parametrize(("after", "minutes"), [(180, 3), (timedelta(minutes=90), 90)])
-def test_a_retry_waits_as_long_as_it_asks(engine: Engine, after: Any, minutes: int) -> None:
+def test_a_retry_waits_for_its_own_time(engine: Engine, after: Any, minutes: int) -> None:
     trouble(Retry(after=after), Retry(after=after))
     handles = [once.run_later(), thrice.run_later()]
 
@@ -379,7 +380,7 @@ def test_a_retry_waits_as_long_as_it_asks(engine: Engine, after: Any, minutes: i
     assert [round(pause(handle) / 60) for handle in handles] == [minutes, minutes]
 
 
-def test_a_retry_that_asks_for_no_time_waits_for_the_backoff(engine: Engine) -> None:
+def test_a_retry_without_a_time_waits_for_the_backoff(engine: Engine) -> None:
     trouble(Retry())
     handle = listed.run_later()
 
@@ -389,7 +390,7 @@ def test_a_retry_that_asks_for_no_time_waits_for_the_backoff(engine: Engine) -> 
 
 
 @pytest.mark.parametrize("retry", [BareRetry(7), OddRetry()], ids=["bare", "odd"])
-def test_a_retry_of_the_jobs_own_making_is_one(engine: Engine, retry: Retry) -> None:
+def test_a_subclass_of_retry_is_a_retry(engine: Engine, retry: Retry) -> None:
     """Whatever its class has made of `after`; and the thread goes on to the next job."""
     trouble(retry)
     handle, other = once.run_later(), add.run_later(1)
@@ -425,7 +426,7 @@ def test_a_discarded_job_is_cancelled_with_its_reason_and_not_retried(engine: En
     ],
     ids=["none", "odd", "huge"],
 )
-def test_a_reason_is_text_that_any_database_takes(
+def test_a_reason_is_text_that_any_database_accepts(
     engine: Engine, error: Discard, reason: str
 ) -> None:
     trouble(error)
@@ -447,10 +448,10 @@ def test_a_discard_after_failed_attempts_keeps_their_errors(engine: Engine) -> N
     drain()
 
     handle.refresh()
-    assert (handle.state, handle.reason, told(handle)) == ("cancelled", "never mind", ["first"])
+    assert (handle.state, handle.reason, messages(handle)) == ("cancelled", "never mind", ["first"])
 
 
-# What is kept of errors
+# The stored errors
 
 
 def test_an_error_is_kept_in_less_than_a_megabyte_on_each_attempt(engine: Engine) -> None:
@@ -465,13 +466,13 @@ def test_an_error_is_kept_in_less_than_a_megabyte_on_each_attempt(engine: Engine
     handle.refresh()
     assert handle.state == "failed"
     assert len(handle.errors) == 3
-    for error in handle.errors:
-        size = sum(len(t.encode()) for t in (error.exception_class, error.message, error.traceback))
-        assert size < 1_000_000
-        assert error.message.startswith("xxx")
+    for attempt in handle.errors:
+        texts = (attempt.exception_class, attempt.message, attempt.traceback)
+        assert sum(len(text.encode()) for text in texts) < 1_000_000
+        assert attempt.message.startswith("xxx")
 
 
-def test_an_error_that_cannot_be_printed_is_retried_like_any_other(engine: Engine) -> None:
+def test_an_error_that_cannot_be_printed_is_retried(engine: Engine) -> None:
     round_about = OutOfStock("a\0b\ud800")
     round_about.__cause__ = round_about
     trouble(Unprintable(), round_about)
@@ -480,13 +481,13 @@ def test_an_error_that_cannot_be_printed_is_retried_like_any_other(engine: Engin
     drain(1)
 
     assert (handle.join(0), other.join(0)) == ("done", 1)
-    assert told(handle) == ["<its __str__ raised RuntimeError>", "a\\x00b\\ud800"]
+    assert messages(handle) == ["<its __str__ raised RuntimeError>", "a\\x00b\\ud800"]
 
 
 # By hand
 
 
-def test_a_job_that_has_failed_for_good_can_be_retried_with_fresh_attempts(engine: Engine) -> None:
+def test_a_failed_job_can_be_retried_with_new_attempts(engine: Engine) -> None:
     trouble(*(OutOfStock(str(n)) for n in range(5)))
     handle = thrice.run_later()
     drain()
@@ -499,7 +500,7 @@ def test_a_job_that_has_failed_for_good_can_be_retried_with_fresh_attempts(engin
     assert Job.objects.get().run_after is None
     assert drain().executed == 3
     assert handle.join(0) == "done"
-    assert (handle.attempts, told(handle)) == (3, ["0", "1", "2", "3", "4"])
+    assert (handle.attempts, messages(handle)) == (3, ["0", "1", "2", "3", "4"])
 
 
 def test_a_cancelled_job_can_be_retried_and_forgets_the_reason(engine: Engine) -> None:
@@ -514,7 +515,7 @@ def test_a_cancelled_job_can_be_retried_and_forgets_the_reason(engine: Engine) -
     assert handle.join(0) == "done"
 
 
-def test_an_execution_that_was_cut_off_uses_up_no_attempt(engine: Engine) -> None:
+def test_an_interrupted_execution_uses_up_no_attempt(engine: Engine) -> None:
     """Its consumer died: `attempts` counts that execution, `max_attempts` does not."""
     handle = thrice.run_later()
     Job.objects.update(attempts=2, rescues=2)
@@ -526,9 +527,9 @@ def test_an_execution_that_was_cut_off_uses_up_no_attempt(engine: Engine) -> Non
     assert handle.attempts == 5
 
 
-def test_retries_go_from_one_consumer_to_the_next(engine: Engine) -> None:
+def test_a_retry_can_run_on_another_consumer(engine: Engine) -> None:
     trouble(OutOfStock("on the first"), Retry("and once more", after=0.2))
-    handle = asking.run_later()
+    handle = with_recorded_backoff.run_later()
 
     first = drain(max_jobs=1)
     with consuming() as second:

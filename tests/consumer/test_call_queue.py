@@ -1,4 +1,4 @@
-"""Running jobs reach the queue over the desk."""
+"""Running jobs call the engine through the call queue."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def call_queue(wakeup: Wakeup) -> CallQueue:
 
 @pytest.fixture
 def lay(call_queue: CallQueue) -> Iterator[Callable[..., Any]]:
-    """Lays a verb on the desk from a thread of its own; returns the future of its answer."""
+    """Submit a call from a thread of its own; return the future of its result."""
     with ThreadPoolExecutor(8) as threads:
 
         def lay(verb: Callable[[Engine], Any]) -> Any:
@@ -48,7 +48,7 @@ def lay(call_queue: CallQueue) -> Iterator[Callable[..., Any]]:
         call_queue.close()
 
 
-def test_a_call_is_answered_once_the_turn_has_committed(
+def test_a_call_is_resolved_once_the_turn_has_committed(
     engine: Engine, call_queue: CallQueue, lay: Callable[..., Any]
 ) -> None:
     job = new_job()
@@ -59,11 +59,11 @@ def test_a_call_is_answered_once_the_turn_has_committed(
         assert not answer.done()
     call_queue.resolve()
 
-    assert answer.result(10) == NO_HOLDERS
+    assert answer.result(30) == NO_HOLDERS
     assert Job.objects.filter(pk=job.id).exists()
 
 
-def test_a_turn_that_fails_leaves_the_calls_for_the_next(
+def test_a_turn_that_fails_leaves_the_calls_for_the_next_one(
     engine: Engine, call_queue: CallQueue, lay: Callable[..., Any]
 ) -> None:
     answer = lay(lambda engine: engine.jobs.enqueue(new_job()))
@@ -82,7 +82,7 @@ def test_a_turn_that_fails_leaves_the_calls_for_the_next(
         call_queue.execute(engine)
     call_queue.resolve()
 
-    answer.result(10)
+    answer.result(30)
     assert Job.objects.count() == 1
 
 
@@ -98,27 +98,25 @@ def test_only_the_call_that_is_wrong_fails(
         call_queue.execute(engine)
     call_queue.resolve()
 
-    assert isinstance(wrong.exception(10), IntegrityError)
-    first.result(10)
-    last.result(10)
+    assert isinstance(wrong.exception(30), IntegrityError)
+    first.result(30)
+    last.result(30)
     assert Job.objects.count() == 2
 
 
-def test_a_desk_that_is_closed_refuses_at_once(
+def test_a_closed_call_queue_refuses_at_once(
     call_queue: CallQueue, lay: Callable[..., Any]
 ) -> None:
     waiting = lay(lambda claims: None)
     call_queue.close()
 
-    assert isinstance(waiting.exception(10), RuntimeError)
+    assert isinstance(waiting.exception(30), RuntimeError)
     with pytest.raises(RuntimeError, match="has ended"):
         call_queue.call(lambda claims: None)
     assert threading.active_count() >= 1
 
 
-def test_a_call_that_no_turn_takes_is_taken_back_and_refused(
-    engine: Engine, wakeup: Wakeup
-) -> None:
+def test_a_call_that_no_turn_takes_is_withdrawn_and_refused(engine: Engine, wakeup: Wakeup) -> None:
     call_queue = CallQueue(wakeup, timeout=0.1)
     job = new_job()
 
@@ -134,24 +132,24 @@ def test_a_call_that_no_turn_takes_is_taken_back_and_refused(
     assert not Job.objects.exists()
 
 
-def test_a_call_that_is_in_a_turn_is_waited_for(engine: Engine, wakeup: Wakeup) -> None:
-    call_queue = CallQueue(wakeup, timeout=0.1)
+def test_a_call_that_is_in_a_turn_is_awaited_beyond_its_timeout(
+    engine: Engine, wakeup: Wakeup
+) -> None:
+    call_queue = CallQueue(wakeup, timeout=1.0)
     with ThreadPoolExecutor(1) as threads:
         answer = threads.submit(call_queue.call, lambda claims: "done")
         eventually(lambda: len(call_queue))
         with engine.db.transaction():
             call_queue.execute(engine)
-            threading.Event().wait(1.0)
+            threading.Event().wait(1.5)
             assert not answer.done()
         call_queue.resolve()
 
-        assert answer.result(10) == "done"
+        assert answer.result(30) == "done"
 
 
-def test_a_call_whose_turn_has_failed_may_be_taken_back_again(
-    engine: Engine, wakeup: Wakeup
-) -> None:
-    call_queue = CallQueue(wakeup, timeout=0.1)
+def test_a_call_whose_turn_has_failed_can_be_withdrawn(engine: Engine, wakeup: Wakeup) -> None:
+    call_queue = CallQueue(wakeup, timeout=1.0)
     with ThreadPoolExecutor(1) as threads:
         answer = threads.submit(call_queue.call, lambda claims: "done")
         eventually(lambda: len(call_queue))
@@ -160,7 +158,7 @@ def test_a_call_whose_turn_has_failed_may_be_taken_back_again(
             transaction.set_rollback(True, using=engine.db.alias)
         call_queue.requeue()
 
-        assert isinstance(answer.exception(10), QueueUnavailable)
+        assert isinstance(answer.exception(30), QueueUnavailable)
 
 
 def test_a_timeout_that_a_verb_raises_is_its_own(
@@ -175,14 +173,14 @@ def test_a_timeout_that_a_verb_raises_is_its_own(
     call_queue.resolve()
 
     with pytest.raises(TimeoutError, match="mine"):
-        answer.result(10)
+        answer.result(30)
 
 
 @pytest.mark.postgresql_only
 def test_a_session_that_is_lost_in_a_call_fails_the_turn_and_not_the_call(
     call_queue: CallQueue, engine: Engine, lay: Lay
 ) -> None:
-    """Else the turn would end as if it had committed, and what it had written would be forgotten."""
+    """Otherwise the turn would end as if it had committed, and its writes would be lost."""
     lost: list[bool] = []
 
     def lose(engine: Engine) -> str:
@@ -201,4 +199,4 @@ def test_a_session_that_is_lost_in_a_call_fails_the_turn_and_not_the_call(
         call_queue.execute(engine)
     call_queue.resolve()
 
-    assert answer.result(10) == "done"
+    assert answer.result(30) == "done"

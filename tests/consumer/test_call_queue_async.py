@@ -1,4 +1,4 @@
-"""Coroutines reach the queue over the desk without a thread."""
+"""Coroutines call the engine through the call queue, without a thread."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,67 +21,70 @@ from tests.support.processes import eventually
 @pytest.fixture
 def call_queue() -> Iterator[CallQueue]:
     wakeup = Wakeup()
-    yield CallQueue(wakeup, timeout=0.3)
+    yield CallQueue(wakeup)
     wakeup.close()
 
 
-def begin(work: Callable[[], Coroutine[Any, Any, Any]]) -> Future[Any]:
+def start(work: Callable[[], Coroutine[Any, Any, Any]]) -> Future[Any]:
     """Run a coroutine on a loop of another thread."""
-    answer: Future[Any] = Future()
+    result: Future[Any] = Future()
 
     def run() -> None:
         try:
-            answer.set_result(asyncio.run(work()))
-        except BaseException as error:  # noqa: BLE001  (the test looks at it)
-            answer.set_exception(error)
+            result.set_result(asyncio.run(work()))
+        except BaseException as error:  # noqa: BLE001  (the test checks it)
+            result.set_exception(error)
 
     threading.Thread(target=run).start()
-    return answer
+    return result
 
 
-def test_a_coroutine_is_answered_once_the_turn_has_committed_and_its_loop_goes_on(
+def test_a_coroutines_call_is_resolved_once_the_turn_has_committed_and_its_loop_continues(
     call_queue: CallQueue, engine: Engine
 ) -> None:
     went_on = threading.Event()
 
     async def work() -> int:
         async with asyncio.TaskGroup() as group:
-            asked = group.create_task(call_queue.acall(lambda engine: 7))
+            called = group.create_task(call_queue.acall(lambda engine: 7))
             await asyncio.sleep(0.05)
             went_on.set()
-            return await asked
+            return await called
 
-    answer = begin(work)
+    result = start(work)
     assert went_on.wait(30)
     with engine.db.transaction():
         call_queue.execute(engine)
-        assert not answer.done()
+        assert not result.done()
     call_queue.resolve()
 
-    assert answer.result(30) == 7
+    assert result.result(30) == 7
 
 
 def test_a_coroutine_gets_the_error_of_its_verb(call_queue: CallQueue, engine: Engine) -> None:
     def refuse(engine: Engine) -> None:
         raise ValueError("no")
 
-    answer = begin(lambda: call_queue.acall(refuse))
+    result = start(lambda: call_queue.acall(refuse))
     eventually(lambda: len(call_queue))
     with engine.db.transaction():
         call_queue.execute(engine)
     call_queue.resolve()
 
     with pytest.raises(ValueError, match="no"):
-        answer.result(30)
+        result.result(30)
 
 
-def test_what_nobody_serves_is_taken_back(call_queue: CallQueue) -> None:
+def test_a_call_of_a_coroutine_that_no_turn_takes_is_withdrawn() -> None:
+    wakeup = Wakeup()
+    call_queue = CallQueue(wakeup, timeout=0.3)
     with pytest.raises(QueueUnavailable):
         asyncio.run(call_queue.acall(lambda queue: 7))
     assert len(call_queue) == 0
+    wakeup.close()
 
 
-def test_what_nobody_waits_for_is_taken_back(call_queue: CallQueue) -> None:
+def test_a_call_of_a_cancelled_coroutine_is_withdrawn(call_queue: CallQueue) -> None:
     async def work() -> None:
         async with asyncio.timeout(0.01):
             await call_queue.acall(lambda queue: 7)
@@ -90,20 +94,25 @@ def test_what_nobody_waits_for_is_taken_back(call_queue: CallQueue) -> None:
     assert len(call_queue) == 0
 
 
-def test_a_coroutine_that_is_cancelled_amid_its_turn_hurts_no_other(
+def test_a_coroutine_that_is_cancelled_during_its_turn_affects_no_other(
     call_queue: CallQueue, engine: Engine
 ) -> None:
-    async def work() -> None:
-        async with asyncio.timeout(0.2):
-            await call_queue.acall(lambda engine: 7)
+    cancel: list[Callable[[], object]] = []
 
-    gone = begin(work)
+    async def work() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        cancel.append(partial(asyncio.get_running_loop().call_soon_threadsafe, task.cancel))
+        await call_queue.acall(lambda engine: 7)
+
+    gone = start(work)
     eventually(lambda: len(call_queue))
-    other = begin(lambda: call_queue.acall(lambda engine: 8))
+    other = start(lambda: call_queue.acall(lambda engine: 8))
     eventually(lambda: len(call_queue) == 2)
     with engine.db.transaction():
         call_queue.execute(engine)
-        assert isinstance(gone.exception(30), TimeoutError)
+        cancel[0]()
+        assert isinstance(gone.exception(30), asyncio.CancelledError)
     call_queue.resolve()
 
     assert other.result(30) == 8

@@ -1,28 +1,37 @@
-"""One consumer, in this process: what it claims, runs, writes and leaves alone."""
+"""One consumer, in this process: the jobs that it claims, runs, writes and leaves to others."""
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from django.db import connections
+from django.db import OperationalError, connections
+from django.test import override_settings
 
 from djjp import run_many
+from djjp.consumer import outage
 from djjp.consumer.consumer import Consumer
-from djjp.engine import Engine
+from djjp.consumer.process import consume
+from djjp.consumer.rescue import rescue
+from djjp.durations import seconds
+from djjp.engine import Engine, Listener
 from djjp.models import Attempt, Job
+from djjp.models import Consumer as ConsumerRow
 from tests.project.shop.jobs import add, anap, echo, fail, fan_out, mail, nap, record
 from tests.project.shop.models import Execution
-from tests.support.consumers import drain
+from tests.support.consumers import consuming, drain
+from tests.support.engine_calls import claim, enqueue, register_consumer
 from tests.support.factories import new_job
 from tests.support.processes import Processes, eventually
+from tests.support.staying import let_end, stay
 
 
-def test_drain_runs_what_is_there_and_ends(engine: Engine) -> None:
+def test_drain_runs_all_ready_jobs_and_ends(engine: Engine) -> None:
     handles = run_many(add.bind(i, b=1) for i in range(500))
 
     consumer = drain()
@@ -36,7 +45,7 @@ def test_drain_on_an_empty_queue_ends_at_once(engine: Engine) -> None:
     assert drain().executed == 0
 
 
-def test_an_ended_job_shows_when_it_was_made_begun_and_ended(engine: Engine) -> None:
+def test_an_ended_job_shows_when_it_was_created_started_and_finished(engine: Engine) -> None:
     handle = nap.run_later(0.05)
     drain()
 
@@ -99,18 +108,18 @@ def test_drain_leaves_jobs_of_the_future_alone(engine: Engine) -> None:
     assert (later.state, due.state) == ("scheduled", "succeeded")
 
 
-def test_drain_runs_what_its_jobs_enqueue(engine: Engine) -> None:
+def test_drain_runs_the_jobs_that_its_jobs_enqueue(engine: Engine) -> None:
     handle = fan_out.run_later(20)
 
     assert drain().executed == 21
     assert len(handle.join(0)) == 20
 
 
-@pytest.mark.parametrize("limit", [1, 7])
-def test_max_jobs_is_exact(engine: Engine, limit: int) -> None:
+@pytest.mark.parametrize("slots", [1, 7])
+def test_max_jobs_is_exact(engine: Engine, slots: int) -> None:
     run_many(add.bind(i) for i in range(300))
 
-    consumer = Consumer(limit, max_jobs=123)
+    consumer = Consumer(slots, max_jobs=123)
     consumer.run()
 
     assert consumer.executed == 123
@@ -118,7 +127,7 @@ def test_max_jobs_is_exact(engine: Engine, limit: int) -> None:
     assert Job.objects.filter(state="ready", attempts=0).count() == 177
 
 
-def test_a_job_unknown_here_is_left_to_others_and_does_not_spin(
+def test_a_job_that_is_not_registered_here_is_left_to_others_and_causes_no_busy_loop(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine.jobs.enqueue_many([new_job(name="shop.of_tomorrow", priority=9) for _ in range(50)])
@@ -135,15 +144,16 @@ def test_a_job_unknown_here_is_left_to_others_and_does_not_spin(
     ]
 
 
-def test_a_late_outcome_is_dropped_and_said(
+def test_a_late_outcome_is_dropped_and_logged(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    handle = nap.run_later(0.3)
-    consumer = Consumer(1, drain=True)
+    handle = stay.run_later()
+    consumer = Consumer(1, max_jobs=1)  # a drain would rescue the job from `another`
 
     def rescue_meanwhile() -> None:
         eventually(lambda: Job.objects.filter(state="running").exists())
         Job.objects.update(consumer="another", attempts=2)
+        let_end()
         connections.close_all()
 
     thief = threading.Thread(target=rescue_meanwhile)
@@ -158,12 +168,13 @@ def test_a_late_outcome_is_dropped_and_said(
 
 
 def test_a_row_that_is_deleted_while_it_runs_harms_nothing(engine: Engine) -> None:
-    nap.run_later(0.2)
+    stay.run_later()
     other = add.run_later(1)
 
     def delete_meanwhile() -> None:
-        eventually(lambda: Job.objects.filter(state="running", name=nap.name).exists())
-        Job.objects.filter(name=nap.name).delete()
+        eventually(lambda: Job.objects.filter(state="running", name=stay.name).exists())
+        Job.objects.filter(name=stay.name).delete()
+        let_end()
         connections.close_all()
 
     deleter = threading.Thread(target=delete_meanwhile)
@@ -178,7 +189,7 @@ def test_a_row_that_is_deleted_while_it_runs_harms_nothing(engine: Engine) -> No
 def test_slow_jobs_do_not_wait_behind_each_other_while_another_consumer_is_free(
     engine: Engine,
 ) -> None:
-    """The first consumer has learnt that jobs are tiny and holds a long line when they turn slow."""
+    """The first consumer has measured tiny jobs and has a large read-ahead when they become slow."""
     run_many(add.bind(i) for i in range(2000))
     run_many(nap.bind(1.0) for _ in range(4))
 
@@ -213,7 +224,7 @@ def test_arguments_arrive_as_they_were_given(engine: Engine) -> None:
     assert handle.join(0) == [[timedelta(days=1), {"a": (1, 2)}], {"flag": b"\x00"}]
 
 
-def test_a_queue_without_tables_is_refused_with_the_command_that_makes_them(
+def test_a_queue_without_tables_is_refused_and_the_error_names_the_command(
     processes: Processes, tmp_path: Path
 ) -> None:
     ended = processes.run(
@@ -223,3 +234,96 @@ def test_a_queue_without_tables_is_refused_with_the_command_that_makes_them(
     assert ended.returncode == 1
     assert "python manage.py migrate --database=sqlite" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_consumer_whose_listener_fails_at_first_registers_once_and_keeps_one_journal(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    registered: list[str] = []
+    refusals = [OperationalError("away"), OperationalError("away")]
+    register, listener = engine.consumers.register, engine.db.listener
+
+    def recording(row: ConsumerRow) -> None:
+        registered.append(row.name)
+        register(row)
+
+    def refusing() -> Listener:
+        if refusals:
+            raise refusals.pop()
+        return listener()
+
+    monkeypatch.setattr(engine.consumers, "register", recording)
+    monkeypatch.setattr(engine.db, "listener", refusing)
+    handle = add.run_later(1)
+
+    consumer = drain()
+
+    assert handle.join(0) == 1
+    assert registered == [consumer.name]
+    assert not ConsumerRow.objects.exists()
+    assert "keeps no start journal" not in caplog.text
+    assert caplog.text.count("the queue's database refused (away)") == 2
+
+
+@pytest.mark.parametrize("long", [True, False])
+def test_the_end_of_an_outage_is_logged_once_if_it_was_long(
+    long: bool, engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    refusals = [OperationalError("away"), OperationalError("away")]
+    listener = engine.db.listener
+
+    def refusing() -> Listener:
+        if refusals:
+            raise refusals.pop()
+        return listener()
+
+    monkeypatch.setattr(engine.db, "listener", refusing)
+    monkeypatch.setattr(outage, "_LONG", 0.0 if long else 3600.0)
+
+    handle = add.run_later(1)
+    drain()
+
+    assert handle.join(0) == 1
+    assert caplog.text.count("the queue's database refused (away)") == 2
+    assert caplog.text.count("the queue's database answers again, after ") == int(long)
+
+
+def test_a_second_registration_under_the_same_name_does_no_harm(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The row was written, and the response lost."""
+    registered: list[str] = []
+    register = engine.consumers.register
+
+    def losing_the_response(row: ConsumerRow) -> None:
+        register(row)
+        registered.append(row.name)
+        if len(registered) == 1:
+            raise OperationalError("away")
+
+    monkeypatch.setattr(engine.consumers, "register", losing_the_response)
+    handle = add.run_later(1)
+
+    consumer = drain()
+
+    assert handle.join(0) == 1
+    assert registered == [consumer.name] * 2
+    assert not ConsumerRow.objects.exists()
+    assert "keeps no start journal" not in caplog.text
+
+
+@pytest.mark.parametrize("most", [10**400, math.inf, 1e300])
+def test_a_consumer_works_with_settings_of_any_size(engine: Engine, most: float) -> None:
+    durations = ("heartbeat_limit", "frozen_limit", "keep_succeeded", "keep_failed")
+    large = {"max_rescues": 10**400, **dict.fromkeys((*durations, "shutdown_timeout"), most)}
+    [id] = enqueue(engine, name=add.name, arguments='{"args":[1],"kwargs":{}}')
+    claim(engine, "dead")
+    with override_settings(DJJP={"db_name": engine.db.alias, **large}):
+        assert rescue(engine, register_consumer(engine, "dead")).jobs == 1
+        assert consume(drain=True) == 0
+        assert Job.objects.get(pk=id).state == "succeeded"
+        with consuming(shutdown_timeout=seconds("shutdown_timeout", most)):
+            handle = stay.run_later()
+            eventually(lambda: Job.objects.get(pk=handle.id).state == "running")
+            let_end()
+        handle.join(1)

@@ -1,4 +1,4 @@
-"""Running one job: whatever it does, the outcome says so and nothing escapes."""
+"""Running one job: everything that it does becomes its outcome, and no exception escapes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from django.db import connections
 
-from djjp import codec, current_job, job
+from djjp import codec, current_job_or_none, job
 from djjp.consumer.execution import Execution
 from djjp.engine import Claimed, Engine, Outcome
 from djjp.jobs import registry
@@ -21,7 +21,7 @@ from djjp.models import State
 
 @pytest.fixture
 def run() -> Iterator[Callable[..., Outcome]]:
-    """Registers a function for this test and executes it as a claimed job."""
+    """Yield a function that registers a function for this test and executes it as a claimed job."""
     names: list[str] = []
 
     def run(function: Callable[..., Any], *args: Any) -> Outcome:
@@ -49,7 +49,7 @@ def test_a_coroutine_function_is_awaited(run: Callable[..., Outcome]) -> None:
         return 2 * n
 
     assert run(double, 21).result == "42"
-    assert current_job() is None, "this was the job's alone"
+    assert current_job_or_none() is None, "this was the job's alone"
 
 
 def test_an_exception_becomes_a_failure_with_its_traceback(run: Callable[..., Outcome]) -> None:
@@ -66,7 +66,7 @@ def test_an_exception_becomes_a_failure_with_its_traceback(run: Callable[..., Ou
     assert 'raise LookupError("no such order")' in outcome.failure.traceback
 
 
-def test_a_traceback_begins_in_the_job_and_not_in_the_consumer(run: Callable[..., Outcome]) -> None:
+def test_a_traceback_starts_in_the_job_and_not_in_the_consumer(run: Callable[..., Outcome]) -> None:
     def broken() -> None:
         raise LookupError
 
@@ -78,7 +78,7 @@ def test_a_traceback_begins_in_the_job_and_not_in_the_consumer(run: Callable[...
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
-def test_what_would_end_a_program_ends_only_the_job(
+def test_an_exception_that_ends_programs_ends_only_the_job(
     run: Callable[..., Outcome], error: BaseException
 ) -> None:
     def leave() -> None:
@@ -91,7 +91,7 @@ def object_of_no_kind() -> object:
     return object()
 
 
-def test_a_result_that_cannot_be_encoded_fails_the_job_and_says_so(
+def test_a_result_that_cannot_be_encoded_fails_the_job_with_a_clear_error(
     run: Callable[..., Outcome],
 ) -> None:
     failure = run(object_of_no_kind).failure
@@ -108,7 +108,18 @@ def test_a_name_that_is_not_registered_fails_the_attempt() -> None:
     assert "shop.gone" in outcome.failure.message
 
 
-def test_arguments_that_fit_no_more_fail_the_attempt(run: Callable[..., Outcome]) -> None:
+def test_arguments_that_no_longer_fit_fail_the_attempt(run: Callable[..., Outcome]) -> None:
+    failure = run(lambda a: a, 1, 2).failure
+
+    assert failure is not None
+    assert failure.exception_class == "builtins.TypeError"
+
+
+def test_a_call_of_a_row_by_hand_that_does_not_fit_fails_the_attempt(
+    run: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its id holds no time, or one that is no date."""
+    monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=2**128 - 1))
     failure = run(lambda a: a, 1, 2).failure
 
     assert failure is not None
@@ -133,7 +144,7 @@ def test_an_exception_that_cannot_be_printed_is_still_a_failure(
     assert "RuntimeError" in failure.message
 
 
-def test_a_cause_that_goes_round_in_a_circle_is_printed_once(run: Callable[..., Outcome]) -> None:
+def test_a_circular_cause_is_printed_once(run: Callable[..., Outcome]) -> None:
     def broken() -> None:
         first, second = ValueError("first"), ValueError("second")
         first.__cause__, second.__cause__ = second, first
@@ -172,7 +183,7 @@ def test_nul_bytes_and_lone_surrogates_are_shown_as_escapes(run: Callable[..., O
     failure.traceback.encode()
 
 
-def test_endless_recursion_is_a_failure_like_any_other(run: Callable[..., Outcome]) -> None:
+def test_endless_recursion_is_an_ordinary_failure(run: Callable[..., Outcome]) -> None:
     def deeper() -> None:
         deeper()
 
@@ -196,7 +207,7 @@ def test_context_variables_of_one_job_do_not_reach_the_next(run: Callable[..., O
     assert run(read).result == '"none"'
 
 
-def test_a_connection_that_broke_in_one_job_is_not_met_by_the_next(
+def test_a_connection_that_broke_in_one_job_is_not_used_by_the_next(
     engine: Engine, run: Callable[..., Outcome]
 ) -> None:
     def on_a_thread() -> None:
@@ -224,7 +235,7 @@ def test_a_connection_that_broke_in_one_job_is_not_met_by_the_next(
     assert [outcome.state for outcome in outcomes] == [State.FAILED, State.SUCCEEDED]
 
 
-def test_a_job_leaves_no_queue_connection_behind(
+def test_a_job_leaves_no_connection_to_the_queue_open(
     engine: Engine, run: Callable[..., Outcome]
 ) -> None:
     left: list[object] = []

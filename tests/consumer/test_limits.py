@@ -35,7 +35,7 @@ print(" ".join(str(handle.id) for handle in handles))
 """
 
 
-class Note(NamedTuple):
+class Event(NamedTuple):
     what: str
     key: str
     at: float
@@ -47,25 +47,25 @@ def nothing_noted() -> None:
     SPANS.unlink(missing_ok=True)
 
 
-def notes() -> list[Note]:
+def events() -> list[Event]:
     if not SPANS.exists():
         return []
     lines = [line.split() for line in SPANS.read_text().splitlines()]
-    return [Note(what, key, float(at), int(process)) for what, key, at, process in lines]
+    return [Event(what, key, float(at), int(process)) for what, key, at, process in lines]
 
 
 def states() -> Counter[str]:
     return Counter(Job.objects.values_list("state", flat=True))
 
 
-def most_at_once(noted: list[Note], died: dict[int, float]) -> dict[str, int]:
-    """How many of each key ran at the same moment; what a process left open ended with it."""
-    steps = [(note.at, note.key, 1 if note.what == "start" else -1) for note in noted]
+def most_at_once(recorded: list[Event], died: dict[int, float]) -> dict[str, int]:
+    """Return the most jobs of each key that ran at once; a job without an end ended with its process."""
+    steps = [(event.at, event.key, 1 if event.what == "start" else -1) for event in recorded]
     for process, at in died.items():
         open_there: Counter[str] = Counter()
-        for note in noted:
-            if note.process == process:
-                open_there[note.key] += 1 if note.what == "start" else -1
+        for event in recorded:
+            if event.process == process:
+                open_there[event.key] += 1 if event.what == "start" else -1
         steps += [(at, key, -count) for key, count in open_there.items()]
     running: dict[str, int] = defaultdict(int)
     most: dict[str, int] = defaultdict(int)
@@ -77,11 +77,12 @@ def most_at_once(noted: list[Note], died: dict[int, float]) -> dict[str, int]:
 
 
 def most_in_any(window: float, times: list[float]) -> int:
-    """The largest number of these times within any span of that length."""
+    """Return the largest number of these times within any span of that length."""
     return max(sum(start <= at < start + window for at in times) for start in times)
 
 
-def test_no_more_of_a_key_run_at_once_in_several_consumers_also_when_one_is_killed(
+@pytest.mark.end_to_end
+def test_several_consumers_keep_a_limit_even_when_one_is_killed(
     processes: Processes, engine: Engine
 ) -> None:
     consumers = [
@@ -102,15 +103,18 @@ def test_no_more_of_a_key_run_at_once_in_several_consumers_also_when_one_is_kill
     victim.wait()
     died = {victim.pid: time.time()}
     eventually(lambda: states() == {"succeeded": 72 + 50})
-    most = most_at_once(notes(), died)
+    most = most_at_once(events(), died)
     assert most == {"a": 2, "b": 2, "c": 2}
     for consumer in consumers[1:]:
         code, err = processes.end(consumer)
         assert (code, "Traceback" in err, "refused" in err) == (0, False, False), err
 
 
-@pytest.mark.parametrize("concurrency", ["threads", "asyncio"])
-def test_no_more_start_in_any_span_than_may_and_not_many_less(
+@pytest.mark.end_to_end
+@pytest.mark.parametrize(
+    "concurrency", ["threads", pytest.param("asyncio", marks=pytest.mark.end_to_end)]
+)
+def test_a_rate_is_kept_in_every_span_and_nearly_used_up(
     processes: Processes, engine: Engine, concurrency: str
 ) -> None:
     consumers = [processes.consumer("--concurrency", concurrency) for _ in range(2)]
@@ -120,21 +124,21 @@ def test_no_more_start_in_any_span_than_may_and_not_many_less(
     run_many(job.bind(number) for number in range(count))
     run_many(add.bind(1) for _ in range(500))
     eventually(lambda: states() == {"succeeded": count + 500})
-    noted = sorted(notes(), key=lambda note: note.at)
-    times = [note.at for note in noted]
-    assert Counter(note.key for note in noted) == {str(number): 1 for number in range(count)}
+    recorded = sorted(events(), key=lambda event: event.at)
+    times = [event.at for event in recorded]
+    assert Counter(event.key for event in recorded) == {str(number): 1 for number in range(count)}
     assert most_in_any(0.5, times) <= 10
     # 60 jobs at 10 in 0.5 s, the first 10 of them at once, are 2.5 s.
     assert times[-1] - times[0] < 2 * 2.5
-    order = [int(note.key) for note in noted]
-    assert sum(abs(number - place) for place, number in enumerate(order)) < count * 10, order
+    order = [int(event.key) for event in recorded]
+    assert sum(abs(number - index) for index, number in enumerate(order)) < count * 10, order
     eventually(lambda: not RateStart.objects.exists())
     for consumer in consumers:
         code, err = processes.end(consumer)
         assert (code, err) == (0, "")
 
 
-def test_a_shutdown_that_gives_running_jobs_back_leaves_no_place_taken(
+def test_a_shutdown_that_releases_running_jobs_frees_their_permits(
     processes: Processes, engine: Engine
 ) -> None:
     run_many(serve_tenant.bind("a", 60.0) for _ in range(4))
@@ -145,7 +149,7 @@ def test_a_shutdown_that_gives_running_jobs_back_leaves_no_place_taken(
     assert set(Job.objects.values_list("attempts", flat=True)) == {0}
 
 
-def test_a_place_of_a_deleted_job_and_of_a_cancelled_one_is_given_on(
+def test_the_permits_of_deleted_and_cancelled_jobs_are_reused(
     processes: Processes, engine: Engine
 ) -> None:
     handles = run_many(serve_tenant.bind("a", seconds) for seconds in (60.0, 60.0, 0.0, 0.0))
@@ -158,6 +162,7 @@ def test_a_place_of_a_deleted_job_and_of_a_cancelled_one_is_given_on(
     eventually(lambda: states() == {"cancelled": 1, "succeeded": 2})
 
 
+@pytest.mark.end_to_end
 def test_two_processes_that_enqueue_one_key_get_the_same_jobs(
     processes: Processes, engine: Engine
 ) -> None:
@@ -171,28 +176,27 @@ def test_two_processes_that_enqueue_one_key_get_the_same_jobs(
     assert len(same.split()) == Job.objects.count() == 100
 
 
-def test_the_key_of_a_killed_holder_goes_on_with_its_rescue(
-    processes: Processes, engine: Engine
-) -> None:
+@pytest.mark.end_to_end
+def test_a_rescued_job_keeps_its_unique_key(processes: Processes, engine: Engine) -> None:
     handle = import_from.run_later("a", 60.0, 1.0)
     victim = processes.consumer()
-    eventually(notes)
+    eventually(events)
     victim.send_signal(signal.SIGKILL)
     assert import_from.run_later("a") == handle
     consumer = processes.consumer()
-    eventually(lambda: len(notes()) == 2)
+    eventually(lambda: len(events()) == 2)
     assert import_from.run_later("a") == handle
     assert handle.join(30) == "a"
     later = import_from.run_later("a", 0.5)
     assert later != handle
-    handle.retry()  # it meets its successor, and runs beside it
-    eventually(lambda: len(notes()) == 4)
+    handle.retry()  # it runs at the same time as its successor
+    eventually(lambda: len(events()) == 4)
     assert later.join(30) == "a"
     assert Job.objects.get(pk=handle.id).unique_key is None
     assert consumer.poll() is None
 
 
-def test_what_does_not_start_in_time_is_cancelled_wherever_it_waits(
+def test_a_job_that_does_not_start_in_time_is_cancelled_wherever_it_waits(
     processes: Processes, engine: Engine
 ) -> None:
     pause("paused")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
+import time
 from collections import Counter
 
 import pytest
@@ -13,8 +15,10 @@ from django.test.utils import CaptureQueriesContext
 
 from djjp import run_many
 from djjp.engine import Engine
-from djjp.models import Job
-from tests.project.shop.jobs import TALLY, add, fan_out, hog, nap, record
+from djjp.models import Consumer, Job
+from tests.project.shop.forking import shout
+from tests.project.shop.jobs import TALLY, add, fan_out, hog, linger, nap, record
+from tests.project.shop.models import Execution
 from tests.support.processes import Processes, eventually
 
 ENQUEUE = """
@@ -29,6 +33,7 @@ def states() -> Counter[str]:
     return Counter(Job.objects.values_list("state", flat=True))
 
 
+@pytest.mark.both_databases
 def test_one_process_enqueues_and_another_runs(processes: Processes, engine: Engine) -> None:
     handle = add.run_later(1, b=2)
     ended = processes.run("start_consumer", "--drain")
@@ -38,12 +43,12 @@ def test_one_process_enqueues_and_another_runs(processes: Processes, engine: Eng
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_running_jobs_end_and_gives_back_the_rest(
+def test_a_signal_lets_running_jobs_end_and_releases_the_rest(
     processes: Processes, engine: Engine, number: int
 ) -> None:
-    run_many(nap.bind(1.0) for _ in range(10))
+    run_many(linger.bind(str(i), 1.0) for i in range(10))
     consumer = processes.consumer("--concurrency-limit", "2")
-    eventually(lambda: states()["running"])
+    eventually(lambda: Execution.objects.count() == 2)
 
     code, err = processes.end(consumer, number)
 
@@ -53,7 +58,8 @@ def test_a_signal_lets_running_jobs_end_and_gives_back_the_rest(
     assert set(Job.objects.filter(state="ready").values_list("attempts", "consumer")) == {(0, None)}
 
 
-def test_a_signal_finds_an_idle_consumer_too(processes: Processes, engine: Engine) -> None:
+@pytest.mark.sqlite_only
+def test_a_signal_ends_an_idle_consumer_too(processes: Processes, engine: Engine) -> None:
     handle = add.run_later(1)
     consumer = processes.consumer()
     handle.join(30)
@@ -61,12 +67,13 @@ def test_a_signal_finds_an_idle_consumer_too(processes: Processes, engine: Engin
     assert processes.end(consumer) == (0, "")
 
 
-def test_a_second_signal_gives_running_jobs_back_without_an_attempt_spent(
+@pytest.mark.sqlite_only
+def test_a_second_signal_releases_running_jobs_without_an_attempt_spent(
     processes: Processes, engine: Engine
 ) -> None:
-    run_many(nap.bind(60.0) for _ in range(3))
+    run_many(linger.bind(str(i), 60.0) for i in range(3))
     consumer = processes.consumer("--concurrency-limit", "2")
-    eventually(lambda: states()["running"] == 2)
+    eventually(lambda: Execution.objects.count() == 2)
 
     consumer.send_signal(signal.SIGTERM)
     with pytest.raises(subprocess.TimeoutExpired):
@@ -77,24 +84,28 @@ def test_a_second_signal_gives_running_jobs_back_without_an_attempt_spent(
     assert set(Job.objects.values_list("state", "attempts", "consumer")) == {("ready", 0, None)}
 
 
-def test_after_the_shutdown_timeout_running_jobs_are_given_back(
+def test_after_the_shutdown_timeout_running_jobs_are_released(
     processes: Processes, engine: Engine
 ) -> None:
-    run_many(nap.bind(60.0) for _ in range(2))
+    run_many(linger.bind(str(i), 60.0) for i in range(2))
     consumer = processes.start("start_consumer", DJJP_TEST_SHUTDOWN_TIMEOUT="0.3")
-    eventually(lambda: states()["running"] == 2)
+    eventually(lambda: Execution.objects.count() == 2)
 
-    processes.end(consumer)
+    code, _ = processes.end(consumer)
 
+    assert code == 1
     assert set(Job.objects.values_list("state", "attempts", "consumer")) == {("ready", 0, None)}
 
 
+@pytest.mark.end_to_end
+@pytest.mark.parametrize("jobs", [2_000, 10_000])
 def test_three_consumers_and_four_enqueuers_run_each_job_exactly_once(
-    processes: Processes, engine: Engine
+    processes: Processes, engine: Engine, jobs: int
 ) -> None:
-    jobs, share = 10_000, 2_500
+    share = jobs // 4
     TALLY.unlink(missing_ok=True)
     consumers = [processes.consumer() for _ in range(3)]
+    eventually(lambda: Consumer.objects.count() == 3)
     enqueuers = [
         processes.python(ENQUEUE.format(start=i * share, stop=(i + 1) * share)) for i in range(4)
     ]
@@ -112,14 +123,19 @@ def test_three_consumers_and_four_enqueuers_run_each_job_exactly_once(
     assert {process for _, process in lines} == {str(consumer.pid) for consumer in consumers}
 
 
+@pytest.mark.both_databases
 def test_a_consumer_holds_one_queue_connection_whatever_its_jobs_do(
     processes: Processes, engine: Engine
 ) -> None:
     run_many(fan_out.bind(20) for _ in range(40))
-    run_many(nap.bind(2.0) for _ in range(20))
+    run_many(nap.bind(60.0) for _ in range(20))
     before = _sessions(engine)
-    consumer = processes.consumer("--concurrency-limit", "20")
+    consumer = processes.start(
+        "start_consumer", "--concurrency-limit", "20", DJJP_TEST_SHUTDOWN_TIMEOUT="0"
+    )
     eventually(lambda: Job.objects.filter(state="running", name=nap.name).count() == 20)
+    # These are claimed ahead, while the last of the others still enqueue.
+    eventually(lambda: Job.objects.filter(name=add.name).count() == 40 * 20)
 
     if engine.db.alias == "postgresql":
         assert len(_sessions(engine) - before) == 1
@@ -127,11 +143,10 @@ def test_a_consumer_holds_one_queue_connection_whatever_its_jobs_do(
         assert _open_files(engine, consumer.pid) == 1
 
     processes.end(consumer)
-    assert Job.objects.filter(name=add.name).count() == 40 * 20
 
 
 def _sessions(engine: Engine) -> set[int]:
-    """The sessions that the server has of anybody's, on PostgreSQL."""
+    """Return the sessions of all clients on the server, on PostgreSQL."""
     if engine.db.alias != "postgresql":
         return set()
     with engine.db.connection.cursor() as cursor:
@@ -143,7 +158,7 @@ def _sessions(engine: Engine) -> set[int]:
 
 
 def _open_files(engine: Engine, pid: int) -> int:
-    """How often a process has the SQLite file open."""
+    """Return the number of times that a process has the SQLite file open."""
     name = str(engine.db.connection.settings_dict["NAME"])
     listing = subprocess.run(
         ["ls", "-l", f"/proc/{pid}/fd"], capture_output=True, text=True, check=True
@@ -151,9 +166,9 @@ def _open_files(engine: Engine, pid: int) -> int:
     return len(re.findall(rf"{re.escape(name)}$", listing.stdout, re.MULTILINE))
 
 
-def test_the_two_databases_never_meet_the_others_statements(
-    processes: Processes, engine: Engine
-) -> None:
+@pytest.mark.end_to_end
+@pytest.mark.both_databases
+def test_no_statement_goes_to_the_wrong_database(processes: Processes, engine: Engine) -> None:
     """The statements of an enqueue here, and of a whole consumer process that logs each of its own."""
     run_many(record.bind(str(i)) for i in range(20))
     handle = record.run_later("last")
@@ -186,7 +201,9 @@ def test_an_enqueue_runs_one_statement_on_the_queue_and_none_on_the_application(
     assert queued.captured_queries[0]["sql"].count("INSERT INTO djjp_job") == 1
 
 
-def test_a_job_that_keeps_the_interpreter_busy_does_not_keep_the_consumer_from_its_turns(
+@pytest.mark.end_to_end
+@pytest.mark.sqlite_only
+def test_a_job_that_keeps_the_interpreter_busy_does_not_stop_the_turns(
     processes: Processes, engine: Engine
 ) -> None:
     slow = hog.run_later(2.0)
@@ -200,3 +217,86 @@ def test_a_job_that_keeps_the_interpreter_busy_does_not_keep_the_consumer_from_i
 
     assert processes.end(consumer)[0] == 0
     assert slow.join(0) is None
+
+
+# Run a consumer whose standard output is closed, or is a pipe that nobody reads.
+SPEECHLESS = """
+import os, sys
+read, write = os.pipe()
+os.dup2(write, 1)
+os.close(read), os.close(write)
+if {closed}:
+    os.close(1)
+os.execv(sys.executable, [sys.executable, "-m", "tests.project.manage", "start_consumer", *{options}])
+"""
+
+
+@pytest.mark.end_to_end
+@pytest.mark.sqlite_only
+@pytest.mark.parametrize(
+    ("closed", "options", "stops", "code"),
+    [
+        (True, [], 1, 0),
+        pytest.param(True, ["--processes", "1"], 2, 1, marks=pytest.mark.end_to_end),
+        pytest.param(False, [], 2, 1, marks=pytest.mark.end_to_end),
+        (False, ["--processes", "1"], 1, 0),
+        pytest.param(True, [], 2, 1, marks=pytest.mark.end_to_end),
+        pytest.param(True, ["--processes", "1"], 1, 0, marks=pytest.mark.end_to_end),
+        pytest.param(False, [], 1, 0, marks=pytest.mark.end_to_end),
+        pytest.param(False, ["--processes", "1"], 2, 1, marks=pytest.mark.end_to_end),
+    ],
+)
+def test_output_that_nobody_reads_changes_neither_the_end_nor_the_exit_code(
+    engine: Engine, processes: Processes, closed: bool, options: list[str], stops: int, code: int
+) -> None:
+    shout.run_later("into the void")
+    linger.run_later("long", 2)
+    consumer = processes.python(
+        SPEECHLESS.format(closed=closed, options=options), PYTHONUNBUFFERED=""
+    )
+    eventually(lambda: states() == {"succeeded": 1, "running": 1} and Execution.objects.exists())
+
+    for _ in range(stops):
+        consumer.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+    _, err = consumer.communicate(timeout=30)
+
+    assert consumer.returncode == code
+    assert "Traceback" not in err
+    assert "Exception" not in err
+
+
+@pytest.mark.end_to_end
+@pytest.mark.sqlite_only
+@pytest.mark.parametrize("options", [[], ["--processes", "1"]])
+def test_a_terminal_that_closes_lets_running_jobs_end(
+    engine: Engine, processes: Processes, options: list[str]
+) -> None:
+    linger.run_later("long", 1.5)
+    consumer = processes.consumer(*options)
+    eventually(Execution.objects.count)
+
+    for _ in range(3):  # a shell and the kernel each send one, and to the whole group
+        os.killpg(consumer.pid, signal.SIGHUP)
+        time.sleep(0.1)
+    consumer.communicate(timeout=30)
+
+    assert consumer.returncode == 0
+    assert states() == {"succeeded": 1}
+
+
+@pytest.mark.sqlite_only
+def test_nohup_keeps_a_consumer_running(engine: Engine, processes: Processes) -> None:
+    command = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
+    command += (
+        "os.execv(sys.executable, [sys.executable, '-m', 'tests.project.manage', 'start_consumer'])"
+    )
+    consumer = processes.python(command)
+    add.run_later(1).join(30)
+
+    consumer.send_signal(signal.SIGHUP)
+
+    assert add.run_later(1).join(30) == 1
+    time.sleep(0.5)
+    assert add.run_later(1).join(30) == 1
+    assert processes.end(consumer) == (0, "")

@@ -10,14 +10,17 @@ from typing import Any
 import pytest
 from django.db import connections
 
-from djjp import queues, run_many
+from djjp import job, queues, run_many
 from djjp.consumer.consumer import Consumer
+from djjp.consumer.inline import run_due
+from djjp.consumer.read_ahead import ReadAhead
 from djjp.engine import Engine
 from djjp.models import Job
 from djjp.testing import drain as drain_here
 from tests.project.shop.jobs import add, fail_once, nap, pause_queue
 from tests.support.consumers import consuming, drain
 from tests.support.processes import Processes, eventually
+from tests.support.recorder import GATE
 
 
 def fill(*queues: str, each: int = 1, priority: int = 0) -> None:
@@ -26,7 +29,7 @@ def fill(*queues: str, each: int = 1, priority: int = 0) -> None:
 
 
 def states() -> dict[str, dict[str, int]]:
-    """How many jobs of each queue are in each state."""
+    """Return the number of jobs by queue and state."""
     found: dict[str, dict[str, int]] = {}
     for (queue, state), count in sorted(Counter(Job.objects.values_list("queue", "state")).items()):
         found.setdefault(queue, {})[state] = count
@@ -34,7 +37,7 @@ def states() -> dict[str, dict[str, int]]:
 
 
 def started() -> list[str]:
-    """The queues of the jobs that ran, in the order in which they began."""
+    """Return the queues of the finished jobs, in the order of their starts."""
     ran = Job.objects.filter(state="succeeded").order_by("started_at")
     return list(ran.values_list("queue", flat=True))
 
@@ -57,38 +60,38 @@ def elsewhere(*calls: Any) -> None:
 # Orders, shares, patterns
 
 
-@pytest.mark.parametrize("limit", [1, 8])
-def test_the_first_queue_is_empty_before_the_second_begins(engine: Engine, limit: int) -> None:
+@pytest.mark.parametrize("slots", [1, 8])
+def test_the_first_queue_is_empty_before_the_second_one_starts(engine: Engine, slots: int) -> None:
     fill("bulk", each=60, priority=9)
     fill("mail", each=60)
     fill("urgent", each=60, priority=-9)
 
-    drain(limit, queues=["urgent", "mail", "bulk"])
+    drain(slots, queues=["urgent", "mail", "bulk"])
 
     order = started()
     assert len(order) == 180
-    # Of those that run at the same time one may be noted before another.
-    for place, name in enumerate(["urgent", "mail", "bulk"]):
-        assert Counter(order[60 * place : 60 * place + 60])[name] >= 60 - limit
+    # Jobs that run at the same time can be recorded in any order.
+    for point, name in enumerate(["urgent", "mail", "bulk"]):
+        assert Counter(order[60 * point : 60 * point + 60])[name] >= 60 - slots
 
 
-@pytest.mark.parametrize("limit", [1, 8])
-def test_jobs_run_in_the_shares_of_their_queues(engine: Engine, limit: int) -> None:
+@pytest.mark.parametrize("slots", [1, 8])
+def test_jobs_run_in_the_shares_of_their_queues(engine: Engine, slots: int) -> None:
     fill("mail", "default", each=400)
 
-    drain(limit, queues=["mail:3", "default:1"])
+    drain(slots, queues=["mail:3", "default:1"])
 
     ran = Counter(started()[:400])
     assert ran.total() == 400
     assert abs(ran["mail"] - 300) <= 12
 
 
-def test_a_queue_alone_gets_what_is_another_queues_share(engine: Engine) -> None:
+def test_a_queue_alone_gets_the_shares_of_the_others(engine: Engine) -> None:
     fill("default", each=50)
     assert drain(queues=["mail:99", "default:1"]).executed == 50
 
 
-def test_patterns_say_what_is_served_and_what_is_not(engine: Engine) -> None:
+def test_patterns_select_the_queues_that_are_served(engine: Engine) -> None:
     fill("report.daily", "report.slow.a", "report", "mail", "default")
 
     drain(queues=["report.*", "m*"], exclude_queues=["*.slow.*", "x"])
@@ -99,7 +102,7 @@ def test_patterns_say_what_is_served_and_what_is_not(engine: Engine) -> None:
     assert {name for name, by in states().items() if "ready" in by} == {"report.slow.a", "report"}
 
 
-def test_a_consumer_of_a_pattern_starts_what_comes_into_a_new_queue(engine: Engine) -> None:
+def test_a_consumer_of_a_pattern_starts_jobs_of_a_new_queue(engine: Engine) -> None:
     with consuming(queues=["report.*"]):
         handle = add.using(queue="report.new").run_later(1)
         assert handle.join(30) == 1
@@ -124,7 +127,7 @@ def test_jobs_of_a_paused_queue_stay_ready(engine: Engine, options: dict[str, An
     assert set(Job.objects.values_list("state", "attempts")) == {("succeeded", 1)}
 
 
-def test_the_drain_of_tests_leaves_a_paused_queue_alone(engine: Engine) -> None:
+def test_the_drain_of_tests_does_not_run_jobs_of_a_paused_queue(engine: Engine) -> None:
     queues.pause("mail")
     fill("mail", "default", each=2)
 
@@ -136,7 +139,24 @@ def test_the_drain_of_tests_leaves_a_paused_queue_alone(engine: Engine) -> None:
     assert drain_here(queues="m*") == 2
 
 
-def test_with_a_time_a_queue_goes_on_by_itself(engine: Engine) -> None:
+def test_the_drain_of_tests_reads_the_paused_queues_once_for_each_claim(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[float] = []
+    paused = engine.queues.paused
+
+    def counting(now: float) -> frozenset[str]:
+        reads.append(now)
+        return paused(now)
+
+    monkeypatch.setattr(engine.queues, "paused", counting)
+    run_many(add.bind(i) for i in range(3))
+
+    assert run_due() == 3
+    assert len(reads) == 4, "for three jobs, and for the end"
+
+
+def test_a_queue_paused_until_a_time_resumes_automatically(engine: Engine) -> None:
     ends = queues.pause("mail", 0.7)
     assert ends is not None
     with consuming():
@@ -144,23 +164,23 @@ def test_with_a_time_a_queue_goes_on_by_itself(engine: Engine) -> None:
         other = add.run_later(2)
         assert other.join(30) == 2
         assert handle.join(30) == 1
-    begun = Job.objects.get(pk=handle.id).started_at
-    assert begun is not None
-    assert begun >= ends
+    started = Job.objects.get(pk=handle.id).started_at
+    assert started is not None
+    assert started >= ends
 
 
-def test_a_consumer_that_rests_goes_on_when_a_queue_is_resumed(engine: Engine) -> None:
+def test_an_idle_consumer_continues_when_a_queue_is_resumed(engine: Engine) -> None:
     queues.pause("mail")
     with consuming():
         handle = add.using(queue="mail").run_later(1)
-        assert add.run_later(2).join(30) == 2  # it has looked, at least once
+        assert add.run_later(2).join(30) == 2  # it has polled at least once
         handle.refresh()
         assert handle.state == "ready"
         queues.resume("mail")
         assert handle.join(30) == 1
 
 
-def test_what_runs_goes_on_and_what_is_to_run_again_waits(engine: Engine) -> None:
+def test_running_jobs_of_a_paused_queue_continue_and_their_retries_wait(engine: Engine) -> None:
     with consuming(3) as consumer:
         running = nap.using(queue="mail").run_later(0.5)
         again = fail_once.using(queue="mail").run_later()
@@ -175,13 +195,13 @@ def test_what_runs_goes_on_and_what_is_to_run_again_waits(engine: Engine) -> Non
 
 
 class PausedMeanwhile(Consumer):
-    """A queue is paused, and a job comes into it, at a chosen place of this consumer's first turns."""
+    """A queue is paused and gets a job at a chosen point of this consumer's first turns."""
 
-    place = ""
+    point = ""
     done = False
 
-    def _now(self, place: str) -> None:
-        if place == self.place and not self.done:
+    def _now(self, point: str) -> None:
+        if point == self.point and not self.done:
             self.done = True
             elsewhere(lambda: queues.pause("mail"), lambda: fill("mail", each=3, priority=9))
 
@@ -202,9 +222,9 @@ class PausedMeanwhile(Consumer):
         self._now("before the turn")
 
 
-# SQLite lets nobody write within a turn.
+# SQLite allows no other writer during a turn.
 @pytest.mark.parametrize(
-    ("engine", "place"),
+    ("engine", "point"),
     [
         ("sqlite", "before the turn"),
         ("postgresql", "before the turn"),
@@ -213,13 +233,13 @@ class PausedMeanwhile(Consumer):
     indirect=["engine"],
 )
 @pytest.mark.parametrize("queues", [None, ["mail", "default"], ["*:2", "mail:1"]])
-def test_who_pauses_a_queue_and_then_enqueues_finds_the_job_waiting(
-    engine: Engine, place: str, queues: list[str] | None
+def test_a_job_enqueued_after_a_pause_waits(
+    engine: Engine, point: str, queues: list[str] | None
 ) -> None:
-    """However late the consumer hears of the pause."""
+    """However late the consumer reads the pause."""
     fill("default", each=3)
     consumer = PausedMeanwhile(2, drain=True, queues=queues)
-    consumer.place = place
+    consumer.point = point
 
     assert consumer.run()
 
@@ -228,51 +248,73 @@ def test_who_pauses_a_queue_and_then_enqueues_finds_the_job_waiting(
     assert set(Job.objects.values_list("queue", "attempts")) == {("mail", 0), ("default", 1)}
 
 
-class PausedInLine(Consumer):
-    """Its queue is paused once some jobs stand in its line."""
+@job
+def gated() -> None:
+    GATE.wait()
 
-    in_line = 0
-    given_back: list[Any]
+
+class TenAhead(ReadAhead):
+    """A read-ahead of ten jobs, in which a slow machine stalls no slot."""
+
+    def size(self, slots: int) -> int:
+        return 10
+
+    def stall_threshold(self) -> float:
+        return 60.0
+
+
+class PausedWhileQueued(Consumer):
+    """Its queue is paused once some of its jobs are claimed and have not started.
+
+    The jobs that have started wait for the gate, which opens when the consumer has noticed the pause.
+    """
+
+    queued = 0
+    released: list[Any]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        self._claimer.read_ahead = TenAhead()
         notice_pauses = self._claimer.notice_pauses
 
         def spy(paused: frozenset[str]) -> bool:
             new = notice_pauses(paused)
             if new:
                 assert self._pool.waiting() == 0
-                self.given_back = self._ledger.batch().returns
+                self.released = list(self._ledger.batch().releases)
+                GATE.set()
             return new
 
         self._claimer.notice_pauses = spy  # type: ignore[method-assign]  # a hook in this one consumer
 
-    def _wait(self, *args: Any) -> None:
-        if not self.in_line and (waiting := self._pool.waiting()) >= 3:
-            self.in_line = waiting
+    def _poll(self, *args: Any) -> None:
+        if not self.queued and (waiting := self._pool.waiting()):
+            self.queued = waiting
             elsewhere(lambda: queues.pause("mail"))
             self._poll_at = 0.0
-            return
-        super()._wait(*args)
+        super()._poll(*args)
 
 
+@pytest.mark.usefixtures("recorder")
 @pytest.mark.parametrize("concurrency", ["threads", "asyncio"])
-def test_what_stands_in_line_is_given_back_when_its_queue_is_paused(
+def test_claimed_jobs_that_have_not_started_are_released_when_their_queue_is_paused(
     engine: Engine, concurrency: str
 ) -> None:
-    run_many(nap.using(queue="mail").bind(0.01) for _ in range(120))
-    consumer = PausedInLine(2, drain=True, concurrency=concurrency)
+    run_many(gated.using(queue="mail").bind() for _ in range(120))
+    consumer = PausedWhileQueued(2, drain=True, concurrency=concurrency)
 
     assert consumer.run()
 
-    assert consumer.given_back
-    back = Job.objects.filter(pk__in=[job.id for job in consumer.given_back])
+    assert consumer.queued >= 10
+    assert len(consumer.released) >= 10
+    assert len(consumer.released) + consumer.executed == 12
+    back = Job.objects.filter(pk__in=[job.id for job in consumer.released])
     assert set(back.values_list("state", "attempts", "consumer")) == {("ready", 0, None)}
     assert states()["mail"] == {"ready": 120 - consumer.executed, "succeeded": consumer.executed}
 
 
 def test_a_job_can_pause_its_own_queue(engine: Engine) -> None:
-    """Its consumer does not hear its own writes, but sees them before it claims again."""
+    """The listener does not report the consumer's own writes, but they are read before the next claim."""
     handle = pause_queue.run_later("default")
     fill("default", each=5)
 
@@ -285,8 +327,9 @@ def test_a_job_can_pause_its_own_queue(engine: Engine) -> None:
 # Processes
 
 
+@pytest.mark.end_to_end
 @pytest.mark.sqlite_only
-def test_the_processes_of_a_supervisor_serve_what_it_was_told(
+def test_the_children_of_a_supervisor_serve_its_queues(
     processes: Processes, engine: Engine
 ) -> None:
     queues.pause("mail.paused")
@@ -308,9 +351,8 @@ def test_the_processes_of_a_supervisor_serve_what_it_was_told(
     }
 
 
-def test_consumers_hear_of_a_pause_that_a_command_makes(
-    processes: Processes, engine: Engine
-) -> None:
+@pytest.mark.end_to_end
+def test_consumers_follow_a_pause_made_by_a_command(processes: Processes, engine: Engine) -> None:
     consumer = processes.consumer("--concurrency-limit", "2")
     assert nap.using(queue="mail").run_later(0).join(30)
 

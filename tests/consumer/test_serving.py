@@ -1,4 +1,4 @@
-"""From which queues a consumer takes its next jobs: an order, shares, patterns, what is left out."""
+"""The queues from which a consumer claims its next jobs: order, shares, patterns, exclusions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Queues:
 
     def __init__(self, **jobs: Sequence[int]) -> None:
         self.left = {
-            queue: [(-priority, place, queue) for place, priority in enumerate(priorities)]
+            queue: [(-priority, index, queue) for index, priority in enumerate(priorities)]
             for queue, priorities in jobs.items()
         }
         self.claims = 0
@@ -43,17 +43,17 @@ def serving(*names: str, excluded: Sequence[str] = ()) -> QueueSelector:
     return QueueSelector(parse(names) if names else None, excluded)
 
 
-# What is typed
+# Options
 
 
-def test_names_are_ranks_in_their_order() -> None:
+def test_names_become_ranks_in_their_order() -> None:
     assert parse(["mail", "report.*"]) == [Rank("mail"), Rank("report.*")]
     assert parse(["mail:3", "a:b:1"]) == [Rank("mail", 3), Rank("a:b", 1)]
     assert parse(["a", "b", "a"]) == [Rank("a"), Rank("b")]
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "message"),
     [
         ([], "name at least one queue"),
         (["mail", "default:1"], "either all queues have a weight"),
@@ -69,15 +69,13 @@ def test_names_are_ranks_in_their_order() -> None:
         (["mail:3", "mail:1"], "'mail' is there with two weights"),
     ],
 )
-def test_what_makes_no_sense_is_refused_with_what_would_be_right(
-    names: list[str], said: str
-) -> None:
+def test_a_wrong_value_is_refused_with_a_right_one(names: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=r"^.+$") as caught:
         parse(names)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_people_read_what_is_served_and_what_is_not() -> None:
+def test_the_status_names_the_queues_served_and_excluded() -> None:
     assert serving().names() is None
     assert serving("*").names() is None
     assert serving("mail", "report.*").names() == ["mail", "report.*"]
@@ -101,13 +99,13 @@ def test_a_pattern_merges_its_queues_by_priority() -> None:
     assert taken == ["report.a", "report.b", "report.a", "report.b", "report.a", "default"]
 
 
-def test_a_queue_that_is_named_stands_where_it_is_named() -> None:
+def test_a_queue_that_is_named_belongs_to_the_rank_of_its_name() -> None:
     """So that `*` can mean all others, before some as well as behind them."""
     queues = Queues(a=[0], bulk=[9], mail=[0], z=[5])
     assert queues.taken(serving("mail", "*", "bulk"), 1, 9) == ["mail", "z", "a", "bulk"]
 
 
-def test_a_star_alone_is_every_queue_by_one_claim() -> None:
+def test_a_star_alone_serves_every_queue_by_one_claim() -> None:
     assert not serving("*").needs_ready_names
     assert serving("*").select([])[0][1] is None
 
@@ -116,7 +114,7 @@ def test_a_star_alone_is_every_queue_by_one_claim() -> None:
 
 
 @pytest.mark.parametrize("room", [1, 2, 3, 7, 50, 400])
-def test_shares_are_as_the_weights_say(room: int) -> None:
+def test_shares_follow_the_weights(room: int) -> None:
     queues = Queues(mail=[0] * 400, default=[9] * 400)
     taken = queues.taken(serving("mail:3", "default:1"), room, 400 // room)
     counts = Counter(taken)
@@ -133,23 +131,23 @@ def test_a_queue_alone_gets_everything(room: int) -> None:
 
 
 @pytest.mark.parametrize("room", [1, 7, 100])
-def test_what_an_empty_queue_leaves_over_goes_to_the_others_as_their_weights_say(room: int) -> None:
+def test_the_share_of_an_empty_queue_goes_to_the_others_by_their_weights(room: int) -> None:
     queues = Queues(a=[], b=[0] * 300, c=[0] * 300)
     weighted = serving("a:6", "b:2", "c:1")
     taken: list[str] = []
     for _ in range(300 // room):
-        queues.left["a"].append((0, 0, "a"))  # never quite empty, so that it is always asked
+        queues.left["a"].append((0, 0, "a"))  # never quite empty, so that it is always claimed from
         taken += queues.turn(weighted, room)
     counts = Counter(taken)
     assert abs(counts["b"] - 2 * counts["c"]) <= 8
 
 
 @pytest.mark.parametrize("room", [1, 8])
-def test_a_queue_that_was_empty_has_saved_nothing_up(room: int) -> None:
+def test_an_empty_queue_accumulates_no_credit(room: int) -> None:
     queues = Queues(mail=[], default=[0] * 1000)
     weighted = serving("mail:1", "default:1")
     queues.taken(weighted, room, 400 // room)
-    queues.left["mail"] = [(0, place, "mail") for place in range(100)]
+    queues.left["mail"] = [(0, index, "mail") for index in range(100)]
     counts = Counter(queues.taken(weighted, room, 80 // room))
     assert abs(counts["mail"] - counts["default"]) <= 2
 
@@ -160,10 +158,10 @@ def test_within_a_share_priority_goes_first() -> None:
     assert [q for q in queues.taken(weighted, 1, 4) if q != "x"] == ["m.a", "m.b", "m.a"]
 
 
-# What is left out
+# Exclusions
 
 
-def test_what_is_excluded_is_not_served_however_it_is_asked_for() -> None:
+def test_an_excluded_queue_is_not_served_even_if_it_is_named() -> None:
     left_out = ["bulk", "old.*"]
     ready = ["bulk", "default", "mail", "old.a", "older"]
     assert serving(excluded=left_out).select(ready) == [(Rank("*"), ["default", "mail", "older"])]
@@ -174,7 +172,7 @@ def test_what_is_excluded_is_not_served_however_it_is_asked_for() -> None:
     ]
 
 
-def test_only_a_star_stands_for_other_text() -> None:
+def test_only_a_star_matches_other_text() -> None:
     odd = ["a?", "ab", "[x]", "x", "a.b", "a-b", "q\n1"]
     assert serving("a?", "[x]", "a.*", "q*").select(odd) == [
         (Rank("a?"), ["a?"]),
@@ -185,7 +183,7 @@ def test_only_a_star_stands_for_other_text() -> None:
     assert serving(excluded=["[x]"]).select(["[x]", "x"]) == [(Rank("*"), ["x"])]
 
 
-def test_a_pause_holds_for_names_patterns_and_all_queues_and_can_end() -> None:
+def test_a_pause_applies_to_names_patterns_and_all_queues_and_can_end() -> None:
     ready = ["bulk", "mail"]
     for served, whole in [
         (serving(), [(Rank("*"), None)]),
@@ -198,7 +196,7 @@ def test_a_pause_holds_for_names_patterns_and_all_queues_and_can_end() -> None:
         assert served.select(ready) == whole
 
 
-def test_a_thousand_queues_are_sorted_into_ranks_without_comparing_each_with_each() -> None:
+def test_a_thousand_queues_are_sorted_into_ranks_in_linear_time() -> None:
     """A name is matched once, and then remembered."""
     names = [f"tenant-{number}" for number in range(1000)]
     served = serving("tenant-7", "tenant-*", "*")

@@ -1,6 +1,6 @@
 """`start_consumer --processes`: a supervisor and its children, as users run them.
 
-Most of it has nothing to do with the database, and is tried on one.
+Most of it does not depend on the database, and runs on one.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections import Counter
 from pathlib import Path
 from textwrap import dedent
@@ -16,13 +17,14 @@ import pytest
 
 from djjp import job, run_many
 from djjp.engine import Engine
-from djjp.models import Job
-from tests.project.shop.jobs import add, mail, nap, record
+from djjp.models import Consumer, Job
+from tests.project.shop.jobs import add, linger, mail, nap, record
 from tests.project.shop.models import Execution
+from tests.support.engine_calls import one, register_consumer, row
 from tests.support.processes import ROOT, Processes, eventually
 
 
-# What consumers run under these names is in the scratch app of each test.
+# The scratch app of each test defines the function that consumers run under this name.
 @job(name="scratch.speak")
 def speak() -> object:
     raise NotImplementedError
@@ -33,13 +35,13 @@ def states() -> Counter[str]:
 
 
 def held_by() -> set[int]:
-    """The process ids of the consumers that hold jobs."""
+    """Return the process ids of the consumers of running jobs."""
     names = Job.objects.filter(state="running").values_list("consumer", flat=True)
     return {int(str(name).split(":")[1]) for name in names}
 
 
 def children(process: subprocess.Popen[str]) -> set[int]:
-    """The child processes of a supervisor that are alive."""
+    """Return the child processes of a supervisor that are alive."""
     listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     return {int(pid) for pid in listed if alive(int(pid))}
 
@@ -52,20 +54,20 @@ def alive(pid: int) -> bool:
 
 
 def lines_until(process: subprocess.Popen[str], *texts: str) -> str:
-    """Read what a process writes to stderr, until each text has come up in this order."""
+    """Read the stderr of a process until each text has come in this order."""
     assert process.stderr is not None
-    said = ""
+    output = ""
     for text in texts:
         line = ""
         while text not in line:
             line = process.stderr.readline()
-            assert line, f"ended before {text!r}:\n{said}"
-            said += line
-    return said
+            assert line, f"ended before {text!r}:\n{output}"
+            output += line
+    return output
 
 
 class App:
-    """An app beside the test project's own, with jobs that a test writes and edits."""
+    """An additional app of the test project, with jobs that a test writes and edits."""
 
     def __init__(self, home: Path, jobs: str) -> None:
         self._jobs = home / "scratch_app" / "jobs.py"
@@ -89,7 +91,7 @@ class App:
         self._jobs.write_text("from djjp import job\n" + dedent(jobs))
 
 
-# A job that holds 150 MB, and ends when it may.
+# A job that holds 150 MB and ends when its test lets it.
 WAITING = """
 import os, pathlib, time
 
@@ -139,8 +141,33 @@ def test_a_child_that_is_killed_is_replaced(processes: Processes, engine: Engine
     assert f"child {victim} was ended by SIGKILL" in err
 
 
+@pytest.mark.end_to_end
 @pytest.mark.sqlite_only
-def test_a_child_has_no_word_of_its_supervisor_for_the_programs_it_starts(
+def test_a_consumer_in_another_container_is_not_taken_for_the_dead_child(
+    processes: Processes, engine: Engine
+) -> None:
+    """Its hostname and its process id are the same, as in two containers of one image."""
+    supervisor = processes.consumer("--processes", "1", "--concurrency-limit", "1")
+    eventually(lambda: Consumer.objects.count() == 1)
+    child = Consumer.objects.get()
+    linger.run_later("job", 600, 600)
+    eventually(lambda: Execution.objects.filter(process=child.pid).exists())
+    other = child.name.rpartition(":")[0] + ":other"
+    peer = register_consumer(engine, other, float(int(time.time())), locked=False)
+    theirs = one(engine, other)
+
+    os.kill(child.pid, signal.SIGKILL)
+
+    lines_until(supervisor, f"consumer {child.name} is dead")
+    eventually(lambda: Job.objects.filter(state="running", rescues=1).exists())
+    assert row(theirs.id)["consumer"] == other
+    assert peer in engine.consumers.peers()
+    processes.end(supervisor, signal.SIGQUIT)
+
+
+@pytest.mark.end_to_end
+@pytest.mark.sqlite_only
+def test_programs_that_a_job_starts_do_not_inherit_the_supervisor(
     processes: Processes, engine: Engine, tmp_path: Path
 ) -> None:
     app = App(
@@ -165,8 +192,9 @@ def test_a_child_has_no_word_of_its_supervisor_for_the_programs_it_starts(
     assert processes.end(supervisor)[0] == 0
 
 
+@pytest.mark.end_to_end
 @pytest.mark.sqlite_only
-def test_called_from_python_the_children_get_its_options(
+def test_children_get_the_options_of_a_call_from_python(
     processes: Processes, engine: Engine
 ) -> None:
     mail.run_later("a@b.c")
@@ -186,11 +214,12 @@ def test_called_from_python_the_children_get_its_options(
     }
 
 
-# Ends that are wanted
+# Planned ends
 
 
+@pytest.mark.end_to_end
 @pytest.mark.sqlite_only
-def test_a_drain_ends_when_no_child_has_anything_left_though_each_does_its_share_only(
+def test_a_drain_ends_when_no_child_finds_more_jobs_although_each_ends_at_max_jobs(
     processes: Processes, engine: Engine
 ) -> None:
     run_many(record.bind(str(i)) for i in range(8))
@@ -203,6 +232,7 @@ def test_a_drain_ends_when_no_child_has_anything_left_though_each_does_its_share
     assert len(shares) >= 3
 
 
+@pytest.mark.end_to_end
 @pytest.mark.sqlite_only
 def test_a_child_that_crashes_during_a_drain_is_replaced(
     processes: Processes, engine: Engine, tmp_path: Path
@@ -241,6 +271,7 @@ def test_a_consumer_that_holds_too_much_memory_ends_after_its_running_job(
     assert (second.state, second.attempts) == ("ready", 0)
 
 
+@pytest.mark.end_to_end
 @pytest.mark.sqlite_only
 def test_a_child_that_holds_too_much_memory_is_replaced_however_long_its_job_runs(
     processes: Processes, engine: Engine, tmp_path: Path
@@ -260,9 +291,10 @@ def test_a_child_that_holds_too_much_memory_is_replaced_however_long_its_job_run
     assert (first.attempts, second.attempts) == (1, 1)
 
 
+@pytest.mark.end_to_end
 @pytest.mark.borrowed
 @pytest.mark.sqlite_only
-def test_new_code_is_run_after_it_was_saved_and_broken_code_is_survived(
+def test_changed_code_is_run_and_broken_code_is_survived(
     processes: Processes, engine: Engine, tmp_path: Path
 ) -> None:
     text = "@job(name='scratch.speak')\ndef speak():\n    return '{}'\n"
@@ -278,11 +310,12 @@ def test_new_code_is_run_after_it_was_saved_and_broken_code_is_survived(
     assert processes.end(supervisor)[0] == 0
 
 
-# Ends that are not
+# Crashes
 
 
+@pytest.mark.end_to_end
 @pytest.mark.sqlite_only
-def test_children_that_keep_crashing_are_restarted_ever_more_slowly_and_a_signal_ends_it(
+def test_children_that_keep_crashing_are_restarted_ever_more_slowly_until_a_signal(
     processes: Processes, engine: Engine, tmp_path: Path
 ) -> None:
     app = App(
@@ -294,21 +327,21 @@ def test_children_that_keep_crashing_are_restarted_ever_more_slowly_and_a_signal
         """,
     )
     supervisor = processes.django("start_consumer", "--processes", "1", **app.environment)
-    said = lines_until(supervisor, "another starts in 1 s", "another starts in 2 s")
+    output = lines_until(supervisor, "another starts in 1 s", "another starts in 2 s")
     code, rest = processes.end(supervisor)
 
-    assert said.count("RuntimeError: only in a child") == 2
+    assert output.count("RuntimeError: only in a child") == 2
     assert "RuntimeError" not in rest
     assert code == 1
 
 
 @pytest.mark.sqlite_only
-def test_children_whose_supervisor_is_killed_let_their_jobs_end_and_follow(
+def test_children_whose_supervisor_is_killed_end_after_their_jobs(
     processes: Processes, engine: Engine
 ) -> None:
-    handle = nap.run_later(1.5)
+    handle = linger.run_later("long", 1.5)
     supervisor = processes.consumer("--processes", "1")
-    eventually(lambda: states()["running"])
+    eventually(Execution.objects.count)
     orphans = children(supervisor)
 
     supervisor.kill()
@@ -320,15 +353,16 @@ def test_children_whose_supervisor_is_killed_let_their_jobs_end_and_follow(
 # Signals
 
 
+@pytest.mark.end_to_end
 @pytest.mark.sqlite_only
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_whole_group_counts_once(
     processes: Processes, engine: Engine, number: int
 ) -> None:
     """The terminal sends Ctrl-C to the group, systemd sends SIGTERM; and the supervisor passes it on."""
-    handle = nap.run_later(1.0)
+    handle = linger.run_later("long", 1.0)
     supervisor = processes.consumer("--processes", "1")
-    eventually(lambda: states()["running"])
+    eventually(Execution.objects.count)
 
     os.killpg(supervisor.pid, number)
     _, err = supervisor.communicate(timeout=60)
@@ -338,11 +372,12 @@ def test_a_signal_to_the_whole_group_counts_once(
     assert handle.attempts == 1
 
 
+@pytest.mark.end_to_end
 @pytest.mark.sqlite_only
 def test_a_child_takes_any_number_of_signals_as_one(processes: Processes, engine: Engine) -> None:
-    handle = nap.run_later(1.5)
+    handle = linger.run_later("long", 1.5)
     supervisor = processes.consumer("--processes", "1")
-    eventually(lambda: states()["running"])
+    eventually(Execution.objects.count)
     (child,) = children(supervisor)
 
     for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
@@ -379,8 +414,9 @@ def test_a_signal_while_a_child_is_starting_is_not_lost(
     assert (handle.state, handle.attempts) == ("ready", 0)
 
 
+@pytest.mark.end_to_end
 @pytest.mark.sqlite_only
-def test_the_interrupt_of_a_terminal_is_not_for_a_child_that_is_starting(
+def test_a_child_that_is_starting_ignores_the_interrupt_of_a_terminal(
     processes: Processes, engine: Engine, tmp_path: Path
 ) -> None:
     app = App(tmp_path, SLOW)
@@ -396,13 +432,15 @@ def test_the_interrupt_of_a_terminal_is_not_for_a_child_that_is_starting(
     assert processes.end(supervisor) == (0, "")
 
 
-def test_a_second_signal_gives_running_jobs_back_without_an_attempt_spent(
+@pytest.mark.end_to_end
+@pytest.mark.sqlite_only
+def test_a_second_signal_releases_running_jobs_without_an_attempt_spent(
     processes: Processes, engine: Engine
 ) -> None:
-    run_many(nap.bind(60.0) for _ in range(3))
+    run_many(linger.bind(str(i), 60.0) for i in range(3))
     options = ["--processes", "2", "--concurrency-limit", "1"]
     supervisor = processes.start("start_consumer", *options, DJJP_TEST_SHUTDOWN_TIMEOUT="600")
-    eventually(lambda: states()["running"] == 2)
+    eventually(lambda: Execution.objects.count() == 2)
     mine = children(supervisor)
 
     supervisor.send_signal(signal.SIGTERM)
@@ -415,9 +453,10 @@ def test_a_second_signal_gives_running_jobs_back_without_an_attempt_spent(
     assert set(Job.objects.values_list("state", "attempts", "consumer")) == {("ready", 0, None)}
 
 
+@pytest.mark.end_to_end
 @pytest.mark.sqlite_only
 @pytest.mark.parametrize("options", [[], ["--processes", "1"]])
-def test_sigquit_gives_running_jobs_back_at_once(
+def test_sigquit_releases_running_jobs_at_once(
     processes: Processes, engine: Engine, options: list[str]
 ) -> None:
     nap.run_later(60.0)
@@ -428,6 +467,7 @@ def test_sigquit_gives_running_jobs_back_at_once(
     assert set(Job.objects.values_list("state", "attempts", "consumer")) == {("ready", 0, None)}
 
 
+@pytest.mark.end_to_end
 @pytest.mark.sqlite_only
 def test_a_child_that_does_not_react_is_killed_and_its_jobs_released(
     processes: Processes, engine: Engine

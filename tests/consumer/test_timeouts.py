@@ -1,4 +1,4 @@
-"""Timeouts: a job that runs for too long is stopped, and nobody else is hurt by it."""
+"""Timeouts: a job that runs for too long is stopped, and no other job is affected."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import connections, transaction
+from django.test import override_settings
 
 from djjp import current_job, job, run_many
 from djjp.consumer import execution as running
@@ -27,19 +27,9 @@ from tests.project.shop.jobs import add, record
 from tests.project.shop.models import Execution
 from tests.support.consumers import consuming, drain
 from tests.support.processes import Processes, eventually
+from tests.support.recorder import GATE, SEEN
 
-#: What jobs leave: marks, threads and connections.
-SEEN: list[Any] = []
-#: Where jobs wait in C, out of reach of any exception.
-GATE = threading.Event()
-
-
-@pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
-    GATE.clear()
-    yield
-    GATE.set()
-    SEEN.clear()
+pytestmark = pytest.mark.usefixtures("recorder")
 
 
 def spin(seconds: float = 60.0) -> None:
@@ -92,7 +82,6 @@ def asleep(seconds: float) -> None:
 @job(name="timeouts.slow_once", timeout=0.3, max_attempts=2, backoff=0, retry_on=KeyError)
 def slow_once() -> int:
     current = current_job()
-    assert current is not None
     if current.attempt == 1:
         spin()
     return current.attempt
@@ -134,7 +123,7 @@ def lasting(number: int) -> int:
 
 @job(name="timeouts.together")
 def together() -> bool:
-    """Ends well once two of it run at the same time."""
+    """Return once two of these jobs run at the same time."""
     SEEN.append("here")
     eventually(lambda: SEEN.count("here") == 2)
     return True
@@ -150,7 +139,7 @@ def in_a_transaction(key: str) -> None:
 
 @job(name="timeouts.amid_a_transaction", timeout=0.2)
 def amid_a_transaction() -> None:
-    """As where the exception strikes just before the `with` has begun, or amid its end."""
+    """Leave a transaction open, as an exception just before the `with` block starts or during its end does."""
     transaction.atomic().__enter__()
     spin()
 
@@ -163,7 +152,7 @@ def connection() -> bool:
 
 @job(name="timeouts.large_result", timeout=0.2)
 async def large_result() -> list[list[int]]:
-    """Returns in time; to encode what it returns takes longer."""
+    """Return in time; to encode the value takes longer."""
     result = [list(range(100))] * 20_000
     await asyncio.sleep(0.1)
     return result
@@ -179,7 +168,8 @@ TIMED_OUT = ("failed", ["djjp.exceptions.JobTimedOut"])
 
 @pytest.mark.borrowed
 @pytest.mark.parametrize("slow", [loop, coroutine], ids=["function", "coroutine"])
-def test_a_job_that_runs_for_too_long_is_stopped_and_may_clean_up(
+@pytest.mark.sqlite_only
+def test_a_job_that_exceeds_its_timeout_is_stopped_and_can_clean_up(
     engine: Engine, slow: Any
 ) -> None:
     handle, other = slow.run_later(), add.run_later(1)
@@ -193,6 +183,7 @@ def test_a_job_that_runs_for_too_long_is_stopped_and_may_clean_up(
     assert other.join(0) == 1
 
 
+@pytest.mark.sqlite_only
 def test_the_traceback_shows_where_the_job_was(engine: Engine) -> None:
     handle = loop.run_later()
 
@@ -201,7 +192,8 @@ def test_the_traceback_shows_where_the_job_was(engine: Engine) -> None:
     assert "in spin" in handle.errors[0].traceback
 
 
-def test_except_exception_does_not_hold_a_timeout_up(engine: Engine) -> None:
+@pytest.mark.sqlite_only
+def test_except_exception_does_not_catch_a_timeout(engine: Engine) -> None:
     handle = stubborn.run_later()
 
     drain()
@@ -210,7 +202,7 @@ def test_except_exception_does_not_hold_a_timeout_up(engine: Engine) -> None:
     assert SEEN == []
 
 
-def test_a_job_that_is_done_in_time_is_left_alone(engine: Engine) -> None:
+def test_a_job_that_ends_in_time_is_not_interrupted(engine: Engine) -> None:
     handles = run_many(fast.bind(n) for n in range(200))
 
     drain()
@@ -218,7 +210,7 @@ def test_a_job_that_is_done_in_time_is_left_alone(engine: Engine) -> None:
     assert [handle.join(0) for handle in handles] == list(range(200))
 
 
-def test_a_timed_out_job_is_retried_whatever_retry_on_says(engine: Engine) -> None:
+def test_a_timed_out_job_is_retried_whatever_retry_on_contains(engine: Engine) -> None:
     handle = slow_once.run_later()
 
     drain()
@@ -227,7 +219,8 @@ def test_a_timed_out_job_is_retried_whatever_retry_on_says(engine: Engine) -> No
     assert [error.exception_class for error in handle.errors] == ["djjp.exceptions.JobTimedOut"]
 
 
-def test_a_timed_out_job_is_retried_as_often_as_max_attempts(engine: Engine) -> None:
+@pytest.mark.sqlite_only
+def test_a_timed_out_job_is_retried_up_to_max_attempts(engine: Engine) -> None:
     handle = always_slow.run_later()
 
     assert drain().executed == 3
@@ -235,8 +228,10 @@ def test_a_timed_out_job_is_retried_as_often_as_max_attempts(engine: Engine) -> 
     assert outcome(handle) == ("failed", ["djjp.exceptions.JobTimedOut"] * 3)
 
 
-def test_the_encoding_of_a_coroutines_result_is_not_cut_off(engine: Engine) -> None:
-    """When the time is up there is no coroutine left to cancel, and the consumer does not mind."""
+@pytest.mark.sqlite_only
+@override_settings(DJJP={"db_name": "sqlite", "max_payload": 10_000_000})
+def test_the_encoding_of_a_coroutines_result_is_not_interrupted(engine: Engine) -> None:
+    """No coroutine is left to cancel when the time is up, and the consumer continues."""
     handles = run_many(large_result.bind() for _ in range(3))
 
     drain(1)
@@ -248,7 +243,8 @@ def test_the_encoding_of_a_coroutines_result_is_not_cut_off(engine: Engine) -> N
 # What cannot be stopped
 
 
-def test_a_thread_that_blocks_is_given_up_and_replaced(
+@pytest.mark.sqlite_only
+def test_a_thread_that_blocks_is_abandoned_and_replaced(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     handle = blocked.run_later()
@@ -277,7 +273,8 @@ def test_a_thread_that_blocks_is_given_up_and_replaced(
     assert "no longer ours" not in caplog.text
 
 
-def test_a_job_that_cannot_be_stopped_is_retried_beside_itself(engine: Engine) -> None:
+@pytest.mark.sqlite_only
+def test_a_job_that_cannot_be_stopped_is_retried_while_it_still_runs(engine: Engine) -> None:
     """The next attempt does not wait for the end of the one before, which may never come."""
     handle = asleep_once.run_later()
     with consuming(2):
@@ -289,13 +286,13 @@ def test_a_job_that_cannot_be_stopped_is_retried_beside_itself(engine: Engine) -
 @job(name="timeouts.asleep_once", timeout=0.2, max_attempts=2, backoff=0)
 def asleep_once() -> int:
     current = current_job()
-    assert current is not None
     if current.attempt == 1:
         GATE.wait()
     return current.attempt
 
 
-def test_a_consumer_that_has_lost_as_many_threads_as_it_has_slots_ends(
+@pytest.mark.sqlite_only
+def test_a_consumer_that_has_abandoned_all_its_threads_ends(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     handles = run_many(blocked.bind() for _ in range(2))
@@ -304,7 +301,7 @@ def test_a_consumer_that_has_lost_as_many_threads_as_it_has_slots_ends(
         eventually(lambda: consumer._pool.abandoned == 2)
         eventually(lambda: consumer._call_queue._closed)
 
-    assert "2 threads are lost to jobs that cannot be stopped; ending" in caplog.text
+    assert "2 threads are abandoned: their jobs do not stop; ending" in caplog.text
     assert [outcome(handle) for handle in handles] == [TIMED_OUT] * 2
     assert not Job.objects.filter(state="running").exists()
     left = Job.objects.filter(state="ready").values_list("attempts", "consumer")
@@ -318,6 +315,7 @@ from djjp import job
 from djjp.consumer.pool import threads
 from djjp.consumer.process import consume
 threads.COROUTINE_GRACE = 1.0
+__name__ = "tests.project.settings"  # a job of `__main__` is refused
 
 @job(name="timeouts.blocked", timeout=0.2)
 {function}
@@ -329,7 +327,7 @@ sys.exit(consume(concurrency_limit=1))
 
 @pytest.mark.sqlite_only
 @pytest.mark.parametrize("function", ["def blocked():", "async def blocked():"])
-def test_the_process_ends_too_though_the_threads_do_not(
+def test_the_process_ends_although_the_threads_do_not(
     processes: Processes, engine: Engine, function: str
 ) -> None:
     handle = blocked.run_later()
@@ -343,11 +341,13 @@ def test_the_process_ends_too_though_the_threads_do_not(
     assert outcome(handle) == TIMED_OUT
 
 
-# Nobody else is hurt
+# No other job is affected
 
 
-def test_a_timeout_strikes_the_job_whose_it_is_and_no_other(engine: Engine) -> None:
-    """Hundreds of jobs end about when their time is up, beside others that have all the time."""
+@pytest.mark.end_to_end
+@pytest.mark.sqlite_only
+def test_a_timeout_interrupts_its_own_job_and_no_other(engine: Engine) -> None:
+    """Hundreds of jobs end about at their timeouts, next to others without a timeout."""
     calls = [
         call
         for n in range(300)
@@ -375,7 +375,7 @@ def test_a_timeout_strikes_the_job_whose_it_is_and_no_other(engine: Engine) -> N
 
 
 class JustTooLate(running.Execution):
-    """Its interruption is sent when the job has ended, while the thread could begin the next one."""
+    """The interruption is sent when the job has ended, while the thread could start the next one."""
 
     def interrupt(self, kind: type[JobInterrupted], thread: int) -> None:
         GATE.set()
@@ -383,7 +383,7 @@ class JustTooLate(running.Execution):
         super().interrupt(kind, thread)
 
 
-def test_an_interruption_that_comes_as_its_job_ends_does_not_strike_the_next(
+def test_an_interruption_that_comes_as_its_job_ends_does_not_hit_the_next_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(pool_package, "Execution", JustTooLate)
@@ -407,7 +407,7 @@ def test_an_interruption_that_comes_as_its_job_ends_does_not_strike_the_next(
     assert pool.abandoned == 0
 
 
-def test_an_interrupted_thread_gets_new_connections_and_its_transaction_is_undone(
+def test_an_interrupted_thread_gets_new_connections_and_its_transaction_is_rolled_back(
     engine: Engine,
 ) -> None:
     run_many([in_a_transaction.bind("lost"), connection.bind(), record.bind("kept")])
@@ -419,8 +419,10 @@ def test_an_interrupted_thread_gets_new_connections_and_its_transaction_is_undon
     assert list(Execution.objects.values_list("key", flat=True)) == ["kept"]
 
 
-def test_a_thread_that_was_interrupted_amid_a_transaction_can_begin_another(engine: Engine) -> None:
-    """The exception may have struck in Django's own code for transactions, and left it in a muddle."""
+def test_a_thread_that_was_interrupted_inside_a_transaction_can_start_another(
+    engine: Engine,
+) -> None:
+    """The exception can be raised in Django's own code for transactions, and leave it in a wrong state."""
     interrupted, then = run_many([amid_a_transaction.bind(), record.bind("next")])
 
     drain(1)

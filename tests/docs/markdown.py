@@ -1,4 +1,4 @@
-"""Reads what the documentation says: fenced blocks, tables, headings and links."""
+"""Read the documentation: fenced blocks, tables, headings and links."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Block:
 
     Attributes:
         page: the page's path in the repository.
-        line: where its text begins there.
-        language: the word behind the opening fence.
-        text: what is between the fences.
+        line: the line of the page at which its text begins.
+        language: the word after the opening fence.
+        text: the text between the fences.
     """
 
     page: str
@@ -34,7 +34,7 @@ class Block:
 
     @property
     def file(self) -> str | None:
-        """The file of the project that the block belongs in, as its first line says: `# shop/jobs.py`."""
+        """The file of the project that the first line names, as in `# shop/jobs.py`; None without one."""
         found = _FILE.match(self.text)
         return found[1] if found and self.language == "python" else None
 
@@ -47,7 +47,7 @@ def read(page: str) -> str:
 
 
 def blocks(page: str) -> list[Block]:
-    """The fenced blocks of a page, in order."""
+    """Return the fenced blocks of a page, in order."""
     text = read(page)
     return [
         Block(page, text.count("\n", 0, found.start(2)) + 1, found[1], _here(found[2]))
@@ -56,19 +56,24 @@ def blocks(page: str) -> list[Block]:
 
 
 def _here(text: str) -> str:
-    """A block as it is for this Django: 5.2 has the framework of tasks in a package of its own."""
+    """Return a block for this version of Django: on 5.2 the framework of tasks is a separate package."""
     return (
         text if django.VERSION >= (6, 0) else text.replace("from django.tasks", "from django_tasks")
     )
 
 
 def prose(page: str) -> str:
-    """A page without its fenced blocks."""
-    return _FENCE.sub("", read(page))
+    """Return a page without its fenced blocks."""
+    return prose_of(read(page))
+
+
+def prose_of(text: str) -> str:
+    """Return the text of a page without its fenced blocks."""
+    return _FENCE.sub("", text)
 
 
 def table(page: str, first: str) -> list[list[str]]:
-    """The rows of the table whose first column is headed so, cell by cell."""
+    """Return the rows of the table whose first column has this heading, cell by cell."""
     lines = iter(prose(page).splitlines())
     for line in lines:
         if _cells(line)[:1] == [first]:
@@ -83,25 +88,39 @@ def table(page: str, first: str) -> list[list[str]]:
 
 
 def code(cell: str) -> str:
-    """What stands in a cell, or at its start, between backticks."""
+    """Return the text between the backticks with which a cell begins."""
     found = re.match(r"`([^`]+)`", cell)
     assert found, f"no `code` in {cell!r}"
     return found[1]
 
 
 def headings(page: str) -> list[str]:
-    return re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return headings_of(read(page))
+
+
+def headings_of(text: str) -> list[str]:
+    return re.findall(r"^#+ (.+)$", prose_of(text), re.MULTILINE)
 
 
 def anchors(page: str) -> set[str]:
-    """The fragments by which the page's headings are linked."""
-    kept = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings(page))
+    """Return the fragments of links to the headings of a page."""
+    return anchors_of(read(page))
+
+
+def anchors_of(text: str) -> set[str]:
+    """Return the fragments of links to the headings of a text."""
+    kept = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings_of(text))
     return {heading.replace(" ", "-") for heading in kept}
 
 
 def links(page: str) -> list[str]:
-    """Where the page's links lead."""
-    return re.findall(r"\]\(([^)\s]+)\)", prose(page))
+    """Return the targets of the links of a page."""
+    return links_of(read(page))
+
+
+def links_of(text: str) -> list[str]:
+    """Return the targets of the links of a text."""
+    return re.findall(r"\]\(([^)\s]+)\)", prose_of(text))
 
 
 def _cells(line: str) -> list[str]:

@@ -1,10 +1,10 @@
-"""The project in which a page's blocks run: what `startproject mysite` and `startapp shop` make.
+"""The project in which the blocks of a page run, as `startproject mysite` and `startapp shop` make it.
 
 * A Python block whose first line names a file (`# shop/jobs.py`) is written there, before anything runs.
   `# mysite/settings.py` is put at the end of the settings.
 * Other Python blocks run in one session of the project, in order.
-* A console block runs its `$` lines as commands of a shell. A `start_consumer` that does not end by
-  itself goes on until the next one, or the end of the page, and then has to end well.
+* A console block runs its `$` lines as commands of a shell. A `start_consumer` without an end runs until
+  the next one, or until the end of the page, and must then exit with 0.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import doctest
 import json
 import os
 import re
-import selectors
 import shutil
 import signal
 import subprocess
@@ -21,29 +20,34 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from tests.docs.markdown import Block, blocks
 from tests.docs.session import FLAGS
-from tests.support.processes import ROOT
+from tests.support.processes import ROOT, eventually
 
 SETTINGS = "mysite/settings.py"
 
-# A consumer is only told to stop once it has said that it works. djjp itself configures no logging.
+# A consumer gets a signal only after it has logged its start. djjp itself configures no logging.
 _LOGGING = """
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "handlers": {"stderr": {"class": "logging.StreamHandler"}},
-    "loggers": {"djjp": {"handlers": ["stderr"], "level": "INFO"}},
+    "loggers": {
+        "djjp": {"handlers": ["stderr"], "level": "INFO"},
+        "djjp.consumer.jobs": {"level": "WARNING"},  # nobody reads a line for each job
+    },
 }
 """
 
 
 class Project:
-    """A Django project in a folder of its own, with the queue where `url` says."""
+    """A Django project in its own folder, with the queue at `url`, or in its SQLite file for None."""
 
     def __init__(self, home: Path, url: str | None) -> None:
         self.home = home
+        self._log = home.with_suffix(".log")  # of the consumer
         self._consumer: subprocess.Popen[str] | None = None
         self._session: subprocess.Popen[str] | None = None
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("DJJP_", "DJANGO_"))}
@@ -51,15 +55,15 @@ class Project:
             "DJANGO_SETTINGS_MODULE": "mysite.settings",
             "PATH": f"{home / 'bin'}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": f"{home}{os.pathsep}{ROOT}",
-            "PYTHONUNBUFFERED": "1",  # what is written comes in order, whether to stdout or stderr
+            "PYTHONUNBUFFERED": "1",  # keeps the order of stdout and stderr
             "PYTHONWARNINGS": "error",
         }
         if url is not None:
             self._environment["DJJP_DATABASE_URL"] = url
 
     @classmethod
-    def new(cls, home: Path) -> Project:
-        """Make a project as Django makes it."""
+    def nothing(cls, home: Path) -> Project:
+        """Create an empty folder in which djjp and Django are installed."""
         project = cls(home, None)
         binaries = home / "bin"
         binaries.mkdir(parents=True)
@@ -67,12 +71,18 @@ class Project:
             script = binaries / name
             script.write_text(f'#!/bin/sh\nexec "{sys.executable}" {command}"$@"\n')
             script.chmod(0o755)
+        return project
+
+    @classmethod
+    def new(cls, home: Path) -> Project:
+        """Create a project by Django's own commands."""
+        project = cls.nothing(home)
         project.shell("env -u DJANGO_SETTINGS_MODULE django-admin startproject mysite .")
         project.shell("python manage.py startapp shop")
         return project
 
     def copy(self, home: Path, url: str | None) -> Project:
-        """The same project in another folder."""
+        """Return a copy of the project in another folder."""
         shutil.copytree(self.home, home)
         return Project(home, url)
 
@@ -92,7 +102,7 @@ class Project:
             (self.home / path).write_text(text)
 
     def shell(self, command: str) -> str:
-        """Run a command to its end, and well; returns what it wrote."""
+        """Run a command to its end, which must be a success; return its output."""
         done = subprocess.run(
             ["/bin/sh", "-c", command],
             cwd=self.home,
@@ -108,18 +118,18 @@ class Project:
         return done.stdout
 
     def run(self, block: Block) -> None:
-        """Run a block that is no file, as its language says."""
+        """Run a block of Python, or the commands of a console block."""
         if block.language == "python":
             self.execute(block)
             return
         for command, expected in _commands(block):
-            if _goes_on(command):
+            if _runs_until_stopped(command):
                 self._start(command)
             else:
                 _compare(block, command, expected, self.shell(command))
 
     def execute(self, block: Block) -> None:
-        """Run Python in the session, which begins with the first block."""
+        """Run Python in the session, which starts with the first block."""
         if self._session is None:
             self._session = self._popen([sys.executable, "-m", "tests.docs.session"])
         process = self._session
@@ -135,7 +145,7 @@ class Project:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Nothing that the blocks started outlives this."""
+        """End all processes that the blocks have started at the end of this block."""
         try:
             yield
             self._stop()
@@ -146,51 +156,52 @@ class Project:
                     process.communicate()
 
     def _start(self, command: str) -> None:
+        """Start a consumer, whose log goes to a file: a pipe that nobody reads would fill up, and block it."""
         self._stop()
-        self._consumer = process = self._popen(["/bin/sh", "-c", f"exec {command}"])
-        assert process.stderr is not None
-        said = ""
-        with selectors.DefaultSelector() as selector:
-            selector.register(process.stderr, selectors.EVENT_READ)
-            while " serves " not in said:
-                assert selector.select(60), f"$ {command}\nsays nothing"
-                line = process.stderr.readline()
-                said += line
-                assert line, f"$ {command}\n{said}"
+        self._log.write_text("")
+        with self._log.open("a") as log:
+            self._consumer = process = self._popen(["/bin/sh", "-c", f"exec {command}"], log)
+        eventually(lambda: self._serves() or process.poll() is not None, within=60)
+        assert self._serves(), f"$ {command}\n{self._log.read_text()}"
+
+    def _serves(self) -> bool:
+        return " serves " in self._log.read_text()
 
     def _stop(self) -> None:
         process, self._consumer = self._consumer, None
         if process is not None:
             process.send_signal(signal.SIGTERM)
-            out, err = process.communicate(timeout=60)
-            assert process.returncode == 0, f"{process.args}\n{out}{err}"
+            process.communicate(timeout=60)
+            assert process.returncode == 0, f"{process.args!r}\n{self._log.read_text()}"
 
-    def _popen(self, arguments: list[str]) -> subprocess.Popen[str]:
+    def _popen(
+        self, arguments: list[str], output: int | IO[str] = subprocess.PIPE
+    ) -> subprocess.Popen[str]:
         return subprocess.Popen(
             arguments,
             cwd=self.home,
             env=self._environment,
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
             text=True,
         )
 
 
 def settings_of_the_readme() -> Block:
-    """The one settings block of the README: what every other page builds on."""
+    """Return the only settings block of the README, which every other page assumes."""
     (block,) = [block for block in blocks("README.md") if block.file == SETTINGS]
     return block
 
 
 def _commands(block: Block) -> list[tuple[str, str]]:
-    """The commands of a console block, each with the output that is shown for it."""
+    """Return the commands of a console block, each with the output that the block shows for it."""
     first, *rest = re.split(r"^\$ ", block.text, flags=re.MULTILINE)
     assert first == "", f"{block}: a console block begins with $"
     return [(command, expected) for command, _, expected in (each.partition("\n") for each in rest)]
 
 
-def _goes_on(command: str) -> bool:
+def _runs_until_stopped(command: str) -> bool:
     return "start_consumer" in command and not re.search("--(drain|max-jobs|help)", command)
 
 

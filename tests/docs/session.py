@@ -1,8 +1,7 @@
-"""The session in which a page's Python blocks run: a process of the project, one namespace for all.
+"""The session in which the Python blocks of a page run: one process of the project, and one namespace.
 
-It reads blocks as lines of JSON from stdin and answers each with a line of JSON: what went wrong, or
-null. A block with `>>>` is held to the output that it shows; another one has to run, and may `await`
-at its top level.
+It reads blocks as lines of JSON from stdin, and answers each with a line of JSON: the error, or null. A block
+with `>>>` must produce the output that it shows; any other block must run, and can `await` at its top level.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
 def run(source: str, place: str, namespace: dict[str, Any]) -> str | None:
-    """Run one block; returns what went wrong."""
+    """Run one block; return the error, if there is one."""
     if ">>> " in source:
         return _examples(source, place, namespace)
     printed = io.StringIO()
@@ -30,10 +29,10 @@ def run(source: str, place: str, namespace: dict[str, Any]) -> str | None:
         with contextlib.redirect_stdout(printed):
             code = compile(source, place, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
             if code.co_flags & inspect.CO_COROUTINE:
-                asyncio.run(eval(code, namespace))  # noqa: S307  (that is what it is for)
+                asyncio.run(eval(code, namespace))  # noqa: S307  (a block of our own pages)
             else:
                 exec(code, namespace)  # noqa: S102
-    except Exception:  # noqa: BLE001  (whatever it is, the test shows it)
+    except Exception:  # noqa: BLE001  (the test shows any error)
         return traceback.format_exc() + printed.getvalue()
     return None
 
@@ -41,10 +40,10 @@ def run(source: str, place: str, namespace: dict[str, Any]) -> str | None:
 def _examples(source: str, place: str, namespace: dict[str, Any]) -> str | None:
     examples = doctest.DocTestParser().get_doctest(source, namespace, place, place, 0)
     runner = doctest.DocTestRunner(optionflags=FLAGS, verbose=False)
-    said: list[str] = []
-    failed = runner.run(examples, out=said.append, clear_globs=False).failed
+    output: list[str] = []
+    failed = runner.run(examples, out=output.append, clear_globs=False).failed
     namespace.update(examples.globs)
-    return "".join(said) if failed else None
+    return "".join(output) if failed else None
 
 
 if __name__ == "__main__":
@@ -54,5 +53,6 @@ if __name__ == "__main__":
     answers = sys.stdout
     shared: dict[str, Any] = {"__name__": "session"}
     for line in sys.stdin:
-        answers.write(json.dumps(run(*json.loads(line), shared)) + "\n")
+        source, place = json.loads(line)
+        answers.write(json.dumps(run(source, place, shared)) + "\n")
         answers.flush()

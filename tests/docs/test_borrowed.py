@@ -1,4 +1,4 @@
-"""What djjp borrows is listed, each with a test that runs on every pair of Python and Django."""
+"""Each borrowed internal is listed with a test, which runs on every pair of Python and Django."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing public is undocumented, and nothing is documented that is not there."""
+"""The docs describe everything that is public, and nothing that does not exist."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections import OrderedDict, namedtuple
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
-from functools import reduce
+from functools import cache, reduce
 from http import HTTPStatus
 from pathlib import Path
 from types import ModuleType
@@ -20,11 +20,14 @@ from zoneinfo import ZoneInfo
 
 import djclick
 import pytest
+from django.dispatch import Signal
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy
 
 import djjp
-from djjp import codec, conf, databases, exceptions
+from djjp import codec, conf, databases, exceptions, signals
+from djjp.exceptions import JobCancelled, JobFailed
+from djjp.instruments import Call, JobRun
 from djjp.jobs import BoundJob, JobOptions, RegisteredJob
 from djjp.jobs.current import CurrentJob
 from djjp.jobs.handles import JobHandle
@@ -32,17 +35,21 @@ from djjp.jobs.options import JobOptionsDict
 from djjp.management.commands.djjp import command as djjp_command
 from djjp.management.commands.start_consumer import command as start_consumer
 from djjp.models import Job, State
+from docs._ext import facts
 from tests.docs.markdown import PAGES, anchors, blocks, code, headings, links, prose, read, table
 from tests.project.shop.jobs import echo
 from tests.support.processes import ROOT
 
+pytestmark = pytest.mark.one_pair
+
 SOURCES = sorted((ROOT / "djjp").rglob("*.py"))
 
-#: What the cells of the tables on types may use.
+#: The names that the cells of the tables of types can use.
 VOCABULARY: dict[str, Any] = {
     each.__name__: each
     for each in (
-        *(Decimal, Enum, HTTPStatus, Job, OrderedDict, Path, SafeString, State, UUID, ZoneInfo),
+        *(Decimal, Enum, HTTPStatus, Job, JobCancelled, JobFailed, OrderedDict, Path),
+        *(SafeString, State, UUID, ZoneInfo),
         *(date, datetime, namedtuple, reduce, time, timedelta, timezone),
     )
 } | {"gettext_lazy": gettext_lazy}
@@ -51,8 +58,9 @@ TYPES = [*table("docs/jobs.md", "Type"), *table("docs/jobs.md", "Subclass")]
 REFUSED = table("docs/jobs.md", "Refused")
 
 
+@cache
 def literals() -> list[str]:
-    """The texts in djjp's source, as far as each is written in one go."""
+    """Return the text literals in djjp's source."""
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES]
     return [
         node.value
@@ -65,16 +73,16 @@ def literals() -> list[str]:
 # Settings
 
 
-def test_each_setting_is_documented_with_its_default_and_what_it_takes() -> None:
+def test_each_setting_is_documented_with_its_default_and_its_valid_values() -> None:
     documented = {
         code(key): (eval(code(default), dict(VOCABULARY)), allowed)  # noqa: S307  (our own page)
         for key, default, allowed, _ in table("docs/settings.md", "Key")
     }
-    there = {
+    existing = {
         field.name: (field.default, field.metadata["allowed"])
         for field in dataclasses.fields(conf.Settings)
     }
-    assert documented == there
+    assert documented == existing
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -98,7 +106,7 @@ def test_each_argument_of_queue_database_is_documented_with_its_default() -> Non
 
 
 def own_options() -> set[str]:
-    """The options of `start_consumer` that are not every command's."""
+    """Return the options of `start_consumer` that other commands do not have."""
 
     @djclick.command()  # type: ignore[untyped-decorator,unused-ignore]
     def bare() -> None: ...
@@ -107,9 +115,9 @@ def own_options() -> set[str]:
     return {option for parameter in start_consumer.params for option in parameter.opts} - common
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/consumer.md"])
-def test_each_option_of_start_consumer_is_documented(page: str) -> None:
-    assert {code(row[0]).split()[0] for row in table(page, "Option")} == own_options()
+def test_each_option_of_start_consumer_is_documented() -> None:
+    rows = table("docs/consumer.md", "Option")
+    assert {code(row[0]).split()[0] for row in rows} == own_options()
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -119,15 +127,19 @@ def test_no_option_of_start_consumer_is_shown_that_does_not_exist(page: str) -> 
 
 
 def test_each_command_of_djjp_is_documented_with_its_options() -> None:
+    filters = {code(row[0]).split()[0] for row in table("docs/commands.md", "Filter")}
     documented = {}
     for row in table("docs/commands.md", "Command"):
-        name, *words = code(row[0]).split()
+        name, *words = re.sub(r"\[(`\w+`)\]\(#[\w-]+\)|`", r"\1", row[0]).replace("`", "").split()
         documented[name] = {word.strip("[]") for word in words if word.strip("[").startswith("--")}
-    there = {
-        name: {o for p in each.params for o in p.opts if o.startswith("--")}
+        if "[FILTERS]" in words:
+            documented[name] |= filters
+    existing = {
+        name: {o for p in each.params for o in p.opts if o.startswith("--")} - {"--json"}
         for name, each in djjp_command.commands.items()
     }
-    assert documented == there
+    assert documented == existing
+    assert "`--json`" in prose("docs/commands.md")
 
 
 # Names
@@ -141,7 +153,7 @@ def test_each_public_name_is_documented() -> None:
 
 
 def test_nothing_is_exported_by_accident() -> None:
-    """A star import gives what is meant; beside it there are modules only."""
+    """A star import gives the public names; other names in the package are modules."""
     names: dict[str, Any] = {}
     exec("from djjp import *", names)  # noqa: S102
     assert names.keys() - {"__builtins__"} == set(djjp.__all__)
@@ -155,37 +167,60 @@ def test_nothing_is_exported_by_accident() -> None:
 
 def test_each_exception_is_documented_and_no_other() -> None:
     documented = [code(row[0]) for row in table("docs/jobs.md", "Exception")]
-    there = {
+    existing = {
         n for n, v in vars(exceptions).items() if getattr(v, "__module__", "") == "djjp.exceptions"
     }
-    assert set(documented) == there
+    assert set(documented) == existing
 
 
-def test_what_a_handle_has_is_documented_and_nothing_else() -> None:
+def test_the_attributes_of_a_handle_are_documented_and_no_other() -> None:
     documented = {code(row[0]).partition("(")[0] for row in table("docs/jobs.md", "Of a handle")}
-    there = {name for name in dir(JobHandle) if not name.startswith("_")} | {"id"}
-    twins = {name for name in there if name.startswith("a") and name[1:] in there}
-    assert documented == there - twins
+    existing = {name for name in dir(JobHandle) if not name.startswith("_")} | {"id"}
+    twins = {name for name in existing if name.startswith("a") and name[1:] in existing}
+    assert documented == existing - twins
     for twin in twins:
         assert f"`{twin}()`" in prose("docs/jobs.md"), twin
 
 
 @pytest.mark.parametrize("what", [RegisteredJob, BoundJob])
-def test_what_a_job_can_do_is_documented(what: type) -> None:
-    called_by_djjp = {"callable_for", "on_finished", "scheduled_call", "to_row", "validate"}
+def test_the_methods_of_a_job_are_documented(what: type) -> None:
+    called_by_djjp = {
+        "callable_for",
+        "of_row",
+        "on_finished",
+        "scheduled_call",
+        "to_row",
+        "validate",
+    }
     for name, value in vars(what).items():
         public = inspect.isfunction(value) and not name.startswith("_")
         if public and name not in called_by_djjp:
             assert re.search(rf"\b{name}\b", read("docs/jobs.md")), name
 
 
-def test_what_the_current_job_knows_is_documented_and_nothing_else() -> None:
+def test_the_attributes_of_the_current_job_are_documented_and_no_other() -> None:
     documented = {
         code(row[0]).partition("(")[0] for row in table("docs/jobs.md", "Of `current_job()`")
     }
     called_by_consumers = {"cancel"}
-    there = {name for name in vars(CurrentJob) if not name.startswith("_")}
-    assert documented == there - called_by_consumers
+    existing = {name for name in vars(CurrentJob) if not name.startswith("_")}
+    assert documented == existing - called_by_consumers
+
+
+@pytest.mark.parametrize("what", [Call, JobRun])
+def test_what_instruments_get_is_documented_and_nothing_else(what: type[Any]) -> None:
+    listed = [
+        code(name)
+        for row in table("docs/hooks.md", f"Of a `{what.__name__}`")
+        for name in row[0].split(", ")
+    ]
+    assert listed == [field.name for field in dataclasses.fields(what)]
+
+
+def test_each_signal_is_documented() -> None:
+    heads = [row[0] for row in table("docs/hooks.md", "Signal of `djjp.signals`")]
+    documented = {code(name) for head in heads for name in head.split(", ")}
+    assert documented == {n for n, each in vars(signals).items() if isinstance(each, Signal)}
 
 
 def test_the_options_of_jobs_are_documented_with_their_defaults_and_no_other() -> None:
@@ -196,9 +231,9 @@ def test_the_options_of_jobs_are_documented_with_their_defaults_and_no_other() -
         for name, default, _ in table("docs/jobs.md", "Option of `@job`")
         if code(name) not in in_words
     }
-    there = {field.name: field.default for field in dataclasses.fields(JobOptions)}
+    existing = {field.name: field.default for field in dataclasses.fields(JobOptions)}
     assert documented == {
-        name: there[name] for name in JobOptionsDict.__annotations__ if name not in in_words
+        name: existing[name] for name in JobOptionsDict.__annotations__ if name not in in_words
     }
 
 
@@ -222,9 +257,9 @@ def test_the_picture_of_states_has_each_state() -> None:
 
 
 @pytest.mark.parametrize("row", TYPES, ids=lambda row: row[0])
-def test_a_value_comes_back_as_the_table_says(row: list[str]) -> None:
+def test_a_value_comes_back_as_in_the_table(row: list[str]) -> None:
     _, example, back = row
-    value = eval(code(example), VOCABULARY)  # noqa: S307  (the page's own words)
+    value = eval(code(example), VOCABULARY)  # noqa: S307  (our own page)
     expected = value if back.startswith("the same") else ast.literal_eval(code(back))
     (arrived,), _ = codec.decode_arguments(echo.bind(value).arguments)
     assert arrived == expected
@@ -237,7 +272,7 @@ def test_the_table_has_every_type_that_is_carried() -> None:
 
 
 @pytest.mark.parametrize("row", REFUSED, ids=lambda row: row[0])
-def test_a_value_is_refused_as_the_table_says(row: list[str]) -> None:
+def test_a_value_in_the_table_of_refused_values_is_refused(row: list[str]) -> None:
     with pytest.raises(exceptions.EncodeError):
         echo.bind(eval(code(row[1]), VOCABULARY))  # noqa: S307
 
@@ -246,19 +281,73 @@ def test_a_value_is_refused_as_the_table_says(row: list[str]) -> None:
 
 
 def test_each_check_is_documented_and_no_other() -> None:
-    there = {f"djjp.{text}" for text in literals() if re.fullmatch(r"[EW]\d{3}", text)}
-    assert {h for h in headings("docs/trouble.md") if h.startswith("djjp.")} == there
+    found = {re.fullmatch(r"(?:djjp\.)?([EW]\d{3})", text) for text in literals()} - {None}
+    existing = {f"djjp.{match[1]}" for match in found if match}
+    assert {h for h in headings("docs/trouble.md") if h.startswith("djjp.")} == existing
 
 
 def test_messages_that_trouble_quotes_are_djjps() -> None:
-    """A quoted message is a heading or stands in backticks with a space in it; … is what varies."""
-    said = "\n".join(literals())
+    """A quoted message is a heading, or stands in backticks; … stands for the varying part."""
+    texts = "\n".join(literals())
     quoted = re.findall(r"(?:says|say) `([^`]+)`", prose("docs/trouble.md").replace("\n", " "))
     quoted += [h for h in headings("docs/trouble.md") if h.startswith("the ")]
     assert len(quoted) >= 5
     for message in quoted:
         for part in message.split("…"):
-            assert part.strip() in said, message
+            assert part.strip() in texts, message
+
+
+#: The lines that have hardly a text of their own, with the words of their sections.
+MOSTLY_VARYING = {
+    "… … …: …: …": "attempt … of … failed, again in … s",
+    "… … …: …ran …": "…ran …",
+    "…": "stopping: waits for …",
+    "djjp.…: …. …": "djjp.…: …. …",
+    "incident: …": "incident: …",
+    "child … … after … s…": "child … has failed with exit code …",
+    "consumer … …, as requested": "claims no further jobs, as requested",
+}
+
+
+def is_explained(line: str, quotes: list[str]) -> bool:
+    """Return whether one of these texts stands for a log line; … stands for any text in both."""
+    if line in MOSTLY_VARYING:
+        return MOSTLY_VARYING[line] in quotes
+    for quote in quotes:
+        parts = [part.strip() for part in quote.split("…")]
+        fits = re.search(".*".join(map(re.escape, parts)), line, re.DOTALL)
+        if fits and sum(map(len, parts)) >= 10:
+            return True
+    return False
+
+
+def quotes_of_trouble() -> list[str]:
+    """Return the headings of the page, and what stands in backticks there."""
+    text = " ".join(prose("docs/trouble.md").split())
+    return [*headings("docs/trouble.md"), *re.findall(r"`([^`]+)`", text)]
+
+
+@cache
+def log_lines() -> list[str]:
+    """Return the texts of the lines that djjp logs."""
+    return sorted({line.text for line in facts.log_lines()})
+
+
+def test_each_log_line_is_explained() -> None:
+    quotes = quotes_of_trouble()
+    assert [line for line in log_lines() if not is_explained(line, quotes)] == []
+
+
+def test_a_log_line_that_is_not_explained_is_noticed() -> None:
+    assert len(log_lines()) > 80
+    quotes = quotes_of_trouble()
+    assert not is_explained("consumer … has lost its way: …", quotes)
+    for line in log_lines():
+        assert not is_explained(line, []), line
+    assert not is_explained(
+        "a cache could not be closed", [q for q in quotes if "a cache" not in q]
+    )
+    assert {*MOSTLY_VARYING} <= {*log_lines()}
 
 
 # Links
@@ -289,3 +378,10 @@ def test_every_path_of_djjp_that_a_page_names_exists(page: str) -> None:
     named = re.findall(r"`((?:djjp|tests|benchmarks)/[\w/]*(?:\.py)?)`", prose(page))
     assert len(named) >= 5
     assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_every_test_that_contributing_names_exists() -> None:
+    named = re.findall(r"`(test_\w+)`", prose("CONTRIBUTING.md"))
+    sources = "\n".join(path.read_text() for path in sorted((ROOT / "tests").rglob("test_*.py")))
+    assert named
+    assert [name for name in named if f"def {name}(" not in sources] == []

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from djjp.engine import Claimed, Engine, Outcome, Progress
+from djjp.engine import Claimed, ClaimKey, Engine, Outcome, Progress
 from djjp.ids import new_id
 from djjp.models import FINISHED, Attempt, Job, State
 from tests.support.engine_calls import (
@@ -35,13 +35,13 @@ def cancel(engine: Engine, *ids: UUID, reason: str = "no longer needed") -> int:
 
 
 def again(job: Claimed, state: State = State.READY) -> Outcome:
-    """An attempt that is to be followed by another one."""
+    """Return the outcome of an attempt that will be repeated."""
     due = None if state == State.READY else NOW + 60
     return Outcome(job, state, NOW, NOW + 1, run_after=due)
 
 
 @pytest.mark.parametrize("state", [State.SCHEDULED, State.BLOCKED, State.READY])
-def test_a_job_that_waits_is_cancelled_here_and_now(engine: Engine, state: State) -> None:
+def test_a_waiting_job_is_cancelled_at_once(engine: Engine, state: State) -> None:
     [id] = enqueue(engine, state=state, run_after=NOW)
     before = row(id)
     assert cancel(engine, id) == 1
@@ -54,7 +54,7 @@ def test_a_job_that_waits_is_cancelled_here_and_now(engine: Engine, state: State
     assert engine.jobs.promote(NOW + 60) == 0
 
 
-def test_a_job_that_runs_is_marked_and_goes_on(engine: Engine) -> None:
+def test_a_running_job_is_marked_and_continues(engine: Engine) -> None:
     job = one(engine)
     before = row(job.id)
     assert cancel(engine, job.id) == 1
@@ -62,7 +62,7 @@ def test_a_job_that_runs_is_marked_and_goes_on(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("state", FINISHED)
-def test_a_job_that_has_ended_stays_as_it_ended(engine: Engine, state: State) -> None:
+def test_a_finished_job_is_not_cancelled(engine: Engine, state: State) -> None:
     job = one(engine)
     finish(engine, "one", failed(job))
     Job.objects.filter(pk=job.id).update(state=state)
@@ -71,7 +71,7 @@ def test_a_job_that_has_ended_stays_as_it_ended(engine: Engine, state: State) ->
     assert everything() == before
 
 
-def test_many_are_cancelled_and_the_number_is_told(engine: Engine) -> None:
+def test_many_jobs_are_cancelled_and_counted(engine: Engine) -> None:
     ids = enqueue(engine, 30)
     jobs = claim(engine, limit=20)
     finish(engine, "one", *map(done, jobs[:10]))
@@ -83,7 +83,7 @@ def test_many_are_cancelled_and_the_number_is_told(engine: Engine) -> None:
     )
 
 
-def test_without_a_reason_it_says_that_somebody_asked(engine: Engine) -> None:
+def test_without_a_reason_the_reason_is_a_request(engine: Engine) -> None:
     [id] = enqueue(engine)
     engine.control.cancel([id], NOW)
     assert row(id)["reason"] == "cancelled on request"
@@ -105,7 +105,7 @@ def test_a_marked_job_does_not_run_again_and_keeps_the_reason(engine: Engine, en
 
 
 @pytest.mark.parametrize("report", [done, failed])
-def test_a_marked_job_that_ends_all_the_same_has_ended_that_way(
+def test_a_marked_job_that_ends_keeps_its_outcome(
     engine: Engine, report: Callable[[Claimed], Outcome]
 ) -> None:
     job = one(engine)
@@ -115,7 +115,7 @@ def test_a_marked_job_that_ends_all_the_same_has_ended_that_way(
     assert (row(job.id)["state"], row(job.id)["reason"]) == (outcome.state, None)
 
 
-def test_a_job_that_is_retried_carries_no_old_wish_to_stop_it(engine: Engine) -> None:
+def test_a_retry_clears_an_earlier_cancel_request(engine: Engine) -> None:
     job = one(engine)
     engine.jobs.record_progress("one", [Progress(job, 3, 10)])
     cancel(engine, job.id)
@@ -147,11 +147,11 @@ def test_idle_consumers_are_woken(engine: Engine, verb: str) -> None:
 
 
 # Against a consumer: each cancel begins while the other has written and not committed, and the other
-# way round. Whichever comes first, no wish to stop a job is lost.
+# way round. Whichever comes first, no cancel request is lost.
 
 
 def in_the_middle(engine: Engine, first: Callable[[], Any], second: Callable[[Engine], Any]) -> Any:
-    """Do the first in a turn, and begin the second before that turn has committed."""
+    """Do the first in a turn, and start the second before that turn has committed."""
     results: list[Any] = []
     thread = threading.Thread(target=lambda: results.extend(at_once(second)))
     with engine.db.transaction():
@@ -180,7 +180,7 @@ def test_a_job_that_is_cancelled_meanwhile_is_not_claimed(engine: Engine) -> Non
     assert (row(id)["state"], row(id)["cancel_requested"]) == ("cancelled", False)
 
 
-ENDS: dict[str, Callable[[Engine, Claimed], set[UUID]]] = {
+ENDS: dict[str, Callable[[Engine, Claimed], set[ClaimKey]]] = {
     "release": lambda engine, job: engine.jobs.release("one", [job]),
     "ready": lambda engine, job: engine.jobs.finish("one", [again(job)]),
     "scheduled": lambda engine, job: engine.jobs.finish("one", [again(job, State.SCHEDULED)]),
@@ -188,8 +188,8 @@ ENDS: dict[str, Callable[[Engine, Claimed], set[UUID]]] = {
 
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-def test_a_job_that_comes_back_meanwhile_is_cancelled_in_either_order(
-    engine: Engine, end: Callable[[Engine, Claimed], set[UUID]]
+def test_a_job_that_is_released_meanwhile_is_cancelled_in_either_order(
+    engine: Engine, end: Callable[[Engine, Claimed], set[ClaimKey]]
 ) -> None:
     job = one(engine)
     assert (
@@ -198,17 +198,17 @@ def test_a_job_that_comes_back_meanwhile_is_cancelled_in_either_order(
     assert (row(job.id)["state"], row(job.id)["cancel_requested"]) == ("cancelled", False)
     assert row(job.id)["finished_at"] is not None
 
-    def ends(engine: Engine) -> set[UUID]:
+    def ends(engine: Engine) -> set[ClaimKey]:
         with engine.db.transaction():
             return end(engine, job)
 
     job = one(engine)
-    assert in_the_middle(engine, lambda: cancel(engine, job.id), ends) == {job.id}
+    assert in_the_middle(engine, lambda: cancel(engine, job.id), ends) == set()
     assert row(job.id)["state"] == "cancelled"
     assert row(job.id)["finished_at"] is not None
 
 
-def test_a_job_that_ends_meanwhile_has_ended_in_either_order(engine: Engine) -> None:
+def test_a_job_that_ends_meanwhile_keeps_its_outcome_in_either_order(engine: Engine) -> None:
     job = one(engine)
     assert (
         in_the_middle(
@@ -228,7 +228,7 @@ def test_a_job_that_ends_meanwhile_has_ended_in_either_order(engine: Engine) -> 
     assert Attempt.objects.count() == 2
 
 
-def test_of_two_retries_at_once_one_counts(engine: Engine) -> None:
+def test_of_two_concurrent_retries_one_counts(engine: Engine) -> None:
     job = one(engine)
     finish(engine, "one", done(job))
     assert (
@@ -242,15 +242,15 @@ def test_of_two_retries_at_once_one_counts(engine: Engine) -> None:
     assert (row(job.id)["state"], row(job.id)["attempts"]) == ("ready", 0)
 
 
-def test_a_retry_meets_a_job_that_ends_meanwhile_or_not_at_all(engine: Engine) -> None:
-    """Against the finish of one consumer and then against the claim of another."""
+def test_a_retry_finds_a_job_that_ends_meanwhile_finished_or_running(engine: Engine) -> None:
+    """One thread retries while one consumer finishes the job and another claims it."""
     job = one(engine)
     retried = in_the_middle(
         engine,
         lambda: engine.jobs.finish("one", [failed(job)]),
         lambda engine: engine.control.retry([job.id]),
     )
-    # A statement sees the rows as they were when it began: on PostgreSQL that one still ran.
+    # A statement reads the rows as they were at its start: on PostgreSQL the job still ran.
     assert (retried, row(job.id)["state"]) in [(1, "ready"), (0, "failed")]
     engine.control.retry([job.id])
     assert (
@@ -264,8 +264,9 @@ def test_a_retry_meets_a_job_that_ends_meanwhile_or_not_at_all(engine: Engine) -
     assert (row(job.id)["state"], row(job.id)["consumer"]) == ("running", "two")
 
 
-def test_at_once_with_claims_and_releases_no_cancel_is_lost(engine: Engine) -> None:
-    """Two consumers take and give back, as fast as they can, what a third party cancels one by one."""
+@pytest.mark.end_to_end
+def test_no_cancel_is_lost_beside_claims_and_releases(engine: Engine) -> None:
+    """Two consumers claim and release as fast as they can, while a third thread cancels the jobs one by one."""
     ids = enqueue(engine, 60)
     over = threading.Event()
 
@@ -287,3 +288,33 @@ def test_at_once_with_claims_and_releases_no_cancel_is_lost(engine: Engine) -> N
     )
     assert counts == [1] * 60
     assert set(Job.objects.values_list("state", flat=True)) == {"cancelled"}
+
+
+# Retry
+
+
+@pytest.mark.parametrize("state", State)
+def test_only_a_finished_job_is_retried(engine: Engine, state: State) -> None:
+    job = one(engine)
+    finish(engine, "one", failed(job, "first time"))
+    Job.objects.filter(id=job.id).update(
+        state=state, rescues=2, result='"x"', run_after=datetime.now(UTC)
+    )
+    before = row(job.id)
+    retried = engine.control.retry([job.id])
+    assert retried == (state in FINISHED)
+    if not retried:
+        assert row(job.id) == before
+        return
+    cleared = dict.fromkeys(("run_after", "started_at", "finished_at", "consumer", "result"))
+    assert row(job.id) == before | cleared | {"state": "ready", "attempts": 0, "rescues": 0}
+    assert [attempt.message for attempt in Attempt.objects.all()] == ["first time"]
+    assert [again.attempt for again in claim(engine)] == [1]
+
+
+def test_many_jobs_are_retried_and_counted(engine: Engine) -> None:
+    enqueue(engine, 30)
+    jobs = claim(engine)
+    finish(engine, "one", *(done(job) for job in jobs[:20]))
+    assert engine.control.retry([job.id for job in jobs] + [new_id()]) == 20
+    assert Job.objects.filter(state="ready").count() == 20

@@ -1,4 +1,4 @@
-"""Expiry in the queue's rows: what has not started in time is cancelled, wherever it waits."""
+"""Expiry in the queue's rows: a job that has not started in time is cancelled in every waiting state."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from uuid import UUID
 import pytest
 from django.test.utils import CaptureQueriesContext
 
-from djjp.engine import Claimed, Edge, Engine, NewGraph, Outcome, Peer
+from djjp.engine import Claimed, Edge, Engine, NewPipeline, Outcome, Peer
 from djjp.ids import new_id
 from djjp.models import Flag, Job, State
-from tests.support.engine_calls import NOW, at_once, done, enqueue, row, take
+from tests.support.engine_calls import NOW, at_once, done, end, enqueue, row, take
 from tests.support.factories import new_job
 
 REASON = "it did not start in time: its expires_after has passed"
 
 
 def expiring(engine: Engine, within: float = -1, /, count: int = 1, **given: Any) -> list[UUID]:
-    """Enqueue jobs that expire in so many seconds."""
+    """Enqueue jobs that expire in this number of seconds."""
     flags = Flag.EXPIRES | given.pop("flags", 0)
     return enqueue(engine, count, flags=flags, expires_at=time.time() + within, **given)
 
@@ -45,7 +45,7 @@ def states(*ids: UUID) -> list[str]:
     ],
     ids=["ready", "unserved", "scheduled", "over a limit", "waiting for another"],
 )
-def test_what_waits_for_too_long_is_cancelled_with_that_reason(
+def test_a_job_that_waits_for_too_long_is_cancelled_with_that_reason(
     engine: Engine, given: dict[str, Any]
 ) -> None:
     [late], [not_yet], [plain] = (
@@ -61,7 +61,7 @@ def test_what_waits_for_too_long_is_cancelled_with_that_reason(
     assert expire(engine) == 0
 
 
-def test_one_that_is_claimed_too_late_does_not_run(engine: Engine) -> None:
+def test_a_job_that_is_claimed_too_late_does_not_run(engine: Engine) -> None:
     [late], [in_time] = expiring(engine), expiring(engine, 60)
     assert [job.id for job in take(engine)] == [in_time]
     ended = row(late)
@@ -71,15 +71,15 @@ def test_one_that_is_claimed_too_late_does_not_run(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("how", ["running", "tried again", "tried again later", "rescued"])
-def test_one_that_has_started_once_does_not_expire(engine: Engine, how: str) -> None:
+def test_a_job_that_has_started_once_does_not_expire(engine: Engine, how: str) -> None:
     [id] = expiring(engine, 60)
     [job] = take(engine)
     if how == "rescued":
-        engine.rescue.rescue_jobs(Peer("one", None, True), NOW, max_rescues=3, begun=None)
+        engine.rescue.rescue_jobs(Peer("one", None, True), NOW, max_rescues=3, started=None)
     elif how != "running":
         state = State.READY if how == "tried again" else State.SCHEDULED
         later = Outcome(job, state, NOW, NOW, run_after=time.time())
-        take(engine, "one", later, limit=0)
+        end(engine, "one", later)
     Job.objects.filter(pk=id).update(expires_at="2026-01-01T00:00Z")
     assert expire(engine) == 0
     engine.jobs.promote(time.time() + 1)
@@ -87,7 +87,7 @@ def test_one_that_has_started_once_does_not_expire(engine: Engine, how: str) -> 
         assert [job.id for job in take(engine, "two")] == [id]
 
 
-def test_one_that_was_given_back_unstarted_expires(engine: Engine) -> None:
+def test_a_job_that_was_released_unstarted_expires(engine: Engine) -> None:
     [id] = expiring(engine, 60)
     jobs = take(engine)
     with engine.db.transaction():
@@ -96,7 +96,7 @@ def test_one_that_was_given_back_unstarted_expires(engine: Engine) -> None:
     assert expire(engine) == 1
 
 
-def test_one_that_has_expired_can_be_run_again_and_then_does_not_expire(engine: Engine) -> None:
+def test_an_expired_job_can_be_retried_and_then_does_not_expire(engine: Engine) -> None:
     [id] = expiring(engine)
     expire(engine)
     assert engine.control.retry([id]) == 1
@@ -105,15 +105,15 @@ def test_one_that_has_expired_can_be_run_again_and_then_does_not_expire(engine: 
     assert row(id)["reason"] is None
 
 
-def test_its_unique_key_is_free(engine: Engine) -> None:
+def test_the_unique_key_of_an_expired_job_is_free(engine: Engine) -> None:
     expiring(engine, unique_key="k", flags=Flag.UNIQUE)
     expire(engine)
     assert engine.jobs.enqueue(new_job(unique_key="k", flags=Flag.UNIQUE)) == {}
 
 
 @pytest.mark.parametrize("when", ["while it waits", "when it is claimed"])
-def test_a_group_whose_member_expires_goes_on_without_it(engine: Engine, when: str) -> None:
-    """Its end is cancelled, and what is to run on failure runs, with the reason."""
+def test_the_other_members_of_a_group_run_when_one_expires(engine: Engine, when: str) -> None:
+    """Its last job is cancelled, and its `on_failure` job runs, with the reason."""
     one, two, end, failure = (new_id() for _ in range(4))
     terms = {"flags": Flag.HAS_DEPENDENTS | Flag.EXPIRES, "expires_at": time.time() - 1}
     last = {"state": State.BLOCKED, "pipeline": end}
@@ -124,7 +124,7 @@ def test_a_group_whose_member_expires_goes_on_without_it(engine: Engine, when: s
         new_job(id=failure, waits_for=2, flags=Flag.ON_FAILURE | Flag.TAKES_INPUT, **last),
     ]
     edges = [(one, end, "0"), (two, end, "1"), (one, failure, "!"), (two, failure, "!")]
-    engine.pipelines.enqueue(NewGraph(end, jobs, [Edge(*edge) for edge in edges]))
+    engine.pipelines.enqueue(NewPipeline(end, jobs, [Edge(*edge) for edge in edges]))
     if when == "while it waits":
         assert expire(engine) == 1
         assert len(take(engine)) == 2
@@ -136,7 +136,7 @@ def test_a_group_whose_member_expires_goes_on_without_it(engine: Engine, when: s
     assert REASON in row(failure)["input"]
 
 
-def test_a_step_that_waits_for_others_expires_with_those_behind_it(engine: Engine) -> None:
+def test_a_blocked_step_expires_with_its_dependents(engine: Engine) -> None:
     first, second, third = (new_id() for _ in range(3))
     waiting = {"state": State.BLOCKED, "waits_for": 1, "pipeline": third}
     terms = {"flags": Flag.HAS_DEPENDENTS | Flag.EXPIRES, "expires_at": time.time() - 1}
@@ -146,31 +146,31 @@ def test_a_step_that_waits_for_others_expires_with_those_behind_it(engine: Engin
         new_job(id=third, **waiting),
     ]
     engine.pipelines.enqueue(
-        NewGraph(third, jobs, [Edge(first, second, ""), Edge(second, third, "")])
+        NewPipeline(third, jobs, [Edge(first, second, ""), Edge(second, third, "")])
     )
     [job] = take(engine)
     assert expire(engine) == 1
-    take(engine, "one", done(job), limit=0)
+    end(engine, "one", done(job))
     assert states(first, second, third) == ["succeeded", "cancelled", "cancelled"]
 
 
-def test_it_goes_on_in_steps_the_latest_first(engine: Engine) -> None:
+def test_jobs_expire_in_batches_the_longest_overdue_first(engine: Engine) -> None:
     late, later = expiring(engine, -60, 3), expiring(engine, -120, 2)
     assert [expire(engine, 2) for _ in range(4)] == [2, 2, 1, 0]
     assert set(states(*late, *later)) == {"cancelled"}
 
 
-def test_those_that_have_started_are_not_in_the_way_of_others(engine: Engine) -> None:
+def test_started_jobs_do_not_delay_the_expiry_of_others(engine: Engine) -> None:
     started = expiring(engine, 60, 3)
     jobs = take(engine)
     again = [Outcome(job, State.READY, NOW, NOW) for job in jobs]
-    take(engine, "one", *again, limit=0)
+    end(engine, "one", *again)
     Job.objects.filter(pk__in=started).update(expires_at="2026-01-01T00:00Z")
     expiring(engine, -1)
     assert expire(engine, 1) == 1
 
 
-def test_one_that_starts_while_it_is_looked_at_does_not_expire(engine: Engine) -> None:
+def test_a_job_that_starts_while_the_query_runs_does_not_expire(engine: Engine) -> None:
     [id] = expiring(engine, 60)
     claimed = threading.Event()
 
@@ -178,7 +178,9 @@ def test_one_that_starts_while_it_is_looked_at_does_not_expire(engine: Engine) -
         with engine.db.transaction():
             [job] = engine.jobs.claim("one", 1, NOW)
             claimed.set()
-            time.sleep(0.3)  # the other one finds it waiting meanwhile, and then waits for its lock
+            time.sleep(
+                0.3
+            )  # meanwhile the other thread finds it waiting, and then waits for its lock
             engine.jobs.finish("one", [Outcome(job, State.READY, NOW, NOW)])
 
     def look(engine: Engine) -> int:
@@ -189,7 +191,7 @@ def test_one_that_starts_while_it_is_looked_at_does_not_expire(engine: Engine) -
     assert [row(id)[field] for field in ("state", "attempts")] == ["ready", 1]
 
 
-def test_a_look_in_vain_writes_and_locks_nothing(engine: Engine) -> None:
+def test_without_expired_jobs_nothing_is_written_or_locked(engine: Engine) -> None:
     expiring(engine, 60)
     with CaptureQueriesContext(engine.db.connection) as captured:
         expire(engine)
@@ -199,7 +201,7 @@ def test_a_look_in_vain_writes_and_locks_nothing(engine: Engine) -> None:
         assert query["sql"].lstrip().startswith(("SELECT", "WITH RECURSIVE")), query
 
 
-def test_what_is_claimed_at_that_very_moment_either_runs_or_expires(engine: Engine) -> None:
+def test_a_job_that_is_claimed_at_its_expiry_either_runs_or_expires(engine: Engine) -> None:
     count = 200
     started: list[Claimed] = []
     left = threading.Event()
@@ -221,3 +223,13 @@ def test_what_is_claimed_at_that_very_moment_either_runs_or_expires(engine: Engi
     assert len(started) + expired == count
     running = set(Job.objects.filter(state="running", attempts=1).values_list("id", flat=True))
     assert running == {job.id for job in started}
+
+
+def test_no_job_expires_by_one_clock_that_is_ahead(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [id] = enqueue(engine, flags=Flag.EXPIRES, expires_at=NOW + 60)
+    monkeypatch.setattr(engine.db, "clock", lambda: NOW)
+    assert engine.expiry.expire(NOW + 86_400, 10) == 0
+    monkeypatch.setattr(time, "time", lambda: NOW + 86_400)
+    assert [job.id for job in take(engine)] == [id]

@@ -1,4 +1,4 @@
-"""Limits in the queue's rows: no more of a key run than may, and whoever stops running lets others in."""
+"""Limits in the queue's rows: no more jobs of a key run than its limit, and each end unblocks waiting jobs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from uuid import UUID
 import pytest
 from django.test.utils import CaptureQueriesContext
 
-from djjp.engine import Claimed, Edge, Engine, NewGraph, Outcome, Peer
+from djjp.engine import Claimed, Edge, Engine, NewPipeline, Outcome, Peer
 from djjp.engine.limits import BLOCK_BATCH, KEY_BATCH
 from djjp.ids import new_id
 from djjp.models import FINISHED, Flag, Job, State
-from tests.support.engine_calls import NOW, at_once, done, enqueue, failed, row, take
+from tests.support.engine_calls import NOW, at_once, done, end, enqueue, failed, row, take
 from tests.support.factories import new_job
 
 
@@ -39,10 +39,10 @@ def ids(jobs: Iterable[Claimed]) -> list[UUID]:
     return [job.id for job in jobs]
 
 
-# Who runs
+# Which jobs run
 
 
-def test_no_more_of_a_key_run_than_may_and_the_rest_wait_as_if_never_claimed(
+def test_no_more_jobs_of_a_key_run_than_its_limit_and_the_rest_wait_as_if_never_claimed(
     engine: Engine,
 ) -> None:
     first, second, third = limited(engine, 3, "k", 2)
@@ -57,7 +57,7 @@ def test_no_more_of_a_key_run_than_may_and_the_rest_wait_as_if_never_claimed(
     assert take(engine, "two") == []
 
 
-def test_keys_are_counted_each_by_itself(engine: Engine) -> None:
+def test_keys_are_counted_separately(engine: Engine) -> None:
     mine = [limited(engine, 2, key)[0] for key in ("a", "b", "c")]
     assert ids(take(engine, limit=6)) == mine
 
@@ -70,8 +70,8 @@ def test_jobs_of_all_queues_and_names_are_counted_together(engine: Engine) -> No
 
 
 @pytest.mark.parametrize("how", ["succeeded", "failed", "tried again", "tried again later"])
-def test_the_turn_that_ends_one_lets_the_first_of_the_others_in(engine: Engine, how: str) -> None:
-    late, early, urgent = [*limited(engine, 2), *limited(engine, priority=5)]
+def test_the_turn_that_ends_a_job_unblocks_the_first_waiting_one(engine: Engine, how: str) -> None:
+    first, second, urgent = [*limited(engine, 2), *limited(engine, priority=5)]
     [running] = take(engine)
     assert running.id == urgent
     outcome: Outcome = {
@@ -82,18 +82,18 @@ def test_the_turn_that_ends_one_lets_the_first_of_the_others_in(engine: Engine, 
             running, State.SCHEDULED, NOW, NOW + 1, run_after=time.time() + 9
         ),
     }[how]
-    take(engine, "one", outcome, limit=0)
-    assert states([late, early]) == ["ready", "blocked"]
-    if how == "tried again":  # it is the first by priority, and has to wait like others
+    end(engine, "one", outcome)
+    assert states([first, second]) == ["ready", "blocked"]
+    if how == "tried again":  # it is the first by priority, and waits like the others
         assert ids(take(engine)) == [urgent]
     else:
-        assert ids(take(engine)) == [late]
+        assert ids(take(engine)) == [first]
 
 
-def test_one_that_is_claimed_before_those_that_have_waited_longer_waits_itself(
+def test_a_job_claimed_before_longer_waiting_ones_is_blocked(
     engine: Engine,
 ) -> None:
-    """Else a consumer without a free slot, which meets new ones just when a place is free, would starve them."""
+    """Otherwise new jobs, claimed just when a permit is free, would starve them."""
     first, second = limited(engine, 2)
     [running] = take(engine)
     assert states([first, second]) == ["running", "blocked"]
@@ -104,48 +104,48 @@ def test_one_that_is_claimed_before_those_that_have_waited_longer_waits_itself(
     assert ids(take(engine, limit=1)) == [urgent]
 
 
-def test_one_that_is_sent_behind_those_that_wait_lets_them_in_at_once(engine: Engine) -> None:
+def test_a_job_that_is_blocked_behind_waiting_ones_unblocks_them_at_once(engine: Engine) -> None:
     first, second, third = limited(engine, 3)
     [running] = take(engine)
-    take(engine, "one", done(running), limit=0)
-    engine.control.cancel([second], NOW)  # which had been let in
+    end(engine, "one", done(running))
+    engine.control.cancel([second], NOW)  # which had been unblocked
     [fourth] = limited(engine)
     assert take(engine) == []
     assert states([first, second, third, fourth]) == ["succeeded", "cancelled", "ready", "blocked"]
 
 
-def test_what_ends_late_lets_nobody_in_for_a_place_that_is_taken(engine: Engine) -> None:
+def test_a_late_end_unblocks_no_job_for_a_permit_in_use(engine: Engine) -> None:
     first, second = limited(engine, 2)
     [running] = take(engine)
-    engine.rescue.rescue_jobs(Peer("one", None, True), NOW, max_rescues=3, begun=None)
+    engine.rescue.rescue_jobs(Peer("one", None, True), NOW, max_rescues=3, started=None)
     [again] = take(engine, "two", limit=1)
     assert again.id == first
     assert take(engine, "one", done(running)) == []  # refused by the fence
     assert states([first, second]) == ["running", "blocked"]
 
 
-# Who else makes room
+# Other ways to free a permit
 
 
-def test_the_rescue_of_a_dead_consumer_makes_room(engine: Engine) -> None:
+def test_the_rescue_of_a_dead_consumer_frees_permits(engine: Engine) -> None:
     first, second, third = limited(engine, 3, "k", 2)
     take(engine, "dead")
-    engine.rescue.rescue_jobs(Peer("dead", None, True), NOW, max_rescues=0, begun=None)
+    engine.rescue.rescue_jobs(Peer("dead", None, True), NOW, max_rescues=0, started=None)
     assert states([first, second, third]) == ["failed", "failed", "ready"]
 
 
-def test_what_a_dead_consumer_had_not_begun_is_given_back_and_takes_no_place(
+def test_a_dead_consumers_unstarted_jobs_are_released_and_use_no_permit(
     engine: Engine,
 ) -> None:
     mine = limited(engine, 3)
     take(engine, "dead")
-    engine.rescue.rescue_jobs(Peer("dead", None, True), NOW, max_rescues=0, begun=[])
+    engine.rescue.rescue_jobs(Peer("dead", None, True), NOW, max_rescues=0, started=[])
     assert states(mine) == ["ready", "ready", "blocked"]
     assert ids(take(engine)) == mine[:1]
     assert states(mine) == ["running", "blocked", "blocked"]
 
 
-def test_a_job_that_is_given_back_makes_room(engine: Engine) -> None:
+def test_a_released_job_frees_its_permit(engine: Engine) -> None:
     mine = limited(engine, 2)
     [running] = take(engine)
     with engine.db.transaction():
@@ -154,7 +154,7 @@ def test_a_job_that_is_given_back_makes_room(engine: Engine) -> None:
     assert states(mine) == ["ready", "ready"]
 
 
-def test_a_running_job_that_was_deleted_makes_room(engine: Engine) -> None:
+def test_a_deleted_running_job_frees_its_permit(engine: Engine) -> None:
     first, second = limited(engine, 2)
     take(engine)
     assert engine.limits.unblock_stranded("") == (0, None)
@@ -164,10 +164,12 @@ def test_a_running_job_that_was_deleted_makes_room(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("how", ["cancelled", "deleted", "expired"])
-def test_one_that_was_let_in_and_goes_before_it_runs_makes_room(engine: Engine, how: str) -> None:
+def test_an_unblocked_job_that_ends_before_it_runs_frees_its_permit(
+    engine: Engine, how: str
+) -> None:
     first, second, third = limited(engine, 3)
     [running] = take(engine)
-    take(engine, "one", done(running), limit=0)
+    end(engine, "one", done(running))
     assert states([first, second, third]) == ["succeeded", "ready", "blocked"]
     if how == "cancelled":
         engine.control.cancel([second], NOW)
@@ -180,17 +182,17 @@ def test_one_that_was_let_in_and_goes_before_it_runs_makes_room(engine: Engine, 
     assert ids(take(engine)) == [third]
 
 
-def test_one_that_expires_when_it_is_claimed_makes_room_in_the_same_turn(engine: Engine) -> None:
+def test_a_job_that_expires_when_claimed_frees_its_permit_in_the_same_turn(engine: Engine) -> None:
     soon = {"flags": Flag.EXPIRES, "expires_at": time.time() + 3600}
     first, second, third = limited(engine, 3, **soon)
     [running] = take(engine)
-    take(engine, "one", done(running), limit=0)
+    end(engine, "one", done(running))
     Job.objects.filter(pk=second).update(expires_at="2026-01-01T00:00Z")
     assert take(engine) == []
     assert states([first, second, third]) == ["succeeded", "cancelled", "ready"]
 
 
-def test_what_waits_can_be_cancelled_and_run_again(engine: Engine) -> None:
+def test_a_blocked_job_can_be_cancelled_and_retried(engine: Engine) -> None:
     first, second = limited(engine, 2)
     [running] = take(engine)
     engine.control.cancel([second], NOW)
@@ -201,7 +203,7 @@ def test_what_waits_can_be_cancelled_and_run_again(engine: Engine) -> None:
     assert ids(take(engine)) == [second]
 
 
-def test_places_that_are_free_are_found_among_any_number_of_keys(engine: Engine) -> None:
+def test_free_permits_are_found_among_any_number_of_keys(engine: Engine) -> None:
     count = KEY_BATCH + 20
     jobs = [
         new_job(state=State.BLOCKED, flags=Flag.LIMITED, limit_key=f"{number:05}", limit_max=1)
@@ -218,20 +220,20 @@ def test_places_that_are_free_are_found_among_any_number_of_keys(engine: Engine)
 # Queues, names and numbers
 
 
-def test_a_queue_that_nobody_serves_holds_up_no_other(engine: Engine) -> None:
-    """Its jobs are let in too, for whoever may serve it, and take no place until they run."""
+def test_a_queue_that_no_consumer_serves_delays_no_other(engine: Engine) -> None:
+    """Its jobs are unblocked too, for a consumer that can serve it, and use no permit until they run."""
     [running] = limited(engine, queue="served")
     take(engine)
     unserved, served = limited(engine, queue="unserved"), limited(engine, 2, queue="served")
     take(engine)
     assert set(states(unserved + served)) == {"blocked"}
-    [mine] = [Claimed(running, "test.job", "[]", 1, 0)]
+    [mine] = [Claimed(running, "test.job", "[]", 1, 0, claim=1)]
     assert take(engine, "one", done(mine), queues=["served"]) == []
     assert states(unserved + served) == ["ready", "ready", "blocked"]
     assert ids(take(engine, queues=["served"])) == served[:1]
 
 
-def test_one_that_no_consumer_knows_holds_up_no_other_for_long(engine: Engine) -> None:
+def test_a_job_that_no_consumer_can_run_does_not_delay_others_for_long(engine: Engine) -> None:
     known = limited(engine)
     [running] = take(engine)
     limited(engine, 3, name="gone")
@@ -243,16 +245,16 @@ def test_one_that_no_consumer_knows_holds_up_no_other_for_long(engine: Engine) -
     assert ids(take(engine, limit=1, exclude_names=["gone"])) == later, known
 
 
-def test_a_limit_that_was_raised_counts_for_those_that_still_wait(engine: Engine) -> None:
+def test_a_raised_limit_counts_for_waiting_jobs(engine: Engine) -> None:
     limited(engine, 3)
     [first] = take(engine)
     limited(engine, 1, "k", 3)
     take(engine)
-    take(engine, "one", done(first), limit=0)
+    end(engine, "one", done(first))
     assert len(take(engine)) == 2
 
 
-def test_a_rate_of_the_same_key_is_another_matter(engine: Engine) -> None:
+def test_a_rate_with_the_same_key_is_counted_separately(engine: Engine) -> None:
     rated = {"flags": Flag.RATE_LIMITED, "limit_key": "k", "limit_max": 1, "limit_per": 60.0}
     [first] = enqueue(engine, **rated)
     mine = limited(engine, 2)
@@ -267,7 +269,7 @@ def test_a_rate_of_the_same_key_is_another_matter(engine: Engine) -> None:
 # Pipelines
 
 
-def test_a_step_that_waits_for_others_is_not_let_in_and_then_waits_for_a_place(
+def test_a_step_with_parents_is_not_unblocked_and_then_waits_for_a_permit(
     engine: Engine,
 ) -> None:
     [running] = limited(engine)
@@ -277,23 +279,23 @@ def test_a_step_that_waits_for_others_is_not_let_in_and_then_waits_for_a_place(
         new_job(id=parent, flags=Flag.HAS_DEPENDENTS, pipeline=child),
         new_job(id=child, state=State.BLOCKED, waits_for=1, pipeline=child, **terms),
     ]
-    engine.pipelines.enqueue(NewGraph(child, jobs, [Edge(parent, child, "")]))
+    engine.pipelines.enqueue(NewPipeline(child, jobs, [Edge(parent, child, "")]))
     mine, first = take(engine)
     assert [mine.id, first.id] == [running, parent]
-    take(engine, "one", done(mine), limit=0)
+    end(engine, "one", done(mine))
     engine.limits.unblock_stranded("")
     assert [row(child)[field] for field in ("state", "waits_for")] == ["blocked", 1]
 
     limited(engine)
     [other] = take(engine)
-    take(engine, "one", done(first), limit=0)
+    end(engine, "one", done(first))
     assert take(engine) == []
     assert [row(child)[field] for field in ("state", "waits_for")] == ["blocked", 0]
     assert take(engine, "one", done(other)) == []
     assert ids(take(engine)) == [child]
 
 
-def test_a_step_that_waits_for_a_place_is_cancelled_with_its_pipeline(engine: Engine) -> None:
+def test_a_step_that_waits_for_a_permit_is_cancelled_with_its_pipeline(engine: Engine) -> None:
     limited(engine)
     take(engine)
     first, last = new_id(), new_id()
@@ -302,7 +304,7 @@ def test_a_step_that_waits_for_a_place_is_cancelled_with_its_pipeline(engine: En
         new_job(id=first, pipeline=last, **terms),
         new_job(id=last, state=State.BLOCKED, waits_for=1, pipeline=last),
     ]
-    engine.pipelines.enqueue(NewGraph(last, jobs, [Edge(first, last, "")]))
+    engine.pipelines.enqueue(NewPipeline(last, jobs, [Edge(first, last, "")]))
     assert take(engine) == []
     engine.control.cancel_pipeline(last, NOW)
     assert states([first, last]) == ["cancelled", "cancelled"]
@@ -312,7 +314,7 @@ def test_a_step_that_waits_for_a_place_is_cancelled_with_its_pipeline(engine: En
     assert [row(id)["waits_for"] for id in (first, last)] == [0, 1]
 
 
-# What it costs
+# Costs
 
 
 def test_ready_jobs_of_a_full_key_are_blocked_together(engine: Engine) -> None:
@@ -326,7 +328,7 @@ def test_ready_jobs_of_a_full_key_are_blocked_together(engine: Engine) -> None:
     assert ids(take(engine, limit=5)) == [plain]
 
 
-def test_a_job_without_terms_costs_no_statement_more(engine: Engine) -> None:
+def test_a_job_without_constraints_costs_no_extra_statement(engine: Engine) -> None:
     enqueue(engine, 3)
     with engine.db.transaction():
         jobs = engine.jobs.claim("one", 3, NOW)
@@ -336,21 +338,21 @@ def test_a_job_without_terms_costs_no_statement_more(engine: Engine) -> None:
     assert len(captured) == 0, captured.captured_queries
 
 
-# Side by side
+# Concurrency
 
 
 class Watched:
-    """Consumers' turns in threads, with what runs of each key counted beside the database."""
+    """Turns of consumers in threads, and a count of each key's running jobs outside of the database."""
 
     def __init__(self, most: dict[str, int]) -> None:
         self._most = most
         self._keys = dict(Job.objects.values_list("id", "limit_key"))
-        self._running: Counter[str] = Counter()
+        self._running: Counter[str | None] = Counter()
         self._lock = threading.Lock()
         self._meddling = True
 
     def consume(self, engine: Engine, name: str) -> None:
-        """Take turns until nothing is left."""
+        """Take turns until no job is left."""
         chance, held = random.Random(name), list[Claimed]()
         until = time.monotonic() + 60
         while held or self._meddling or Job.objects.exclude(state__in=FINISHED).exists():
@@ -365,7 +367,7 @@ class Watched:
                 engine.limits.unblock_stranded("")
 
     def meddle(self, engine: Engine) -> None:
-        """Cancel some of what waits, and run some again."""
+        """Cancel some waiting jobs, and retry some."""
         chance = random.Random(7)
         for _ in range(60):
             some = chance.sample([*self._keys], 5)
@@ -383,7 +385,8 @@ class Watched:
                 assert self._running[key] <= most, self._running
 
 
-def test_none_is_over_its_limit_and_none_stalls_whatever_goes_on_beside(engine: Engine) -> None:
+@pytest.mark.end_to_end
+def test_no_key_exceeds_its_limit_or_stalls_under_concurrent_changes(engine: Engine) -> None:
     most = {"a": 1, "b": 2, "c": 3}
     for key, number in most.items():
         limited(engine, 40, key, number)

@@ -59,6 +59,7 @@ def test_a_listener_that_receives_its_own_probes_goes_on_listening(
 
     assert woken == 0
     assert caplog.records == []
+    assert listener.unheard() is None
 
 
 @pytest.mark.postgresql_only
@@ -76,6 +77,7 @@ def test_a_listener_that_misses_its_probes_warns_once_and_polls(
 
     assert [r.levelname for r in caplog.records] == ["WARNING"]
     assert "pooler" in caplog.text
+    assert listener.unheard() == "no notifications of PostgreSQL arrive"
     listener.interval(0.0)
     eventually(listener.woken)
     assert listener.interval(60.0) <= 0.25
@@ -90,6 +92,7 @@ def test_a_listener_that_missed_its_probes_for_a_while_receives_again(
     run(engine, "UNLISTEN *")
     eventually(lambda: not receives(listener)())
     eventually(receives(listener))
+    assert listener.unheard() is None
 
 
 @pytest.mark.postgresql_only
@@ -119,7 +122,7 @@ def test_without_listening_nothing_is_left_on_the_session(
         assert not engine.consumers.acquire_lock("host:1:a")
         engine.consumers.release_lock("host:1:a")
         assert listener.fileno() is None
-    assert inside == ([("off",)], [("2s",)])
+    assert inside == ([("off",)], [("500ms",)])
     assert run(engine, "SHOW enable_seqscan") == [("on",)]
     assert run(engine, "SHOW lock_timeout") == [("0",)]
     assert run(engine, "SELECT * FROM pg_listening_channels()") == []

@@ -61,7 +61,7 @@ def test_only_jobs_that_ended_in_these_states_and_long_enough_ago_are_pruned(
     assert set(left()) == {*kept, *young} - {*ids[State.FAILED], *ids[State.CANCELLED]}
 
 
-def test_a_walk_goes_on_where_it_was_and_ends_at_the_last_row(engine: Engine) -> None:
+def test_a_walk_continues_at_its_position_and_ends_at_the_last_row(engine: Engine) -> None:
     old = ended(engine, State.SUCCEEDED, NOW - WEEK, 7)
 
     count, place = engine.pruning.prune([State.SUCCEEDED], NOW, None, 3)
@@ -90,7 +90,7 @@ def test_a_walk_ends_at_rows_that_are_too_young_to_have_ended_long_ago(engine: E
     assert engine.pruning.prune([State.SUCCEEDED], NOW - 1, None, 4) == (2, None)
 
 
-def test_the_errors_of_a_pruned_job_go_with_it_and_those_of_others_stay(engine: Engine) -> None:
+def test_the_errors_of_a_pruned_job_are_deleted_and_those_of_others_stay(engine: Engine) -> None:
     enqueue(engine, 2, created_at=NOW)
     first, second = claim(engine)
     finish(engine, "one", failed(first, "gone"), failed(second, "kept"))
@@ -104,7 +104,7 @@ def test_the_errors_of_a_pruned_job_go_with_it_and_those_of_others_stay(engine: 
 
 @pytest.mark.parametrize("again", ["ready", "failed"])
 def test_a_job_that_is_retried_meanwhile_is_not_deleted(engine: Engine, again: str) -> None:
-    """Between what the walk has read and what it deletes; in that time it may also have failed anew."""
+    """Between the read and the delete of the walk; meanwhile it can have failed again too."""
     enqueue(engine, 2, created_at=NOW)
     first, second = claim(engine)
     finish(engine, "one", failed(first, "gone"), failed(second, "kept"))

@@ -1,4 +1,4 @@
-"""Verbs of queues, and `djjp.queues`, which people call."""
+"""The engine's verbs on queues, and `djjp.queues`, which users call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.engine_calls import NOW, at_once, claim, enqueue
 from tests.support.factories import new_job
 from tests.support.processes import eventually
 
-# Which have something ready
+# Queues with ready jobs
 
 
 def test_the_queues_with_ready_jobs_are_found_each_once_in_order(engine: Engine) -> None:
@@ -29,9 +29,15 @@ def test_the_queues_with_ready_jobs_are_found_each_once_in_order(engine: Engine)
     found = engine.queues.with_ready()
 
     assert sorted(found) == sorted(["mail", "a b", "ünïcode", "Mail", "mail.x", "", "10"])
+    assert [engine.queues.with_ready(most) for most in (1, 3, 7, 8)] == [
+        found[:1],
+        found[:3],
+        found,
+        found,
+    ]
 
 
-def test_a_claim_from_more_queues_than_a_statement_takes_claims_as_many_as_it_is_told(
+def test_a_claim_from_more_queues_than_a_statement_takes_reaches_its_limit(
     engine: Engine,
 ) -> None:
     names = [f"tenant-{number:04}" for number in range(450)]
@@ -59,7 +65,7 @@ def test_a_queue_is_paused_until_it_is_resumed(engine: Engine) -> None:
     assert not queues.resume("never seen")
 
 
-def test_a_pause_with_a_time_ends_by_itself(engine: Engine) -> None:
+def test_a_pause_with_an_end_ends_automatically(engine: Engine) -> None:
     before = time.time()
     ends = queues.pause("mail", timedelta(minutes=5))
     assert ends is not None
@@ -70,7 +76,7 @@ def test_a_pause_with_a_time_ends_by_itself(engine: Engine) -> None:
     assert engine.queues.paused(ends.timestamp()) == frozenset()
 
 
-def test_a_pause_that_has_ended_is_not_there_to_be_resumed(engine: Engine) -> None:
+def test_a_pause_that_has_ended_cannot_be_resumed(engine: Engine) -> None:
     engine.queues.pause("mail", NOW, NOW + 1)
     assert queues.paused() == {}
     assert not queues.resume("mail")
@@ -86,7 +92,7 @@ def test_the_last_pause_counts(engine: Engine) -> None:
     assert Queue.objects.count() == 1
 
 
-def test_some_who_pause_and_resume_one_queue_at_once_do_no_harm(engine: Engine) -> None:
+def test_concurrent_pauses_and_resumes_of_one_queue_do_no_harm(engine: Engine) -> None:
     at_once(
         *[lambda engine: engine.queues.pause("mail", NOW, None)] * 4,
         *[lambda engine: engine.queues.resume("mail", NOW)] * 2,
@@ -95,20 +101,20 @@ def test_some_who_pause_and_resume_one_queue_at_once_do_no_harm(engine: Engine) 
 
 
 @pytest.mark.parametrize("name", ["", "x" * 101, None, 5, "report.*"])
-def test_what_is_no_name_of_a_queue_is_not_paused(engine: Engine, name: Any) -> None:
+def test_an_invalid_name_is_not_paused(engine: Engine, name: Any) -> None:
     with pytest.raises(ValueError, match=r"^the queue is "):
         queues.pause(name)
     assert not Queue.objects.exists()
 
 
 @pytest.mark.parametrize("duration", [0, -1, float("nan"), float("inf"), 1e300, timedelta.max])
-def test_a_pause_takes_a_time_that_comes(engine: Engine, duration: Any) -> None:
+def test_a_pause_must_end_in_the_future(engine: Engine, duration: Any) -> None:
     with pytest.raises(ValueError, match=r"^duration is .*; it must be above 0"):
         queues.pause("mail", duration)
     assert not Queue.objects.exists()
 
 
-def test_to_pause_changes_no_job(engine: Engine) -> None:
+def test_a_pause_changes_no_job(engine: Engine) -> None:
     enqueue(engine, 2, queue="mail")
     before = list(Job.objects.order_by("pk").values())
     queues.pause("mail")
@@ -116,7 +122,7 @@ def test_to_pause_changes_no_job(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("what", ["pause", "resume"])
-def test_consumers_that_rest_are_woken(engine: Engine, what: str) -> None:
+def test_idle_consumers_are_woken_by_a_resume(engine: Engine, what: str) -> None:
     engine.queues.pause("mail", NOW, None)
     listener = engine.db.listener()
     while listener.woken():

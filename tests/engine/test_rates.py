@@ -1,7 +1,8 @@
-"""Rates in the queue's rows: what is over its rate gets a place in a line, and the line moves on."""
+"""Rates in the queue's rows: jobs over their rate are throttled, and start in their order."""
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
@@ -15,7 +16,8 @@ from django.utils import timezone
 
 from djjp.engine import START_MARGIN, Claimed, Engine, Outcome
 from djjp.engine.limits import BLOCK_BATCH
-from djjp.engine.rates import MAX_DELAY
+from djjp.engine.rates import MAX_DELAY, _next_permits
+from djjp.engine.starts import SLICES
 from djjp.models import FINISHED, Flag, Job, RateStart, State
 from tests.support.engine_calls import NOW, at_once, done, enqueue, row, take
 
@@ -27,7 +29,7 @@ def rated(
 ) -> list[UUID]:
     """Enqueue jobs under a rate."""
     flags = Flag.RATE_LIMITED | given.pop("flags", 0)
-    terms = {"limit_key": "k", "limit_max": most, "limit_per": per}
+    terms = {"limit_key": given.pop("key", "k"), "limit_max": most, "limit_per": per}
     return enqueue(engine, count, flags=flags, **terms, **given)
 
 
@@ -36,14 +38,15 @@ def ids(jobs: Iterable[Claimed]) -> list[UUID]:
 
 
 def due(jobs: Iterable[UUID]) -> list[float]:
-    """In how many seconds each of these scheduled jobs is due."""
-    found = dict(Job.objects.filter(state="scheduled").values_list("id", "run_after"))
+    """Return the number of seconds until each of these scheduled jobs is due."""
+    scheduled = Job.objects.filter(state="scheduled").values_list("id", "run_after")
+    found = {id: at for id, at in scheduled if at is not None}
     now = timezone.now()
     return [(found[id] - now).total_seconds() for id in jobs]
 
 
 def pass_by(engine: Engine, seconds: float) -> None:
-    """Let so much time pass: for the line, and for what has started."""
+    """Let time pass, for throttled jobs and for counted starts."""
     RateStart.objects.update(until=F("until") - seconds)
     for job in Job.objects.filter(state="scheduled"):
         job.run_after = (job.run_after or timezone.now()) - timedelta(seconds=seconds)
@@ -51,7 +54,9 @@ def pass_by(engine: Engine, seconds: float) -> None:
     engine.jobs.promote(time.time())
 
 
-def test_so_many_start_and_the_rest_stand_in_line_as_if_never_claimed(engine: Engine) -> None:
+def test_no_more_jobs_start_than_the_rate_and_the_rest_are_throttled_as_if_never_claimed(
+    engine: Engine,
+) -> None:
     one, two, three, four, five = rated(engine, 5)
     assert ids(take(engine)) == [one, two]
     waiting = row(three)
@@ -64,7 +69,7 @@ def test_so_many_start_and_the_rest_stand_in_line_as_if_never_claimed(engine: En
     assert (second - first, third - second) == pytest.approx((step, step), abs=0.01)
 
 
-def test_the_line_moves_in_its_order(engine: Engine) -> None:
+def test_throttled_jobs_start_in_their_order(engine: Engine) -> None:
     mine = rated(engine, 6)
     started = ids(take(engine))
     for _ in range(4):
@@ -74,7 +79,7 @@ def test_the_line_moves_in_its_order(engine: Engine) -> None:
     assert len(started) <= 6
 
 
-def test_one_that_comes_new_stands_behind_the_line_though_there_is_room(engine: Engine) -> None:
+def test_a_new_job_is_throttled_behind_the_others_even_with_free_permits(engine: Engine) -> None:
     *_, third = rated(engine, 3)
     take(engine)
     RateStart.objects.all().delete()
@@ -87,7 +92,9 @@ def test_one_that_comes_new_stands_behind_the_line_though_there_is_room(engine: 
 
 
 @pytest.mark.parametrize("what", ["enqueued for later", "tried again later", "a limit's"])
-def test_what_waits_for_a_time_of_its_own_is_no_line(engine: Engine, what: str) -> None:
+def test_a_job_scheduled_for_its_own_time_does_not_count_as_throttled(
+    engine: Engine, what: str
+) -> None:
     later = time.time() + 86_400
     if what == "enqueued for later":
         rated(engine, state=State.SCHEDULED, run_after=later)
@@ -102,7 +109,7 @@ def test_what_waits_for_a_time_of_its_own_is_no_line(engine: Engine, what: str) 
     assert ids(take(engine)) == [new]
 
 
-def test_one_that_was_put_off_and_tried_again_later_is_no_line(engine: Engine) -> None:
+def test_a_throttled_job_that_is_retried_later_does_not_count_as_throttled(engine: Engine) -> None:
     mine = rated(engine, 3)
     take(engine)
     pass_by(engine, 2 * MINUTE)
@@ -114,7 +121,7 @@ def test_one_that_was_put_off_and_tried_again_later_is_no_line(engine: Engine) -
     assert ids(take(engine)) == [new]
 
 
-def test_one_that_was_put_off_and_has_ended_stands_in_line_anew(engine: Engine) -> None:
+def test_a_throttled_job_that_has_ended_is_throttled_anew(engine: Engine) -> None:
     *_, last = rated(engine, 3)
     take(engine)
     engine.control.cancel([last], NOW)
@@ -122,8 +129,8 @@ def test_one_that_was_put_off_and_has_ended_stands_in_line_anew(engine: Engine) 
     assert (row(last)["flags"], row(last)["run_after"]) == (Flag.RATE_LIMITED, None)
 
 
-def test_one_that_comes_a_moment_too_early_keeps_its_place(engine: Engine) -> None:
-    """By another clock, say: it does not go to the end of the line."""
+def test_a_throttled_job_that_is_claimed_too_early_keeps_its_position(engine: Engine) -> None:
+    """As by another clock: it is not moved behind the other throttled jobs."""
     mine = rated(engine, 30)
     take(engine)
     Job.objects.filter(pk=mine[2]).update(run_after=timezone.now())
@@ -134,8 +141,8 @@ def test_one_that_comes_a_moment_too_early_keeps_its_place(engine: Engine) -> No
     assert early <= min(others)
 
 
-def test_a_line_that_nobody_served_for_a_while_is_drawn_up_anew(engine: Engine) -> None:
-    """All of it is due at once, and comes in many small claims; yet each place is given once."""
+def test_overdue_throttled_jobs_are_scheduled_anew(engine: Engine) -> None:
+    """All are due at once, and many small claims take them; yet each permit is given once."""
     rated(engine, 200)
     take(engine)
     pass_by(engine, 100_000)
@@ -149,7 +156,7 @@ def test_a_line_that_nobody_served_for_a_while_is_drawn_up_anew(engine: Engine) 
     assert all(later - early > MINUTE - 1 for early, later in zip(times, times[2:], strict=False))
 
 
-def test_ready_ones_that_would_be_claimed_in_vain_are_put_off_together(engine: Engine) -> None:
+def test_ready_jobs_over_the_rate_are_throttled_together(engine: Engine) -> None:
     rated(engine, BLOCK_BATCH + 10)
     [plain] = enqueue(engine)
     assert len(take(engine, limit=3)) == 2
@@ -157,22 +164,22 @@ def test_ready_ones_that_would_be_claimed_in_vain_are_put_off_together(engine: E
     assert ids(take(engine, limit=8)) == [plain]
 
 
-def test_a_line_is_never_so_long_that_no_calendar_holds_it(engine: Engine) -> None:
+def test_no_job_is_throttled_beyond_the_end_of_time(engine: Engine) -> None:
     mine = rated(engine, 500, 1, 366 * 86_400)
     take(engine)
     assert due(mine[-1:]) == [pytest.approx(MAX_DELAY, abs=60)]
 
 
-def test_keys_have_each_their_rate(engine: Engine) -> None:
+def test_each_key_has_its_own_rate(engine: Engine) -> None:
     mine = rated(engine, 1, 1)
     other = enqueue(engine, flags=Flag.RATE_LIMITED, limit_key="l", limit_max=1, limit_per=MINUTE)
     assert ids(take(engine)) == [*mine, *other]
 
 
-# What counts
+# Which starts count
 
 
-def test_a_start_counts_from_the_last_moment_at_which_it_may_begin(engine: Engine) -> None:
+def test_a_start_counts_from_the_latest_time_at_which_it_can_happen(engine: Engine) -> None:
     rated(engine)
     with engine.db.transaction():
         screened = engine.admission.admit(engine.jobs.claim("one", 1, NOW), start_margin=3.0)
@@ -181,35 +188,35 @@ def test_a_start_counts_from_the_last_moment_at_which_it_may_begin(engine: Engin
     assert until == RateStart.objects.get().until
 
 
-def test_one_that_is_given_back_before_it_begins_counts_for_nothing(engine: Engine) -> None:
+def test_a_job_released_before_its_start_does_not_count(engine: Engine) -> None:
     rated(engine, 2, 2)
     with engine.db.transaction():
         screened = engine.admission.admit(engine.jobs.claim("one", 2, NOW))
     with engine.db.transaction():
         engine.jobs.release("one", screened.jobs[:1])
         engine.rates.forget_starts(
-            {screened.jobs[0].id: screened.start_deadlines[screened.jobs[0].id]}
+            [(screened.jobs[0].id, screened.start_deadlines[screened.jobs[0].id])]
         )
     assert RateStart.objects.count() == 1
     assert ids(take(engine)) == ids(screened.jobs[:1])
     with (
         engine.db.transaction()
-    ):  # what was forgotten is not forgotten again in the place of another
-        engine.rates.forget_starts({screened.jobs[0].id: 1.5})
+    ):  # a start that was deleted is not deleted again in place of another
+        engine.rates.forget_starts([(screened.jobs[0].id, 1.5)])
     assert RateStart.objects.count() == 2
 
 
-def test_one_that_is_given_back_before_it_begins_stands_behind_nobody(engine: Engine) -> None:
+def test_a_job_released_before_its_start_is_behind_no_other(engine: Engine) -> None:
     first, second, *_ = rated(engine, 9)
     with engine.db.transaction():
         screened = engine.admission.admit(engine.jobs.claim("one", 9, NOW))
     with engine.db.transaction():
         engine.jobs.release("one", screened.jobs)
-        engine.rates.forget_starts(screened.start_deadlines)
+        engine.rates.forget_starts([*screened.start_deadlines.items()])
     assert ids(take(engine)) == [first, second]
 
 
-def test_starts_that_count_no_more_are_forgotten(engine: Engine) -> None:
+def test_starts_that_no_longer_count_are_deleted(engine: Engine) -> None:
     rated(engine, 2)
     take(engine)
     assert engine.rates.prune(10) == 0
@@ -219,16 +226,16 @@ def test_starts_that_count_no_more_are_forgotten(engine: Engine) -> None:
     assert RateStart.objects.count() == 2
 
 
-# Side by side
+# Concurrency
 
 
 def most_in_any(window: float, times: Sequence[float]) -> int:
-    """The largest number of these times within any span of that length."""
+    """Return the largest number of these times within any span of that length."""
     times = sorted(times)
     return max(sum(start <= at < start + window for at in times) for start in times)
 
 
-def test_several_consumers_keep_a_rate_together_and_come_close_to_it(engine: Engine) -> None:
+def test_several_consumers_together_keep_a_rate_and_nearly_reach_it(engine: Engine) -> None:
     most, per, slack, count = 10, 0.3, 0.3, 40
     rated(engine, count, most, per)
     times: list[tuple[UUID, float]] = []
@@ -247,7 +254,7 @@ def test_several_consumers_keep_a_rate_together_and_come_close_to_it(engine: Eng
             if time.monotonic() - began > slack:
                 with engine.db.transaction():
                     engine.jobs.release(name, taken)
-                    engine.rates.forget_starts(screened.start_deadlines)
+                    engine.rates.forget_starts([*screened.start_deadlines.items()])
                 taken = []
             times.extend((job.id, now) for job in taken)
             time.sleep(0.01)
@@ -258,3 +265,130 @@ def test_several_consumers_keep_a_rate_together_and_come_close_to_it(engine: Eng
     assert len({id for id, _ in times}) == len(times) == count
     assert most_in_any(per, [at for _, at in times]) <= most
     assert took < 2 * count / most * (per + slack), took
+
+
+# Many starts
+
+
+def test_the_rows_of_a_rate_do_not_grow_with_its_starts(engine: Engine) -> None:
+    """Neither those that are kept nor those that a turn reads."""
+    for _ in range(20):
+        rated(engine, 100, 100_000)
+        assert len(take(engine, limit=100)) == 100
+        pass_by(engine, 0.001)
+
+    counts = RateStart.objects.values_list("count", flat=True)
+    assert sum(counts) == 2000
+    assert len(counts) <= 20 + 1
+
+
+def test_starts_that_were_counted_one_by_one_are_merged(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    monkeypatch.setattr(type(engine.db), "clock", lambda db: now)
+    later = now + MINUTE
+    RateStart.objects.bulk_create(
+        RateStart(key="k", until=later - MINUTE * number / 5000) for number in range(4900)
+    )
+    rated(engine, 200, 5000)
+
+    assert len(take(engine, limit=200)) == 100
+
+    assert sum(RateStart.objects.values_list("count", flat=True)) == 5000
+    assert RateStart.objects.count() <= SLICES + 2
+
+
+def test_no_span_has_more_starts_than_a_rate_of_many_allows(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most, per, now = 1000, 10.0, time.time()
+    monkeypatch.setattr(type(engine.db), "clock", lambda db: now)
+    chance = random.Random(4)
+    starts: list[float] = []
+    for _ in range(60):
+        wanted = chance.randrange(150)
+        rated(engine, wanted, most, per)
+        starts += [now] * len(take(engine, limit=wanted))
+        Job.objects.all().delete()  # the throttled ones, so that each round is decided by the starts alone
+        now += chance.random()
+
+    first = 0
+    for last, at in enumerate(starts):
+        while starts[first] <= at - per:
+            first += 1
+        assert last - first < most
+    # And the rate is used: a slice of the span at most is lost.
+    assert len(starts) > 0.9 * most * (now - starts[0]) / per
+
+
+def test_a_job_of_a_rate_of_many_that_is_released_before_its_start_does_not_count(
+    engine: Engine,
+) -> None:
+    rated(engine, 10, 1000)
+    jobs = engine.jobs.claim("c", 10, NOW)
+    admitted = engine.admission.admit(jobs)
+    released = jobs[:4]
+    engine.jobs.release("c", released)
+    engine.rates.forget_starts([(job.id, admitted.start_deadlines[job.id]) for job in released])
+
+    assert sum(RateStart.objects.values_list("count", flat=True)) == 6
+
+
+def test_the_next_permits_are_those_of_the_starts_that_stop_counting_first() -> None:
+    counted = {30.0: 5, 10.0: 3, 20.0: 2}
+
+    assert _next_permits(counted, 10, 4) == [10, 10, 10, 20]
+    assert _next_permits(counted, 8, 4) == [10, 20, 20, 30]  # two of them are over the rate
+    assert _next_permits(counted, 2, 4) == [30, 30]
+
+
+def test_a_clock_that_was_ahead_does_not_shut_a_rate(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    *_, late = rated(engine, 3)
+    take(engine)
+    pass_by(engine, -366 * 86_400.0)
+
+    assert engine.rates.put_right("") == (["k"], None)
+    assert engine.rates.put_right("") == ([], None)
+
+    assert due([late])[0] <= 0
+    engine.jobs.promote(time.time())
+    assert late in ids(take(engine))
+    assert not RateStart.objects.filter(until__gt=time.time() + 2 * MINUTE).exists()
+    [logged] = [record.getMessage() for record in caplog.records]
+    assert "by a clock that was ahead; they are forgotten" in logged
+
+
+def test_throttled_jobs_of_each_rate_are_put_right_a_batch_at_a_time_and_in_order(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("djjp.engine.rates.RIGHTED", 2)
+    keys = {}
+    for key in ("a", "b", "c"):
+        keys[key] = rated(engine, 5, key=key)
+        take(engine)
+    pass_by(engine, -7_200.0)
+    engine.control.cancel(keys["b"][2:], time.time())
+
+    assert engine.rates.put_right("a") == (["c"], None)
+    assert engine.rates.put_right("") == (["a"], None)
+
+    assert [seconds <= 0 for seconds in due(keys["a"][2:])] == [True, True, False]
+
+
+def test_jobs_that_wait_for_long_in_good_order_are_left_alone(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    mine = rated(engine, 300)
+    take(engine, limit=300)
+    pass_by(engine, MINUTE + 1)
+    before = due(mine[4:])
+
+    assert engine.rates.put_right("") == ([], None)
+    rated(engine)
+    take(engine)
+
+    assert due(mine[4:]) == pytest.approx(before, abs=5)
+    assert caplog.records == []

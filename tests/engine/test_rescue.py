@@ -37,9 +37,10 @@ def at(seconds: float) -> datetime:
 
 
 def rescue(
-    engine: Engine, peer: Peer, *, most: int = 3, begun: set[UUID] | None = None
+    engine: Engine, peer: Peer, *, most: int = 3, started: set[UUID] | None = None
 ) -> tuple[int, int] | None:
-    return engine.rescue.rescue_jobs(peer, NOW + 9, max_rescues=most, begun=begun)
+    claims = None if started is None else {(id, 1) for id in started}
+    return engine.rescue.rescue_jobs(peer, NOW + 9, max_rescues=most, started=claims)
 
 
 def test_the_jobs_of_a_dead_consumer_are_ready_again_and_their_rescue_is_counted(
@@ -68,24 +69,25 @@ def test_jobs_that_had_not_started_are_released_as_if_never_claimed(engine: Engi
     before = [row(id) for id in ids]
     claim(engine, "one")
 
-    assert rescue(engine, peer, begun={ids[1], new_id()}) == (3, 0)
+    assert rescue(engine, peer, started={ids[1], new_id()}) == (3, 0)
 
-    assert [row(ids[0]), row(ids[2])] == [before[0], before[2]]
+    released = [before[0] | {"claim": 1}, before[2] | {"claim": 1}]
+    assert [row(ids[0]), row(ids[2])] == released
     assert (row(ids[1])["state"], row(ids[1])["rescues"]) == ("ready", 1)
 
 
 def test_a_job_that_must_not_run_twice_fails_with_its_consumer(engine: Engine) -> None:
     peer = register_consumer(engine, "host:7:one")
-    begun, waiting = enqueue(engine, 2, on_crash=OnCrash.FAIL)
+    started, waiting = enqueue(engine, 2, on_crash=OnCrash.FAIL)
     claim(engine, "host:7:one")
 
-    assert rescue(engine, peer, begun={begun}) == (2, 1)
+    assert rescue(engine, peer, started={started}) == (2, 1)
 
-    found = row(begun)
+    found = row(started)
     assert (found["state"], found["attempts"], found["rescues"]) == ("failed", 1, 0)
     assert found["finished_at"] == at(NOW + 9)
     error = Attempt.objects.get()
-    assert (error.job_id, error.number, error.consumer) == (begun, 1, "host:7:one")
+    assert (error.job_id, error.number, error.consumer) == (started, 1, "host:7:one")
     assert (error.started_at, error.finished_at) == (at(NOW), at(NOW + 9))
     assert error.exception_class == "ConsumerDied"
     assert "host:7:one" in error.message
@@ -113,16 +115,16 @@ def test_a_job_that_was_rescued_too_often_fails_with_the_reason(engine: Engine, 
 
 
 @pytest.mark.parametrize("on_crash", OnCrash)
-@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize("started", [True, False])
 def test_a_job_with_a_requested_cancel_does_not_run_again(
-    engine: Engine, on_crash: OnCrash, begun: bool
+    engine: Engine, on_crash: OnCrash, started: bool
 ) -> None:
     peer = register_consumer(engine, "one")
     [id] = enqueue(engine, on_crash=on_crash)
     claim(engine, "one")
     engine.control.cancel([id], NOW + 5, "no longer needed")
 
-    assert rescue(engine, peer, most=0, begun={id} if begun else set()) == (1, 0)
+    assert rescue(engine, peer, most=0, started={id} if started else set()) == (1, 0)
 
     found = row(id)
     assert (found["state"], found["reason"]) == ("cancelled", "no longer needed")
@@ -173,7 +175,7 @@ def test_many_jobs_are_rescued_at_once(engine: Engine) -> None:
     peer = register_consumer(engine, "one")
     ids = enqueue(engine, 800) + enqueue(engine, 200, on_crash=OnCrash.FAIL)
     claim(engine, "one", 1000)
-    assert rescue(engine, peer, begun=set(ids[100:])) == (1000, 200)
+    assert rescue(engine, peer, started=set(ids[100:])) == (1000, 200)
     told = Job.objects.values_list("state", "attempts", "rescues")
     assert set(told.filter(pk__in=ids[:100])) == {("ready", 0, 0)}
     assert set(told.filter(pk__in=ids[100:800])) == {("ready", 1, 1)}
@@ -215,12 +217,12 @@ def failed_by_rescue_and_retried(engine: Engine, job: Claimed) -> None:
     assert engine.control.retry([job.id]) == 1
 
 
-def given_back_by_rescue(engine: Engine, job: Claimed) -> None:
-    assert rescue(engine, register_consumer(engine, "one"), begun=set()) == (1, 0)
+def released_by_rescue(engine: Engine, job: Claimed) -> None:
+    assert rescue(engine, register_consumer(engine, "one"), started=set()) == (1, 0)
 
 
-def given_back_by_rescue_and_taken(engine: Engine, job: Claimed) -> None:
-    given_back_by_rescue(engine, job)
+def released_by_rescue_and_taken(engine: Engine, job: Claimed) -> None:
+    released_by_rescue(engine, job)
     assert [again.attempt for again in claim(engine, "two")] == [job.attempt]
 
 
@@ -247,8 +249,8 @@ LATE: dict[str, Callable[[Engine, Claimed], object]] = {
         rescued_and_finished,
         failed_by_rescue,
         failed_by_rescue_and_retried,
-        given_back_by_rescue,
-        given_back_by_rescue_and_taken,
+        released_by_rescue,
+        released_by_rescue_and_taken,
     ],
 )
 def test_a_late_report_of_a_consumer_declared_dead_changes_nothing(
@@ -273,7 +275,7 @@ def test_a_job_that_ended_before_the_rescue_keeps_its_outcome(engine: Engine, wo
 
 
 def meanwhile(engine: Engine, second: Callable[[Engine], Any]) -> threading.Thread:
-    """Begin something in a thread; what it needs may be locked until this thread's turn commits."""
+    """Start a call in a thread; its rows can be locked until this thread's turn commits."""
     thread = threading.Thread(target=at_once, args=[second])
     thread.start()
     time.sleep(0.1)
@@ -283,7 +285,7 @@ def meanwhile(engine: Engine, second: Callable[[Engine], Any]) -> threading.Thre
 def test_a_finish_that_waits_for_the_rescue_is_refused_and_the_other_way_round(
     engine: Engine,
 ) -> None:
-    """Each begins while the other has written and not committed."""
+    """Each starts while the other has written and not committed."""
     accepted: list[set[UUID]] = []
     job, peer = one(engine, "one"), register_consumer(engine, "one")
     with engine.db.transaction():
@@ -295,40 +297,48 @@ def test_a_finish_that_waits_for_the_rescue_is_refused_and_the_other_way_round(
 
     [job], peer = claim(engine, "one"), register_consumer(engine, "one")
     with engine.db.transaction():
-        assert engine.jobs.finish("one", [failed(job)]) == {job.id}
+        assert engine.jobs.finish("one", [failed(job)]) == set()
         late = meanwhile(engine, partial(rescue, peer=peer))
     late.join()
     assert (row(job.id)["state"], row(job.id)["rescues"]) == ("failed", 1)
     assert [error.message for error in Attempt.objects.all()] == ["it broke"]
 
 
-@pytest.mark.parametrize("begun", [None, set()], ids=["begun", "in line"])
-def test_a_job_that_goes_to_another_while_it_is_being_rescued_stays_with_that_one(
-    engine: Engine, begun: set[UUID] | None
+@pytest.mark.parametrize("started", [None, set()], ids=["started", "in line"])
+def test_a_job_that_another_consumer_claims_during_its_rescue_stays_there(
+    engine: Engine, started: set[UUID] | None
 ) -> None:
-    """The rescue has read that the dead one runs it, and waits to write."""
+    """The rescue has read that the dead consumer runs it, and waits to write."""
     job, peer = one(engine, "one"), register_consumer(engine, "one")
     results: list[Any] = []
     with engine.db.transaction():
-        assert engine.jobs.release("one", [job]) == {job.id}
+        assert engine.jobs.release("one", [job]) == set()
         assert [taken.id for taken in engine.jobs.claim("two", 1, NOW)] == [job.id]
-        late = meanwhile(engine, lambda engine: results.append(rescue(engine, peer, begun=begun)))
+        late = meanwhile(
+            engine, lambda engine: results.append(rescue(engine, peer, started=started))
+        )
     late.join()
     assert results == [(0, 0)]
     assert (row(job.id)["state"], row(job.id)["consumer"]) == ("running", "two")
     assert (row(job.id)["attempts"], row(job.id)["rescues"]) == (1, 0)
 
 
+def report_and_rescue_at_once(
+    report: Callable[[Engine, Claimed], object], job: Claimed, peer: Peer
+) -> list[Any]:
+    return at_once(
+        lambda engine: report(engine, job),
+        lambda engine: rescue(engine, peer, most=0),
+    )
+
+
 @pytest.mark.parametrize("word", ["finish as failed", "release"])
-def test_of_a_rescue_and_a_report_at_once_exactly_one_takes_the_job(
+def test_of_a_concurrent_rescue_and_report_exactly_one_takes_the_job(
     engine: Engine, word: str
 ) -> None:
     for _ in range(8):
         job, peer = one(engine, "one"), register_consumer(engine, "one")
-        accepted, saved = at_once(
-            lambda engine, job=job: LATE[word](engine, job),
-            lambda engine, peer=peer: rescue(engine, peer, most=0),
-        )
+        accepted, saved = report_and_rescue_at_once(LATE[word], job, peer)
         assert saved in ((1, 1), (0, 0))
         assert (job.id in accepted) == (saved == (0, 0))
         errors = [error.exception_class for error in Attempt.objects.filter(job_id=job.id)]

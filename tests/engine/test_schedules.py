@@ -10,7 +10,7 @@ import pytest
 from django.db import transaction
 
 from djjp.engine import Engine
-from djjp.engine.schedules import KEEP_OCCURRENCES
+from djjp.engine.schedules import KEEP_OCCURRENCES, KEEP_REPLACED, SILENCE
 from djjp.models import Flag, Job, Occurrence, Schedule, Source
 from tests.support.engine_calls import NOW, at_once
 from tests.support.factories import new_job
@@ -19,7 +19,7 @@ MINUTE = 60.0
 
 
 def schedule(name: str = "one", **given: Any) -> Schedule:
-    """A schedule as the code declares it."""
+    """Return a schedule as the code declares it."""
     fields = {
         "name": name,
         "job": "test.job",
@@ -60,7 +60,7 @@ def test_an_occurrence_gets_its_job_and_a_record(engine: Engine) -> None:
     assert occurrences() == [(row.pk, NOW + MINUTE)]
 
 
-def test_of_many_consumers_at_once_one_fires_an_occurrence(engine: Engine) -> None:
+def test_of_many_concurrent_consumers_one_fires_an_occurrence(engine: Engine) -> None:
     (row,) = declared(engine, "one")
     for n in range(1, 21):
         seen = Schedule.objects.get(pk=row.pk)
@@ -73,11 +73,13 @@ def test_of_many_consumers_at_once_one_fires_an_occurrence(engine: Engine) -> No
     assert len(jobs()) == len(occurrences()) == 20
 
 
-def test_who_has_seen_the_schedule_before_others_settled_it_does_nothing(engine: Engine) -> None:
+def test_a_consumer_that_read_the_schedule_before_another_fired_it_does_nothing(
+    engine: Engine,
+) -> None:
     (seen,) = declared(engine, "one")
     assert engine.schedules.fire(seen, [(NOW + 2 * MINUTE, new_job())]) == 1
     before = jobs()
-    # By its own clock an earlier occurrence, or a later one, is due.
+    # By its own clock an earlier or a later occurrence is due.
     for occurrence in (NOW + MINUTE, NOW + 3 * MINUTE):
         assert engine.schedules.fire(seen, [(occurrence, new_job())]) == 0
     assert jobs() == before
@@ -87,7 +89,7 @@ def test_who_has_seen_the_schedule_before_others_settled_it_does_nothing(engine:
 def test_an_occurrence_that_had_its_job_gets_no_second_one_though_fired_until_was_set_back(
     engine: Engine,
 ) -> None:
-    """As it is when somebody whose clock is slow enables the schedule anew, or edits it."""
+    """As when a process with a slow clock enables or edits the schedule."""
     (row,) = declared(engine, "one")
     engine.schedules.fire(row, [(NOW + MINUTE, new_job())])
     before, last_job = jobs(), Schedule.objects.get().last_job
@@ -104,7 +106,7 @@ def test_an_occurrence_that_had_its_job_gets_no_second_one_though_fired_until_wa
     )
 
 
-def test_an_occurrence_and_its_job_come_together_or_not_at_all(engine: Engine) -> None:
+def test_an_occurrence_and_its_job_are_written_together_or_not_at_all(engine: Engine) -> None:
     (row,) = declared(engine, "one")
     good, bad = new_job(), new_job(queue=None)
     with pytest.raises(Exception, match=r"(?i)null"), transaction.atomic(using=engine.db.alias):
@@ -113,7 +115,7 @@ def test_an_occurrence_and_its_job_come_together_or_not_at_all(engine: Engine) -
     assert Schedule.objects.get().fired_until == NOW
 
 
-def test_what_was_disabled_or_deleted_since_it_was_seen_is_not_fired(engine: Engine) -> None:
+def test_a_schedule_disabled_or_deleted_since_it_was_read_is_not_fired(engine: Engine) -> None:
     off, gone = declared(engine, "off", "gone")
     engine.schedules.enable([off.pk], False, NOW)
     engine.schedules.delete([gone.pk])
@@ -146,7 +148,7 @@ def test_records_of_occurrences_are_kept_for_a_day_and_no_longer(engine: Engine)
     ]
 
 
-# What the code declares
+# Declared schedules
 
 
 def test_a_new_schedule_begins_with_its_next_occurrence(engine: Engine) -> None:
@@ -154,7 +156,7 @@ def test_a_new_schedule_begins_with_its_next_occurrence(engine: Engine) -> None:
     assert (row.fired_until, row.enabled, row.last_occurrence) == (NOW, True, None)
 
 
-def test_to_declare_the_same_again_changes_nothing_and_takes_no_lock(engine: Engine) -> None:
+def test_a_sync_without_changes_writes_nothing_and_takes_no_lock(engine: Engine) -> None:
     declared(engine, "one", "two")
     before = list(Schedule.objects.order_by("pk").values())
     with transaction.atomic(using=engine.db.alias):
@@ -163,7 +165,7 @@ def test_to_declare_the_same_again_changes_nothing_and_takes_no_lock(engine: Eng
     assert list(Schedule.objects.order_by("pk").values()) == before
 
 
-def test_a_change_of_one_schedule_leaves_the_others_and_its_own_switch_alone(
+def test_a_change_of_one_schedule_changes_no_other_and_not_its_own_switch(
     engine: Engine,
 ) -> None:
     one, _ = declared(engine, "one", "two")
@@ -180,10 +182,14 @@ def test_a_change_of_one_schedule_leaves_the_others_and_its_own_switch_alone(
 
     assert list(others.values()) == before
     changed = {"every": None, "cron": "0 * * * *", "tz": "UTC", "fired_until": NOW + 100}
-    assert Schedule.objects.values().get(pk=one.pk) == one_before | changed
+    after: dict[str, object] = {**Schedule.objects.values().get(pk=one.pk)}
+    assert len(Schedule.objects.get(pk=one.pk).replaced.splitlines()) == 1
+    after.pop("replaced")
+    assert after.pop("declared_at") == NOW + 100
+    assert after == {field: (one_before | changed)[field] for field in after}
 
 
-def test_other_arguments_keep_what_is_due(engine: Engine) -> None:
+def test_changed_arguments_keep_due_occurrences(engine: Engine) -> None:
     declared(engine, "one")
     engine.schedules.sync(
         [schedule("one", arguments='{"args":[1],"kwargs":{}}', catch_up="all")], NOW + 500
@@ -196,7 +202,7 @@ def test_other_arguments_keep_what_is_due(engine: Engine) -> None:
     )
 
 
-def test_what_is_declared_no_more_stays_as_it_is(engine: Engine) -> None:
+def test_a_schedule_no_longer_declared_stays_unchanged(engine: Engine) -> None:
     declared(engine, "one", "two")
     before = list(Schedule.objects.order_by("pk").values())
     engine.schedules.sync([], NOW + 1)
@@ -204,20 +210,20 @@ def test_what_is_declared_no_more_stays_as_it_is(engine: Engine) -> None:
     assert list(Schedule.objects.order_by("pk").values()) == before
 
 
-def test_consumers_that_declare_at_once_write_one_row(engine: Engine) -> None:
+def test_concurrent_syncs_write_one_row(engine: Engine) -> None:
     at_once(*[lambda engine: engine.schedules.sync([schedule("one"), schedule("two")], NOW)] * 4)
     assert [row.name for row in engine.schedules.all()] == ["one", "two"]
 
 
-# What people do
+# Changes by users
 
 
-def test_what_came_while_a_schedule_was_disabled_is_not_made_up_for(engine: Engine) -> None:
+def test_occurrences_while_a_schedule_was_disabled_get_no_job(engine: Engine) -> None:
     one, two = declared(engine, "one", "two")
     assert engine.schedules.enable([one.pk], False, NOW + 1) == 1
     assert engine.schedules.enable([one.pk, two.pk], True, NOW + 500) == 1
-    settled = dict(Schedule.objects.values_list("name", "fired_until"))
-    assert settled == {"one": NOW + 500, "two": NOW}
+    fired = dict(Schedule.objects.values_list("name", "fired_until"))
+    assert fired == {"one": NOW + 500, "two": NOW}
 
 
 def test_a_deleted_schedule_leaves_no_occurrences(engine: Engine) -> None:
@@ -227,3 +233,56 @@ def test_a_deleted_schedule_leaves_no_occurrences(engine: Engine) -> None:
     engine.schedules.delete([one.pk])
     assert [row.name for row in engine.schedules.all()] == ["two"]
     assert occurrences() == [(two.pk, NOW + MINUTE)]
+
+
+# Two versions of the code side by side
+
+OLD, NEW = timedelta(seconds=MINUTE), timedelta(seconds=2 * MINUTE)
+
+
+def test_a_new_declaration_is_applied_at_once_and_the_old_one_changes_nothing_beside_it(
+    engine: Engine,
+) -> None:
+    engine.schedules.sync([schedule(every=OLD)], NOW)
+    engine.schedules.sync([schedule(every=NEW)], NOW + 10)
+    assert Schedule.objects.get().every == NEW
+    Schedule.objects.update(fired_until=NOW + 120)
+
+    for restart in range(20):
+        at = NOW + 120 + 10 * restart
+        engine.schedules.sync([schedule(every=OLD if restart % 2 else NEW)], at)
+
+    row = Schedule.objects.get()
+    assert (row.every, row.fired_until) == (NEW, NOW + 120)
+
+
+def test_a_change_that_was_taken_back_is_applied_once_no_consumer_declares_it(
+    engine: Engine,
+) -> None:
+    engine.schedules.sync([schedule(every=OLD)], NOW)
+    engine.schedules.sync([schedule(every=NEW)], NOW + 10)
+
+    engine.schedules.sync([schedule(every=OLD)], NOW + 10 + SILENCE - 1)
+    assert Schedule.objects.get().every == NEW
+    engine.schedules.sync([schedule(every=OLD)], NOW + 10 + SILENCE)
+    assert Schedule.objects.get().every == OLD
+    # From here on the other one is the older.
+    engine.schedules.sync([schedule(every=NEW)], NOW + 20 + SILENCE)
+    assert Schedule.objects.get().every == OLD
+
+
+def test_a_declaration_by_a_clock_that_was_ahead_keeps_no_other_out(engine: Engine) -> None:
+    engine.schedules.sync([schedule(every=OLD)], NOW)
+    engine.schedules.sync([schedule(every=NEW)], NOW + 366 * 86_400)
+
+    engine.schedules.sync([schedule(every=OLD)], NOW + 20)
+
+    assert Schedule.objects.get().every == OLD
+
+
+def test_a_schedule_remembers_a_few_declarations_only(engine: Engine) -> None:
+    for seconds in range(1, 100):
+        engine.schedules.sync([schedule(every=timedelta(seconds=seconds))], NOW + seconds)
+    row = Schedule.objects.get()
+    assert row.every == timedelta(seconds=99)
+    assert len(row.replaced.splitlines()) == KEEP_REPLACED

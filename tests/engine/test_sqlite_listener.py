@@ -218,7 +218,9 @@ def test_writes_are_reported_of_a_file_that_replaced_the_queues_file(
         assert reports(listener, file)
         at_rest(listener)
         before.execute(WRITE)
-        assert select.select([listener.fileno()], [], [], 0.05)[0] == []
+        descriptor = listener.fileno()
+        assert descriptor is not None
+        assert select.select([descriptor], [], [], 0.05)[0] == []
 
 
 @on_linux
@@ -242,7 +244,33 @@ def test_a_system_that_misses_a_write_is_distrusted_for_a_while(
 
     assert listener.woken()
     assert listener.interval(IDLE) < 0.01
+    assert listener.unheard() is None
     eventually(lambda: listener.interval(IDLE) == 0.25)
+
+
+@on_linux
+def test_a_system_that_misses_all_writes_for_a_while_is_reported(
+    database: SQLiteDatabase, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener_module, "_LONGEST_COMMIT", 0.0)
+    monkeypatch.setattr(listener_module, "_DISTRUST", 60.0)
+    listener: Any = database.listener()
+    at_rest(listener)
+
+    def miss() -> None:
+        write(file, WRITE)
+        listener._log.written()  # drops the report
+        assert listener.woken()
+
+    miss()
+    assert listener.unheard() is None, "one write can be missed"
+    listener._missed_since -= 61
+    miss()
+    assert listener.unheard() == "the system does not report writes to the queue's file"
+    monkeypatch.setattr(listener_module, "_LONGEST_COMMIT", 60.0)
+    write(file, WRITE)
+    eventually(listener.woken)
+    assert listener.unheard() is None
 
 
 @on_linux
@@ -324,7 +352,8 @@ def test_no_descriptor_is_left_by_a_listener_or_by_its_new_connections(
 
     gc.collect()  # objects that earlier tests have left
     before = descriptors()
-    for _ in range(20):
+    listener = database.listener()
+    for _ in range(19):
         listener = database.listener()
     for _ in range(20):
         database.connection.close()

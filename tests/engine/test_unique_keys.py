@@ -1,4 +1,4 @@
-"""Unique keys in the queue's rows: one live job for each, and no constraint that strikes anybody."""
+"""Unique keys in the queue's rows: one live job for each, and no caller gets an IntegrityError."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from django.test.utils import CaptureQueriesContext
 from djjp.engine import Engine, NewJob, Outcome, Peer
 from djjp.ids import new_id
 from djjp.models import LIVE, Flag, Job, Relayed, State
-from tests.support.engine_calls import NOW, at_once, done, enqueue, failed, row, take
+from tests.support.engine_calls import NOW, at_once, done, end, enqueue, failed, row, take
 from tests.support.factories import new_job
 
 
 def unique(key: str = "k", **given: Any) -> NewJob:
-    """A job with a unique key."""
+    """Return a job with a unique key."""
     flags = Flag.UNIQUE | given.pop("flags", 0)
     return new_job(unique_key=key, flags=flags, **given)
 
 
 def ended(engine: Engine, how: State = State.SUCCEEDED, **given: Any) -> UUID:
-    """A job with a unique key that has ended."""
+    """Enqueue and finish a job with a unique key; return its id."""
     job = unique(**given)
     engine.jobs.enqueue(job)
     if how == State.CANCELLED:
         engine.control.cancel([job.id], NOW)
     else:
         [claimed] = take(engine)
-        take(engine, "one", (done if how == State.SUCCEEDED else failed)(claimed), limit=0)
+        end(engine, "one", (done if how == State.SUCCEEDED else failed)(claimed))
     return job.id
 
 
@@ -47,7 +47,7 @@ def live(key: str = "k") -> set[UUID]:
 
 
 @pytest.mark.parametrize("state", LIVE)
-def test_a_live_job_holds_its_key_and_a_second_one_is_told_who_does(
+def test_a_live_job_holds_its_key_and_a_second_enqueue_gets_the_holder(
     engine: Engine, state: State
 ) -> None:
     first, second = unique(state=state, run_after=NOW, waits_for=int(state == "blocked")), unique()
@@ -67,7 +67,7 @@ def test_a_key_is_free_once_its_job_has_ended(engine: Engine, how: State) -> Non
     assert live() == {job.id}
 
 
-def test_of_many_those_are_written_whose_key_is_free_the_first_of_equals(engine: Engine) -> None:
+def test_of_many_jobs_the_first_of_each_free_key_is_written(engine: Engine) -> None:
     [held_by_another, a, a_again, b] = [unique("z"), unique("a"), unique("a"), unique("b")]
     plain, holder = new_job(), unique("z", state=State.SCHEDULED, run_after=NOW)
     engine.jobs.enqueue(holder)
@@ -77,8 +77,8 @@ def test_of_many_those_are_written_whose_key_is_free_the_first_of_equals(engine:
     assert written == {holder.id, plain.id, a.id, b.id}
 
 
-def test_a_call_that_is_repeated_meets_itself(engine: Engine) -> None:
-    """As when nobody knows whether a commit took place."""
+def test_a_repeated_enqueue_finds_its_own_job(engine: Engine) -> None:
+    """As when it is unknown whether a commit took place."""
     job = unique()
     assert engine.jobs.enqueue(job) == engine.jobs.enqueue(job) == {}
     take(engine, "one", done(take(engine)[0]))
@@ -86,7 +86,7 @@ def test_a_call_that_is_repeated_meets_itself(engine: Engine) -> None:
     assert row(job.id)["state"] == "succeeded"
 
 
-def test_it_is_the_database_that_says_so(engine: Engine) -> None:
+def test_the_database_enforces_unique_keys(engine: Engine) -> None:
     engine.jobs.enqueue(unique())
     with pytest.raises(IntegrityError):
         Job.objects.create(
@@ -94,8 +94,8 @@ def test_it_is_the_database_that_says_so(engine: Engine) -> None:
         )
 
 
-def test_whoever_enqueues_at_the_same_moment_one_is_first(engine: Engine) -> None:
-    """Each in an order of its own, in which they would wait for one another."""
+def test_of_concurrent_enqueues_of_a_key_one_is_written(engine: Engine) -> None:
+    """Each in its own order, in which they could wait for one another."""
     keys = [f"key {number}" for number in range(400)]
 
     def write(engine: Engine, seed: int) -> None:
@@ -109,8 +109,8 @@ def test_whoever_enqueues_at_the_same_moment_one_is_first(engine: Engine) -> Non
     assert Counter(Job.objects.values_list("unique_key", flat=True)) == dict.fromkeys(keys, 1)
 
 
-def test_a_key_that_changes_hands_is_always_somebodys(engine: Engine) -> None:
-    """One enqueues while another runs and ends what there is."""
+def test_a_key_that_changes_its_holder_always_has_one(engine: Engine) -> None:
+    """Two threads enqueue while another runs and finishes the jobs."""
     enqueued: list[UUID] = []
 
     def write(engine: Engine) -> None:
@@ -129,7 +129,7 @@ def test_a_key_that_changes_hands_is_always_somebodys(engine: Engine) -> None:
     assert set(enqueued) == set(Job.objects.values_list("id", flat=True))
 
 
-def test_a_job_without_a_key_costs_no_statement_more(engine: Engine) -> None:
+def test_a_job_without_a_key_costs_no_extra_statement(engine: Engine) -> None:
     job = new_job(flags=Flag.LIMITED, limit_key="k", limit_max=1)
     with CaptureQueriesContext(engine.db.connection) as captured:
         engine.jobs.enqueue(job)
@@ -141,9 +141,7 @@ def test_a_job_without_a_key_costs_no_statement_more(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("how", [State.SUCCEEDED, State.FAILED, State.CANCELLED])
-def test_a_retry_that_meets_its_successor_goes_on_without_the_key(
-    engine: Engine, how: State
-) -> None:
+def test_a_retried_job_whose_key_is_held_loses_the_key(engine: Engine, how: State) -> None:
     first, second = ended(engine, how), unique()
     engine.jobs.enqueue(second)
     assert engine.control.retry([first]) == 1
@@ -160,13 +158,13 @@ def test_a_retry_takes_a_free_key_again(engine: Engine) -> None:
     assert engine.jobs.enqueue(later)[later.id].id == first
 
 
-def test_of_several_that_are_retried_one_takes_the_key(engine: Engine) -> None:
+def test_of_several_retried_jobs_one_takes_the_key(engine: Engine) -> None:
     some = [ended(engine) for _ in range(3)]
     assert engine.control.retry(some) == 3
     assert live() == {some[0]}
 
 
-def test_retries_and_enqueues_at_the_same_moment_leave_one_with_the_key(engine: Engine) -> None:
+def test_concurrent_retries_and_enqueues_leave_one_holder(engine: Engine) -> None:
     some = [ended(engine) for _ in range(4)]
 
     def again(id: UUID) -> Callable[[Engine], int]:
@@ -178,13 +176,11 @@ def test_retries_and_enqueues_at_the_same_moment_leave_one_with_the_key(engine: 
         engine.control.cancel(list(Job.objects.values_list("id", flat=True)), NOW)
 
 
-def test_a_job_that_is_tried_again_keeps_its_key_meanwhile(engine: Engine) -> None:
+def test_a_job_between_attempts_keeps_its_key(engine: Engine) -> None:
     first = unique()
     engine.jobs.enqueue(first)
     [job] = take(engine)
-    take(
-        engine, "one", Outcome(job, State.SCHEDULED, NOW, NOW, run_after=time.time() + 60), limit=0
-    )
+    end(engine, "one", Outcome(job, State.SCHEDULED, NOW, NOW, run_after=time.time() + 60))
     later = unique()
     assert engine.jobs.enqueue(later) == {later.id: (first.id, "scheduled")}
 
@@ -195,10 +191,10 @@ def test_a_killed_holder_keeps_its_key_with_its_rescue_and_frees_it_with_its_end
     first, later = unique(), unique()
     engine.jobs.enqueue(first)
     take(engine, "dead")
-    engine.rescue.rescue_jobs(Peer("dead", None, True), NOW, max_rescues=1, begun=None)
+    engine.rescue.rescue_jobs(Peer("dead", None, True), NOW, max_rescues=1, started=None)
     assert engine.jobs.enqueue(later) == {later.id: (first.id, "ready")}
     take(engine, "dead")
-    engine.rescue.rescue_jobs(Peer("dead", None, True), NOW, max_rescues=1, begun=None)
+    engine.rescue.rescue_jobs(Peer("dead", None, True), NOW, max_rescues=1, started=None)
     assert row(first.id)["state"] == "failed"
     assert engine.jobs.enqueue(later) == {}
 
@@ -212,16 +208,16 @@ def test_a_key_until_the_start_is_free_once_the_job_runs(engine: Engine) -> None
     [job] = take(engine)
     assert engine.jobs.enqueue(second) == {}
     assert live() == {second.id}
-    # The first fails and is tried again beside it.
-    take(engine, "one", Outcome(job, State.READY, NOW, NOW), limit=0)
+    # The first job fails and is repeated beside the second.
+    end(engine, "one", Outcome(job, State.READY, NOW, NOW))
     assert {job.id for job in take(engine)} == {first.id, second.id}
 
 
 @pytest.mark.parametrize("terms", ["limit", "rate"])
-def test_one_that_is_claimed_and_may_not_run_yet_keeps_its_key(engine: Engine, terms: str) -> None:
+def test_a_claimed_job_that_is_not_admitted_keeps_its_key(engine: Engine, terms: str) -> None:
     flags = Flag.UNTIL_START | (Flag.LIMITED if terms == "limit" else Flag.RATE_LIMITED)
     per = None if terms == "limit" else 60.0
-    given = {"limit_key": "l", "limit_max": 1, "limit_per": per}
+    given: dict[str, Any] = {"limit_key": "l", "limit_max": 1, "limit_per": per}
     enqueue(engine, flags=flags & ~Flag.UNTIL_START, **given)
     first, later = unique(flags=flags, **given), unique()
     engine.jobs.enqueue(first)
@@ -230,10 +226,10 @@ def test_one_that_is_claimed_and_may_not_run_yet_keeps_its_key(engine: Engine, t
     assert holder.id == first.id
 
 
-# Those that come later than their handle
+# Jobs that enter the queue after their handle was returned
 
 
-def test_one_that_comes_late_is_cancelled_and_says_who_has_the_key(engine: Engine) -> None:
+def test_a_late_job_whose_key_is_held_is_cancelled_and_names_the_holder(engine: Engine) -> None:
     holder, late, plain, other = unique(), unique(), new_job(), unique("other")
     engine.jobs.enqueue(holder)
     engine.jobs.enqueue_late([late, plain, other])
@@ -261,7 +257,7 @@ def test_a_relay_is_not_stopped_by_a_key_that_is_held(engine: Engine) -> None:
     assert row(late.id)["unique_key"] is None
 
 
-def test_one_that_was_cancelled_in_its_outbox_takes_no_key(engine: Engine) -> None:
+def test_a_job_cancelled_in_its_outbox_takes_no_key(engine: Engine) -> None:
     cancelled, next_one = unique(state=State.CANCELLED), unique()
     engine.jobs.relay([cancelled, next_one], lambda: None)
     assert live() == {next_one.id}

@@ -13,9 +13,11 @@ import pytest
 from django.db import connections, transaction
 
 import djjp.engine
+from djjp.consumer.consumer import Consumer
 from djjp.consumer.wakeup import Wakeup, wait
 from djjp.engine import Engine, Listener, Outcome
 from djjp.models import State
+from tests.support.consumers import drain
 from tests.support.factories import new_job
 from tests.support.processes import eventually
 
@@ -32,6 +34,13 @@ def elsewhere(work: Callable[[Engine], Any]) -> None:
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
+
+
+def consume_no_more() -> None:
+    """Run a consumer that is stopped at once."""
+    consumer = Consumer(1)
+    consumer.stop()
+    assert consumer.run()
 
 
 def quiet(listener: Listener) -> None:
@@ -67,7 +76,7 @@ def test_a_released_job_wakes_a_listener(engine: Engine) -> None:
         with other.db.transaction():
             jobs = other.jobs.claim("two", 1, 0.0)
         with other.db.transaction():
-            assert other.jobs.release("two", jobs)
+            assert not other.jobs.release("two", jobs)
 
     quiet(listener)
     elsewhere(release)
@@ -147,12 +156,12 @@ def test_a_wake_up_during_other_statements_is_not_lost(engine: Engine) -> None:
     eventually(listener.woken)
 
 
+# On SQLite the listener itself reads that there was a write.
+@pytest.mark.postgresql_only
 def test_a_consumer_does_not_wait_after_a_wake_up_during_other_statements(
     engine: Engine,
 ) -> None:
     """Once it was received the descriptor is not readable, so that a wait would not end."""
-    if engine.db.alias == "sqlite":
-        pytest.skip("on SQLite the listener itself reads that there was a write")
     listener = engine.db.listener()
     quiet(listener)
     assert listener.interval(60.0) > 0
@@ -161,9 +170,9 @@ def test_a_consumer_does_not_wait_after_a_wake_up_during_other_statements(
     assert listener.woken()
 
 
+# On SQLite each commit is noticed.
+@pytest.mark.postgresql_only
 def test_a_listener_polls_twice_more_for_suppressed_notifications(engine: Engine) -> None:
-    if engine.db.alias == "sqlite":
-        pytest.skip("on SQLite each commit is noticed")
     listener = engine.db.listener()
     quiet(listener)
     elsewhere(lambda other: [other.jobs.enqueue(new_job()) for _ in range(2)])
@@ -188,6 +197,18 @@ def test_a_listener_always_has_a_next_poll(engine: Engine) -> None:
 
 
 # PostgreSQL alone has notifications
+
+
+@pytest.mark.postgresql_only
+@pytest.mark.parametrize("here", [drain, consume_no_more], ids=["drained", "stopped"])
+def test_a_connection_receives_no_notifications_after_the_end_of_its_consumer(
+    engine: Engine, here: Callable[[], object]
+) -> None:
+    """Nobody would read them, and the server's DROP DATABASE waits for a session whose client does not read."""
+    here()
+    with connections[engine.db.alias].cursor() as cursor:
+        cursor.execute("SELECT pg_listening_channels()")
+        assert cursor.fetchall() == []
 
 
 @pytest.fixture

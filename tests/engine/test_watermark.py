@@ -43,6 +43,7 @@ def with_dead_entries(engine: Engine, snapshot: object, monkeypatch: pytest.Monk
     finish(engine, "one", *(done(job) for job in claim(engine, "one", FINISHED_JOBS)))
     with engine.db.connection.cursor() as cursor:
         # The tests of plans cover a table without statistics; autovacuum could run at any time.
+        cursor.execute("SET lock_timeout = 0")  # it can wait for an autovacuum
         cursor.execute("ANALYZE djjp_job")
     engine.db.connection.close()
     engine.db.listener()  # from here on this is the session of another consumer
@@ -52,6 +53,7 @@ def with_dead_entries(engine: Engine, snapshot: object, monkeypatch: pytest.Monk
 def clean(engine: Engine) -> None:
     """Remove the dead entries, and start a new session, without marks."""
     with engine.db.connection.cursor() as cursor:
+        cursor.execute("SET lock_timeout = 0")
         cursor.execute("VACUUM djjp_job")
     engine.db.connection.close()
 

@@ -1,26 +1,32 @@
-"""`make demo`, run as a newcomer runs it, on a small library of its own."""
+"""`make demo`, run as a newcomer runs it, on a small library."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
+
+from tests.support.databases import QUEUES
+from tests.support.processes import eventually
 
 pytestmark = pytest.mark.end_to_end
 
 ROOT = Path(__file__).parents[2]
-QUEUES = os.environ.get("DJJP_TEST_QUEUES", "sqlite,postgresql").split(",")
+SUCCEEDED = "SELECT count(*) FROM djjp_job WHERE name = 'shop.send_receipt' AND state = 'succeeded'"
 
 
 class Demo:
-    """A copy of the example, with databases of its own and a library of five files to index."""
+    """A copy of the example, with new databases and a library of five files to index."""
 
     def __init__(self, folder: Path) -> None:
         self.example = folder / "example_multidb"
@@ -46,7 +52,7 @@ class Demo:
         without = {k: v for k, v in os.environ.items() if k != "DJJP_DATABASE_URL"}
         return subprocess.run(
             [sys.executable, str(self.example / "demo.py"), "--source", str(self.library)],
-            cwd=self.library,  # it works from any folder
+            cwd=self.library,  # the demo works from any folder
             env=without | {"PYTHONPATH": str(ROOT), "COLUMNS": "80"} | environment,
             capture_output=True,
             text=True,
@@ -69,7 +75,7 @@ def demo(tmp_path: Path) -> Demo:
 
 @pytest.fixture(params=QUEUES)
 def place(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
-    """The environment that puts the demo's queue into its file, or into a database on a server."""
+    """Yield the environment that puts the demo's queue into its file, or into a database on a server."""
     if request.param == "sqlite":
         yield {}
         return
@@ -84,7 +90,7 @@ def place(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def test_the_demo_indexes_reports_tells_why_a_job_failed_and_keeps_the_databases_apart(
+def test_the_demo_indexes_reports_failures_with_their_errors_and_keeps_the_databases_isolated(
     demo: Demo, place: dict[str, str]
 ) -> None:
     for _ in range(2):  # a second run starts clean
@@ -93,15 +99,15 @@ def test_the_demo_indexes_reports_tells_why_a_job_failed_and_keeps_the_databases
         assert (ran.returncode, ran.stderr) == (0, ""), ran.stdout
         assert "enqueued   library.index_library in " in ran.stdout
         # The list, five modules, and a summary of each of two packages.
-        assert "100 %  8 of 8 jobs, 1 failed, 1 cancelled" in ran.stdout
-        assert "The report: 1 packages are summarised" in ran.stdout
-        assert "  shelf is not, for a module of it failed:\n" in ran.stdout
+        assert "  8 of 8 jobs, 1 failed, 1 cancelled\n" in ran.stdout
+        assert "The report: 1 packages\n" in ran.stdout
+        assert "  shelf has no summary, because one of its modules failed:\n" in ran.stdout
         assert "consumer start-up" in ran.stdout
         assert "jobs/s" in ran.stdout
         assert "shelf.torn\n      SyntaxError: " in ran.stdout
         assert "(torn.py, line 1)" in ran.stdout
         assert "Traceback" not in ran.stdout
-        assert "Apart: " in ran.stdout
+        assert "Isolated: " in ran.stdout
 
         columns = "name, lines, classes, functions, docstrings"
         assert demo.query(
@@ -125,15 +131,13 @@ def test_the_demo_indexes_reports_tells_why_a_job_failed_and_keeps_the_databases
     if place:
         assert not (demo.example / "queue.sqlite3").exists()
     else:
-        ran_as = dict(
-            demo.query("queue.sqlite3", "SELECT name, count(*) FROM djjp_job GROUP BY name")
-        )
-        assert ran_as == {
-            "library.index_library": 1,
-            "library.index_module": 3,
-            "example_multidb.library.tasks.index_module": 2,
-            "library.summarise": 2,
-            "library.note_failure": 2,  # one of them had nothing to note
+        ran_as = demo.query("queue.sqlite3", "SELECT name, count(*) FROM djjp_job GROUP BY name")
+        assert set(ran_as) == {
+            ("library.index_library", 1),
+            ("library.index_module", 3),
+            ("example_multidb.library.tasks.index_module", 2),
+            ("library.summarise", 2),
+            ("library.note_failure", 2),  # one of them had nothing to note
         }
         assert demo.query("queue.sqlite3", "SELECT job, cron FROM djjp_schedule") == [
             ("library.index_library", "0 3 * * *")
@@ -145,14 +149,52 @@ def test_the_demo_indexes_reports_tells_why_a_job_failed_and_keeps_the_databases
         ]
 
 
-def test_the_demo_fails_where_a_table_is_in_the_wrong_database(demo: Demo) -> None:
+def test_the_demo_fails_when_a_table_is_in_the_wrong_database(demo: Demo) -> None:
     demo.query("db.sqlite3", "CREATE TABLE djjp_stray (id)")
     demo.query("queue.sqlite3", "CREATE TABLE stray (id)")
 
     ran = demo.run()
 
     assert ran.returncode == 1
-    assert "NOT APART" in ran.stdout
+    assert "NOT ISOLATED" in ran.stdout
     assert "djjp_stray is in the application's database" in ran.stdout
     assert "; stray is in the queue's database" in ran.stdout
-    assert "\n  Apart: " not in ran.stdout
+    assert "\n  Isolated: " not in ran.stdout
+
+
+def test_the_site_serves_a_live_dashboard_and_ends_with_its_consumers(demo: Demo) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(demo.example / "demo.py"), "--source", str(demo.library)]
+    without = {k: v for k, v in os.environ.items() if k != "DJJP_DATABASE_URL"}
+    site = subprocess.Popen(
+        [sys.executable, *command, "--site", "--port", str(port)],
+        cwd=demo.library,
+        env=without | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert site.stdout is not None
+        address = f"http://127.0.0.1:{port}/admin/djjp/"
+        assert any(address in line for line in site.stdout)
+        eventually(lambda: demo.query("queue.sqlite3", SUCCEEDED) != [(0,)], within=60)
+        consumers = demo.query("queue.sqlite3", "SELECT pid FROM djjp_consumer")
+        assert len(consumers) == 2
+        with urlopen(address) as answer:
+            assert answer.url == f"http://127.0.0.1:{port}/admin/login/?next=/admin/djjp/"
+        tags = demo.query("queue.sqlite3", "SELECT count(*) FROM djjp_tag")
+        assert tags != [(0,)]
+
+        site.send_signal(signal.SIGTERM)
+        out, err = site.communicate(timeout=90)
+    finally:
+        site.kill()
+        site.communicate()
+
+    assert site.returncode in (0, 130), err
+    assert "Traceback" not in out + err
+    assert demo.query("queue.sqlite3", "SELECT pid FROM djjp_consumer") == []
+    assert [pid for (pid,) in consumers if Path(f"/proc/{pid}").exists()] == []

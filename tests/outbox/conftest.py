@@ -31,13 +31,13 @@ class Application(NamedTuple):
     entry: dict[str, Any]
 
     def waiting(self) -> int:
-        """How many jobs wait in its outbox."""
+        """Return the number of rows in its outbox."""
         return OutboxJob.objects.using(self.alias).count()
 
 
 @pytest.fixture(autouse=True)
 def rested() -> None:
-    """No failure of an earlier test keeps this process from relaying."""
+    """Let this process relay in spite of failures in earlier tests."""
     enqueue._paused_until = 0.0
 
 
@@ -84,12 +84,12 @@ def second(engine: Engine, tmp_path: Path) -> Iterator[Application]:
 
 
 def waiting(alias: str = "default") -> list[UUID]:
-    """The ids that wait in an outbox."""
+    """Return the ids in an outbox."""
     return list(OutboxJob.objects.using(alias).order_by("pk").values_list("pk", flat=True))
 
 
 def queued() -> list[UUID]:
-    """The ids that are in the queue."""
+    """Return the ids in the queue."""
     return list(Job.objects.order_by("pk").values_list("pk", flat=True))
 
 
@@ -110,12 +110,12 @@ def undone(using: str = "default") -> Iterator[None]:
 
 
 def execute(alias: str = "default") -> Execution:
-    """A change of the application's data."""
+    """Change the application's data."""
     return Execution.objects.using(alias).create(key="k", process=0, at=0.0)
 
 
 def run_and_prune(engine: Engine) -> list[UUID]:
-    """Run every ready job as a consumer would, and prune it; returns their ids."""
+    """Run every ready job as a consumer does, and prune it; return their ids."""
     with engine.db.transaction():
         claimed = engine.jobs.claim("tester", 1000, time.time())
         now = time.time()
@@ -128,7 +128,7 @@ def run_and_prune(engine: Engine) -> list[UUID]:
 
 
 def go_away(alias: str) -> Callable[[], None]:
-    """Make a database go away for this thread; returns what brings it back."""
+    """Make a database unreachable for this thread; return a function that restores it."""
     connection = connections[alias]
     connection.close()
     before = dict(connection.settings_dict)

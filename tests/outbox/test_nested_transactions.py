@@ -38,7 +38,7 @@ def test_a_savepoint_is_a_block_like_any_other(engine: Engine, second: Applicati
         assert holders(second) == (1, 1)
 
 
-def test_blocks_that_ended_are_forgotten(engine: Engine, second: Application) -> None:
+def test_ended_blocks_do_not_count(engine: Engine, second: Application) -> None:
     with transaction.atomic():
         with transaction.atomic(second.alias):
             add.run_later(1)
@@ -51,9 +51,7 @@ def test_blocks_that_ended_are_forgotten(engine: Engine, second: Application) ->
     assert len(queued()) == 3
 
 
-def test_a_connection_that_was_made_anew_is_numbered_anew(
-    engine: Engine, second: Application
-) -> None:
+def test_a_new_connection_numbers_its_blocks_too(engine: Engine, second: Application) -> None:
     for alias in ("default", second.alias):
         connections[alias].close()
     with transaction.atomic(second.alias), transaction.atomic():
@@ -80,7 +78,7 @@ def test_using_names_the_transaction(engine: Engine, second: Application) -> Non
     assert len(queued()) == 4
 
 
-def test_a_named_database_without_a_transaction_holds_nothing_up(
+def test_a_named_database_without_a_transaction_delays_nothing(
     engine: Engine, second: Application
 ) -> None:
     with transaction.atomic():
@@ -94,7 +92,7 @@ def test_only_a_database_with_an_outbox_can_be_named(engine: Engine) -> None:
         add.using(database="elsewhere")
 
 
-def test_a_transaction_of_the_queue_itself_is_none_of_the_applications(
+def test_a_transaction_on_the_queue_is_not_one_of_the_application(
     engine: Engine,
 ) -> None:
     with transaction.atomic(), transaction.atomic(engine.db.alias):

@@ -1,4 +1,4 @@
-"""What waits in an outbox can be cancelled as what waits in the queue can."""
+"""A job in an outbox can be cancelled like a job in the queue."""
 
 from __future__ import annotations
 

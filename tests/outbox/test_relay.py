@@ -1,4 +1,4 @@
-"""Exactly one job for each committed enqueue, whatever dies when and whoever relays beside."""
+"""Exactly one job for each committed enqueue, whichever process dies when and with any concurrent relays."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
 
 import pytest
-from django.db import connections, transaction
+from django.db import transaction
 from django.db.transaction import TransactionManagementError
 
 import djjp.engine
@@ -21,8 +20,10 @@ from djjp.engine import Engine
 from djjp.models import Job, Relayed
 from djjp.outbox import receipts, relay, serialization, table
 from djjp.outbox.receipts import ReceiptPruner
+from djjp.outbox.stopwatch import Stopwatch
 from tests.outbox.conftest import Application, executions, queued, run_and_prune, waiting
 from tests.project.shop.jobs import add
+from tests.support.engine_calls import at_once
 from tests.support.factories import new_job
 from tests.support.processes import Processes
 
@@ -38,6 +39,13 @@ MOMENTS = {
     "after the queue has committed": ("Jobs.relay = then_kill(Jobs.relay)", 1),
     "before the rows are deleted": ("table.delete = kill", 1),
     "after the rows are deleted": ("table.delete = then_kill(table.delete)", 1),
+}
+#: The moments between two commits. At the others, the same commits have been made.
+MAIN_MOMENTS = {
+    "before the commit",
+    "after the commit",
+    "after the queue has committed",
+    "after the rows are deleted",
 }
 
 CHILD = """
@@ -77,7 +85,7 @@ with transaction.atomic(alias):
 
 
 def die(processes: Processes, application: Application, moment: str) -> int:
-    """Enqueue in a process that is killed at a moment; returns how many jobs are to come of it."""
+    """Enqueue in a process that is killed at a moment; return the number of jobs that must exist in the end."""
     patch, jobs = MOMENTS[moment]
     entry = {
         k: v if isinstance(v, (str, int, bool, dict, type(None))) else str(v)
@@ -91,7 +99,13 @@ def die(processes: Processes, application: Application, moment: str) -> int:
     return jobs
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param(moment, marks=[] if moment in MAIN_MOMENTS else pytest.mark.end_to_end)
+        for moment in MOMENTS
+    ],
+)
 def test_a_process_that_is_killed_leaves_one_job_though_it_was_run_and_pruned_meanwhile(
     engine: Engine, on_sqlite: Application, processes: Processes, moment: str
 ) -> None:
@@ -108,43 +122,28 @@ def test_a_process_that_is_killed_leaves_one_job_though_it_was_run_and_pruned_me
     assert on_sqlite.waiting() == 0
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("moment", ["after the rows are read", "after the queue has committed"])
 def test_a_process_that_is_killed_leaves_one_job_that_others_relay_at_once(
     engine: Engine, application: Application, processes: Processes, moment: str
 ) -> None:
     die(processes, application, moment)
 
-    at_once(4, relay.sweep)
+    at_once(*[lambda engine: relay.sweep()] * 4)
 
     assert len(queued()) == len(run_and_prune(engine)) == 1
     assert application.waiting() == 0
 
 
-def at_once(count: int, work: Callable[[], object]) -> None:
-    """Do something in several threads at the same time."""
-    barrier = threading.Barrier(count)
-
-    def run() -> None:
-        try:
-            barrier.wait(30)
-            work()
-        finally:
-            connections.close_all()
-
-    with ThreadPoolExecutor(count) as threads:
-        for done in [threads.submit(run) for _ in range(count)]:
-            done.result(60)
-
-
 def leave(count: int = 1, alias: str = "default") -> list[UUID]:
-    """Jobs as a process leaves them in an outbox that dies after its commit."""
+    """Leave jobs in an outbox, as a process that dies after its commit does; return their ids."""
     jobs = [new_job(name=add.name, arguments=add.bind(i).arguments) for i in range(count)]
     table.write(alias, jobs)
     return [job.id for job in jobs]
 
 
 class Held(Exception):
-    """A relay is stopped here."""
+    """Raised to stop a relay."""
 
 
 def test_two_relays_that_have_read_the_same_rows_give_one_job_each(engine: Engine) -> None:
@@ -156,16 +155,16 @@ def test_two_relays_that_have_read_the_same_rows_give_one_job_each(engine: Engin
         barrier.wait(30)
         return djjp.engine.run(verb)
 
-    at_once(2, lambda: relay.relay("default", ids, call))
+    at_once(*[lambda engine: relay.relay("default", ids, call)] * 2)
 
     assert queued() == ids
     assert waiting() == []
 
 
-def test_a_relay_that_comes_late_meets_what_another_one_did_and_the_job_pruned(
+def test_a_late_relay_finds_the_receipt_of_a_job_that_another_relayed_and_that_was_pruned(
     engine: Engine,
 ) -> None:
-    """It had read the row before the other relay, and writes after the job has come and gone."""
+    """It read the row before the other relay, and writes after the job was run and pruned."""
     (id,) = leave()
 
     def call(verb: Callable[[Engine], Any]) -> Any:
@@ -179,10 +178,10 @@ def test_a_relay_that_comes_late_meets_what_another_one_did_and_the_job_pruned(
     assert Relayed.objects.count() == 1
 
 
-def test_a_relay_that_was_held_up_for_too_long_writes_nothing(
+def test_a_relay_that_was_delayed_for_too_long_writes_nothing(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So long that even its note in the queue is gone again."""
+    """So long that even its receipt was pruned."""
     monkeypatch.setattr(relay, "MAX_READ_AGE", 0.2)
     (id,) = leave()
 
@@ -200,7 +199,7 @@ def test_a_relay_that_was_held_up_for_too_long_writes_nothing(
     assert not Relayed.objects.exists()
 
 
-def test_what_was_stale_is_read_again_by_the_next(
+def test_stale_rows_are_read_again_by_the_next_relay(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = leave(2)
@@ -213,18 +212,18 @@ def test_what_was_stale_is_read_again_by_the_next(
     assert queued() == ids
 
 
-def test_neither_a_sleep_nor_a_clock_set_back_makes_what_was_read_look_fresh() -> None:
-    watch = relay.Stopwatch()
+def test_neither_a_suspend_nor_a_clock_set_back_makes_stale_rows_fresh() -> None:
+    watch = Stopwatch()
     wall, steady = watch._started
     watch._started = (wall + 100, steady - 10)  # the clock was set back
     assert watch.at_most() >= 10
     assert watch.at_least() < 0
-    watch._started = (wall - 10, steady)  # asleep, where the steady clock stands still
+    watch._started = (wall - 10, steady)  # suspended: the steady clock stands still
     assert watch.at_most() >= 10
     assert watch.at_least() < 10
 
 
-# Many, and bad ones
+# Many rows, and damaged ones
 
 
 def test_a_long_outbox_is_swept_in_pages(engine: Engine, application: Application) -> None:
@@ -234,7 +233,7 @@ def test_a_long_outbox_is_swept_in_pages(engine: Engine, application: Applicatio
     assert application.waiting() == 0
 
 
-def test_a_row_that_cannot_be_read_holds_up_no_other_and_is_told_once(
+def test_a_damaged_row_delays_no_other_and_is_logged_once(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     ids = leave(3)
@@ -251,7 +250,7 @@ def test_a_row_that_cannot_be_read_holds_up_no_other_and_is_told_once(
     assert len(caplog.messages) == 2
 
 
-def test_a_job_that_the_queue_refuses_holds_up_no_other(
+def test_a_job_that_the_queue_refuses_delays_no_other(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     ids = leave(3)
@@ -267,7 +266,7 @@ def test_a_job_that_the_queue_refuses_holds_up_no_other(
     assert "refused by the queue" in said
 
 
-def test_what_is_young_is_left_to_its_own_process(engine: Engine) -> None:
+def test_young_rows_are_left_to_their_own_process(engine: Engine) -> None:
     ids = leave(2)
     table._all("default").filter(pk=ids[0]).update(created_at=to_datetime(time.time() - 60))
     ahead = leave(1)  # by the clock of another machine
@@ -278,7 +277,7 @@ def test_what_is_young_is_left_to_its_own_process(engine: Engine) -> None:
     assert waiting() == ids[1:]
 
 
-def test_a_sweep_inside_of_a_transaction_is_refused(engine: Engine) -> None:
+def test_a_sweep_inside_a_transaction_is_refused(engine: Engine) -> None:
     with transaction.atomic():
         add.run_later(1)
         with pytest.raises(TransactionManagementError, match="may never be committed"):
@@ -291,12 +290,12 @@ def test_a_sweep_inside_of_a_transaction_is_refused(engine: Engine) -> None:
 
 @pytest.fixture
 def pruner(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> ReceiptPruner:
-    """A pruner that waits for nothing."""
+    """Return a pruner that does not wait."""
     monkeypatch.setattr(receipts, "KEEP_RECEIPTS", -1.0)
     return ReceiptPruner(djjp.engine.run, ["default"])
 
 
-def test_what_was_relayed_is_forgotten_a_pass_after_it_was_seen_to_be_gone(
+def test_a_receipt_is_deleted_one_pass_after_its_row_was_gone(
     engine: Engine, pruner: ReceiptPruner
 ) -> None:
     with transaction.atomic():
@@ -308,7 +307,7 @@ def test_what_was_relayed_is_forgotten_a_pass_after_it_was_seen_to_be_gone(
     assert queued() == [handle.id]
 
 
-def test_what_is_still_in_an_outbox_is_not_forgotten(
+def test_the_receipt_of_a_row_still_in_an_outbox_is_kept(
     engine: Engine, pruner: ReceiptPruner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = leave(2)
@@ -332,7 +331,7 @@ def hold(*args: object) -> None:
     raise Held
 
 
-def test_nothing_is_forgotten_before_its_time(engine: Engine) -> None:
+def test_no_receipt_is_deleted_before_its_time(engine: Engine) -> None:
     with transaction.atomic():
         add.run_later(1)
     patient = ReceiptPruner(djjp.engine.run, ["default"])
@@ -342,7 +341,7 @@ def test_nothing_is_forgotten_before_its_time(engine: Engine) -> None:
     assert receipts.KEEP_RECEIPTS > 2 * relay.MAX_READ_AGE
 
 
-def test_a_job_that_is_relayed_twice_by_the_verb_is_there_once(engine: Engine) -> None:
+def test_a_job_that_is_relayed_twice_exists_once(engine: Engine) -> None:
     """As when the answer to the first call was lost."""
     jobs = [new_job(), new_job()]
     for _ in range(2):

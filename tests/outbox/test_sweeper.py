@@ -1,4 +1,4 @@
-"""The sweeper relays what was left behind, on a thread and a connection of its own."""
+"""The sweeper relays rows left behind, on a thread and a connection of its own."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def sweeping(aliases: list[str], call: Callable[..., Any] = djjp.engine.run) -> 
         yield thread
     finally:
         thread.stop()
-        assert not any(each.is_alive() for each in thread._threads)
+        assert not any(each.is_alive() for each in thread._started)
 
 
-def test_what_was_left_behind_is_relayed(engine: Engine, application: Application) -> None:
+def test_rows_left_behind_are_relayed(engine: Engine, application: Application) -> None:
     before = leave(3, application.alias)
     with sweeping([application.alias]):
         eventually(lambda: queued() == before)
@@ -50,8 +50,8 @@ def test_each_outbox_is_swept(engine: Engine, second: Application) -> None:
         eventually(lambda: queued() == ids)
 
 
-def test_the_queue_is_reached_by_what_was_given_and_by_nothing_else(engine: Engine) -> None:
-    """A consumer keeps to its one connection: what is given here asks a thread that stands for it."""
+def test_the_queue_is_reached_through_the_given_call_only(engine: Engine) -> None:
+    """A consumer uses one connection to the queue: here a thread stands for its coordinator."""
     ids = leave(2)
     opened: set[str] = set()
 
@@ -67,19 +67,17 @@ def test_the_queue_is_reached_by_what_was_given_and_by_nothing_else(engine: Engi
     assert opened == {"default"}
 
 
-def test_a_lock_in_one_database_holds_up_no_others_outbox(
-    engine: Engine, second: Application
-) -> None:
+def test_a_lock_in_one_database_delays_no_other_outbox(engine: Engine, second: Application) -> None:
     ids = leave(1, second.alias)
     with sweeping(table.outboxes()):
         with transaction.atomic(second.alias):
-            execute(second.alias)  # nobody else writes there now
+            execute(second.alias)  # no other connection can write there now
             ids += leave(1)
             eventually(lambda: ids[-1] in queued())
         eventually(lambda: set(queued()) == set(ids) and second.waiting() == 0)
 
 
-def test_a_sweep_that_is_stuck_does_not_keep_its_consumer(
+def test_a_stuck_sweep_does_not_prevent_the_consumers_end(
     engine: Engine, second: Application
 ) -> None:
     leave(1, second.alias)
@@ -89,10 +87,10 @@ def test_a_sweep_that_is_stuck_does_not_keep_its_consumer(
         sweeper.start()
         eventually(lambda: len(queued()) == 1)  # and now its row should be deleted
         sweeper.stop(timeout=0.01)
-    eventually(lambda: not any(thread.is_alive() for thread in sweeper._threads))
+    eventually(lambda: not any(thread.is_alive() for thread in sweeper._started))
 
 
-def test_an_outage_is_told_once_and_swept_away_when_it_is_over(
+def test_an_outage_is_logged_once_and_rows_are_swept_after_it(
     engine: Engine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweeper, "_INTERVAL", 0.02)
@@ -118,34 +116,34 @@ def test_an_outage_is_told_once_and_swept_away_when_it_is_over(
     assert "swept again" in last
 
 
-def test_an_application_database_that_is_away_is_told_once(
+def test_an_unreachable_application_database_is_logged_once(
     engine: Engine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each thread has its connection from the settings, where this one leads nowhere."""
+    """Each thread connects by the settings, and this alias leads nowhere."""
     monkeypatch.setattr(sweeper, "_INTERVAL", 0.02)
     nowhere = {"ENGINE": "django.db.backends.sqlite3", "NAME": "/nowhere/app.sqlite3"}
     ids = leave(1)
     with alias_for(nowhere) as alias, sweeping([alias, "default"]) as thread:
         eventually(lambda: queued() == ids)
-        assert thread.looked.wait(30)
+        assert thread.first_pass_done.wait(30)
+        eventually(lambda: caplog.messages)
     (said,) = caplog.messages
     assert repr(alias) in said
 
 
-def test_a_missing_table_says_what_to_do(
+def test_a_missing_table_is_reported_with_the_fix(
     engine: Engine, tmp_path: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     bare = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / "bare.sqlite3")}
     with alias_for(bare) as alias:
         with sweeping([alias]) as thread:
-            assert thread.looked.wait(30)
+            assert thread.first_pass_done.wait(30)
+            eventually(lambda: caplog.messages)
         (said,) = caplog.messages
         assert f"python manage.py migrate --database={alias}" in said
 
 
-def test_relayed_rows_are_forgotten_by_the_way(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_sweeper_prunes_receipts_too(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(receipts, "KEEP_RECEIPTS", 0.05)
     monkeypatch.setattr(sweeper, "_INTERVAL", 0.02)
     with transaction.atomic():
@@ -158,5 +156,5 @@ def test_relayed_rows_are_forgotten_by_the_way(
 
 def test_without_an_outbox_there_is_nothing_to_do(engine: Engine) -> None:
     with sweeping([]) as thread:
-        assert thread.looked.is_set()
-        assert thread._threads == []
+        assert thread.first_pass_done.is_set()
+        assert thread._started == []

@@ -19,7 +19,7 @@ from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
 import djjp.engine
-from djjp import arun_many, get_job, run_many
+from djjp import JobHandle, arun_many, get_job, run_many
 from djjp.engine import Engine
 from djjp.exceptions import JobDoesNotExist
 from djjp.models import Job, Relayed
@@ -30,9 +30,7 @@ from tests.project.shop.jobs import add, echo, mail
 T = TypeVar("T")
 
 
-def test_a_job_comes_into_the_queue_with_the_commit(
-    engine: Engine, application: Application
-) -> None:
+def test_a_job_enters_the_queue_with_the_commit(engine: Engine, application: Application) -> None:
     with transaction.atomic(application.alias):
         execute(application.alias)
         handle = add.run_later(1, b=2)
@@ -56,7 +54,7 @@ def test_a_job_vanishes_with_the_data(engine: Engine, application: Application) 
         handle.refresh()
 
 
-def test_outside_of_a_transaction_nothing_goes_by_the_outbox(engine: Engine) -> None:
+def test_outside_a_transaction_the_outbox_is_not_used(engine: Engine) -> None:
     with CaptureQueriesContext(connection) as captured:
         handle = add.run_later(1)
 
@@ -65,7 +63,7 @@ def test_outside_of_a_transaction_nothing_goes_by_the_outbox(engine: Engine) -> 
     assert not Relayed.objects.exists()
 
 
-def test_all_that_a_row_holds_arrives(engine: Engine) -> None:
+def test_all_values_of_a_row_arrive(engine: Engine) -> None:
     later = mail.using(queue="bulk", priority=-3, run_after=timedelta(hours=1))
     with transaction.atomic():
         relayed = later.run_later("a\x00\N{SNOWMAN}")
@@ -81,7 +79,7 @@ def test_all_that_a_row_holds_arrives(engine: Engine) -> None:
         assert row.run_after - row.created_at == timedelta(hours=1)
 
 
-def test_a_job_of_a_savepoint_that_is_rolled_back_goes_with_it(
+def test_a_job_of_a_rolled_back_savepoint_vanishes_with_it(
     engine: Engine, application: Application
 ) -> None:
     with transaction.atomic(application.alias):
@@ -110,7 +108,7 @@ def test_a_job_behind_a_rolled_back_savepoint_is_relayed_though_it_was_the_first
     assert waiting() == []
 
 
-def test_a_savepoint_rolled_back_by_hand_takes_its_jobs_along(engine: Engine) -> None:
+def test_the_jobs_of_a_savepoint_rolled_back_by_hand_vanish(engine: Engine) -> None:
     with transaction.atomic():
         first = add.run_later(1)
         savepoint = connection.savepoint()
@@ -133,7 +131,7 @@ def test_one_transaction_after_another_relays_its_own(engine: Engine) -> None:
     assert queued() == [second.id, third.id]
 
 
-def test_what_was_rolled_back_is_not_looked_for_by_later_transactions(engine: Engine) -> None:
+def test_later_transactions_do_not_query_for_rolled_back_jobs(engine: Engine) -> None:
     with undone():
         lost = add.run_later(1)
     with CaptureQueriesContext(connection) as captured, transaction.atomic():
@@ -141,7 +139,7 @@ def test_what_was_rolled_back_is_not_looked_for_by_later_transactions(engine: En
     assert not [q for q in captured.captured_queries if lost.id.hex in q["sql"]]
 
 
-def test_a_durable_block_is_one_too(engine: Engine) -> None:
+def test_a_durable_block_counts_as_a_transaction(engine: Engine) -> None:
     with transaction.atomic(durable=True):
         handle = add.run_later(1)
     assert queued() == [handle.id]
@@ -149,7 +147,7 @@ def test_a_durable_block_is_one_too(engine: Engine) -> None:
 
 def test_many_jobs_of_a_block_are_relayed_as_one_batch(engine: Engine) -> None:
     with CaptureQueriesContext(connections[engine.db.alias]) as captured, transaction.atomic():
-        handles = [add.run_later(i) for i in range(20)]
+        handles: list[JobHandle] = [add.run_later(i) for i in range(20)]
         handles += run_many(echo.bind(i) for i in range(20))
     assert queued() == [handle.id for handle in handles]
     assert waiting() == []
@@ -157,7 +155,7 @@ def test_many_jobs_of_a_block_are_relayed_as_one_batch(engine: Engine) -> None:
     assert len(notes) == 1
 
 
-def test_the_request_gains_one_insert(engine: Engine) -> None:
+def test_an_enqueue_adds_one_insert_to_the_request(engine: Engine) -> None:
     with CaptureQueriesContext(connection) as captured, transaction.atomic():
         add.run_later(1)
         inside = [q["sql"] for q in captured.captured_queries]
@@ -177,10 +175,10 @@ def test_run_many_inside_a_block_is_whole_or_not_at_all(engine: Engine) -> None:
     assert len(queued()) == 2500
 
 
-def test_a_hook_that_fails_does_not_keep_jobs_behind(
+def test_a_failing_hook_does_not_keep_jobs_from_the_relay(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What was registered robustly, as Django calls it."""
+    """Hooks that were registered with `robust=True` too."""
 
     def fail() -> None:
         raise ZeroDivisionError
@@ -229,7 +227,7 @@ def test_coroutines_enqueue_with_the_transaction_of_their_sync_code(engine: Engi
     assert queued() == committed
 
 
-def test_a_transaction_of_another_thread_is_none_of_ours(
+def test_a_transaction_of_another_thread_does_not_count(
     engine: Engine, application: Application
 ) -> None:
     inside, go_on = threading.Event(), threading.Event()
@@ -268,14 +266,14 @@ def test_a_handle_and_get_job_find_a_job_that_is_still_in_the_outbox(
     assert get_job(later.id).state == "scheduled"
 
 
-def test_get_job_of_what_is_nowhere_says_so(engine: Engine) -> None:
+def test_get_job_of_a_missing_id_raises(engine: Engine) -> None:
     handle = add.run_later(1)
     Job.objects.all().delete()
     with pytest.raises(JobDoesNotExist):
         get_job(handle.id)
 
 
-def test_join_inside_of_the_block_gives_up_in_time(engine: Engine) -> None:
+def test_join_inside_the_block_times_out(engine: Engine) -> None:
     with transaction.atomic():
         handle = add.run_later(1)
         with pytest.raises(TimeoutError, match="still ready"):
@@ -285,7 +283,7 @@ def test_join_inside_of_the_block_gives_up_in_time(engine: Engine) -> None:
 # The queue in the application's database
 
 
-def test_a_queue_in_the_transactions_own_database_is_written_plainly(engine: Engine) -> None:
+def test_a_queue_in_the_transactions_own_database_is_written_directly(engine: Engine) -> None:
     """The alias of the queue is in a transaction: neither the outbox nor a hook takes part."""
     with override_settings(DJJP={"db_name": engine.db.alias}):
         with undone(engine.db.alias):
@@ -299,7 +297,7 @@ def test_a_queue_in_the_transactions_own_database_is_written_plainly(engine: Eng
 
 
 class Elsewhere:
-    """Runs verbs on a connection of its own, as a consumer's coordinator does."""
+    """Call the engine on a connection of its own, as a consumer's coordinator does."""
 
     def call(self, verb: Callable[[Engine], T]) -> T:
         def work() -> T:
@@ -311,29 +309,34 @@ class Elsewhere:
         with ThreadPoolExecutor(1) as threads:
             return threads.submit(work).result(60)
 
+    async def acall(self, verb: Callable[[Engine], T]) -> T:
+        return await asyncio.to_thread(self.call, verb)
+
 
 @pytest.fixture
 def inside_a_job(engine: Engine) -> Iterator[None]:
-    token = djjp.engine.coordinator.set(Elsewhere())
+    token = djjp.engine.current_call_queue.set(Elsewhere())
     yield
-    djjp.engine.coordinator.reset(token)
+    djjp.engine.current_call_queue.reset(token)
 
 
-def test_a_consumers_job_relays_over_its_coordinator(
+def test_a_running_job_relays_through_its_coordinator(
     engine: Engine, application: Application, inside_a_job: None
 ) -> None:
     connections[engine.db.alias].close()
     with transaction.atomic(application.alias):
         handle = add.run_later(1)
         assert get_job(handle.id).state == "ready"
-    assert connections[engine.db.alias].connection is None  # its thread needs none
+    assert (
+        connections[engine.db.alias].connection is None
+    )  # its thread needs no connection to the queue
     assert queued() == [handle.id]
 
 
 # When the relay fails
 
 
-def test_a_queue_that_is_away_fails_no_request_and_loses_no_job(
+def test_an_unreachable_queue_fails_no_request_and_loses_no_job(
     engine: Engine,
     application: Application,
     caplog: pytest.LogCaptureFixture,
@@ -348,7 +351,7 @@ def test_a_queue_that_is_away_fails_no_request_and_loses_no_job(
                 second = add.run_later(2)
         assert executions(application.alias) == 1
         assert application.waiting() == 2
-        (said,) = caplog.messages  # the second was not even tried
+        (said,) = caplog.messages  # the second relay was not even tried
         assert "1 jobs stay in the outbox" in said
         first.refresh()
         assert first.state == "ready"

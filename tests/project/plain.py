@@ -1,4 +1,4 @@
-"""What the settings of every test project begin with: an admin, and the rest of a plain Django project."""
+"""The beginning of the settings of every test project: an admin, and the rest of a plain Django project."""
 
 SECRET_KEY = "only for tests"
 USE_TZ = True

@@ -12,17 +12,17 @@ from django.db import connections
 from djjp.consumer.consumer import Consumer
 
 
-def drain(limit: int = 4, **options: Any) -> Consumer:
-    """Run all that is due, on this thread."""
-    consumer = Consumer(limit, drain=True, **options)
+def drain(slots: int = 4, **options: Any) -> Consumer:
+    """Run all due jobs, on this thread."""
+    consumer = Consumer(slots, drain=True, **options)
     assert consumer.run()
     return consumer
 
 
 @contextmanager
-def consuming(limit: int = 2, **options: Any) -> Iterator[Consumer]:
-    """A consumer on a thread of its own; at the end it has to end, and well."""
-    consumer = Consumer(limit, **options)
+def consuming(slots: int = 2, **options: Any) -> Iterator[Consumer]:
+    """Run a consumer on a thread; at the end of the block it must end without an error."""
+    consumer = Consumer(slots, **options)
     raised: list[BaseException] = []
 
     def work() -> None:

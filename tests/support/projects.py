@@ -7,6 +7,7 @@ writes as a user would have written them, each run in a process of its own.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -98,3 +99,28 @@ def alias_for(config: dict[str, Any]) -> Iterator[str]:
             driver.close()  # in memory, where Django keeps it open
         del connections[alias]
         del connections.settings[alias]
+
+
+#: The arguments of `manage.py` that check the databases of a `Scratch` project too.
+CHECK = ["check", "--database", "default", "--database", "queue"]
+
+
+def check_messages(done: subprocess.CompletedProcess[str]) -> list[tuple[str, str]]:
+    """Return what `manage.py check` reported: the id and the text of each message, with its hint."""
+    assert "Traceback" not in done.stderr, done.stderr
+    if done.returncode == 0:
+        assert "no issues" in done.stdout
+        return []
+    head, errors, body = done.stderr.partition("ERRORS:\n")
+    assert head == "SystemCheckError: System check identified some issues:\n\n", done.stderr
+    assert errors
+    body = body.partition("\n\nSystem check identified")[0]
+    messages = re.split(r"^\?: \((.+?)\) ", body, flags=re.MULTILINE)[1:]
+    assert all("\tHINT: " in text for text in messages[1::2])
+    return list(zip(messages[::2], messages[1::2], strict=True))
+
+
+def only_message(reported: list[tuple[str, str]], id: str) -> str:
+    """Return the text of the one message; fail if there is none, another, or more."""
+    assert [id for id, _ in reported] == [id], reported
+    return reported[0][1]

@@ -12,14 +12,14 @@ from djjp.models import Schedule
 
 
 def nothing(*args: object, **kwargs: object) -> None:
-    """What a scheduled job does."""
+    """Do nothing: the function of a scheduled job."""
 
 
 @contextmanager
 def registered(
     name: str = "test.scheduled", function: Callable[..., Any] = nothing, **options: Any
 ) -> Iterator[RegisteredJob[..., Any]]:
-    """A job that is registered for a while."""
+    """Register a job inside the block."""
     made: RegisteredJob[..., Any] = job(name=name, **options)(function)
     try:
         yield made
@@ -27,7 +27,7 @@ def registered(
         del registry._jobs[name]
 
 
-def by_hand(job: str, settled: float, **fields: Any) -> Schedule:
-    """A schedule as the admin writes it."""
+def by_hand(job: str, fired_until: float, **fields: Any) -> Schedule:
+    """Return a schedule as the admin writes it."""
     plain = {"name": f"{job} by hand", "arguments": '{"args":[],"kwargs":{}}'}
-    return Schedule.objects.create(job=job, fired_until=settled, **{**plain, **fields})
+    return Schedule.objects.create(job=job, fired_until=fired_until, **{**plain, **fields})

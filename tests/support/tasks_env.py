@@ -1,11 +1,11 @@
-"""What the tests of tasks share: the framework under the names that users import, and a consumer."""
+"""The tools of the tests of tasks: the framework under the names that users import, and a consumer."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from asgiref.sync import sync_to_async
 from django.db import connections
@@ -13,13 +13,32 @@ from django.db import connections
 from djjp.tasks import compat
 from tests.support.consumers import drain
 
+__all__ = [
+    "DJJP",
+    "FAILED",
+    "READY",
+    "RUNNING",
+    "SUCCESSFUL",
+    "TASKS",
+    "awaited",
+    "base",
+    "drain_here",
+    "exceptions",
+    "ran",
+    "signals",
+    "tasks",
+]
+
 T = TypeVar("T")
 
-#: `django.tasks`, or its backport.
-tasks: Any = importlib.import_module(compat.PACKAGE)
-base: Any = importlib.import_module(f"{compat.PACKAGE}.base")
-exceptions: Any = importlib.import_module(f"{compat.PACKAGE}.exceptions")
-signals: Any = importlib.import_module(f"{compat.PACKAGE}.signals")
+if TYPE_CHECKING:
+    from django import tasks
+    from django.tasks import base, exceptions, signals
+else:  # `django.tasks`, or its backport
+    tasks = importlib.import_module(compat.PACKAGE)
+    base = importlib.import_module(f"{compat.PACKAGE}.base")
+    exceptions = importlib.import_module(f"{compat.PACKAGE}.exceptions")
+    signals = importlib.import_module(f"{compat.PACKAGE}.signals")
 
 READY, RUNNING = compat.TaskResultStatus.READY, compat.TaskResultStatus.RUNNING
 FAILED, SUCCESSFUL = compat.TaskResultStatus.FAILED, compat.TaskResultStatus.SUCCESSFUL
@@ -55,8 +74,8 @@ def awaited(coroutine: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(whole())
 
 
-def ran(result: Any) -> Any:
-    """A task's result, after a consumer has run what was due."""
+def ran(result: compat.AnyResult) -> compat.AnyResult:
+    """Return a task's result after a consumer has run the due jobs."""
     drain()
     result.refresh()
     return result

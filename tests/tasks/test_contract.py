@@ -1,4 +1,4 @@
-"""What Django promises of a backend of tasks, held against djjp's: enqueue, results, contexts."""
+"""The contract of Django for a backend of tasks, tested on djjp's: enqueue, results, contexts."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from django.utils.safestring import SafeString
 from djjp.backend import DjjpBackend
 from djjp.exceptions import EncodeError
 from djjp.models import Attempt, Job, State
-from djjp.tasks.compat import InvalidTask, Task, TaskResultDoesNotExist
+from djjp.tasks.compat import AnyResult, InvalidTask, Task, TaskResultDoesNotExist
 from tests.project.shop import jobs
+from tests.support.consumers import drain
 from tests.support.tasks_env import (
     DJJP,
     FAILED,
@@ -30,7 +31,6 @@ from tests.support.tasks_env import (
     SUCCESSFUL,
     TASKS,
     awaited,
-    drain,
     drain_here,
     exceptions,
     ran,
@@ -41,7 +41,7 @@ from tests.tasks.errands import tasks as errands
 pytestmark = pytest.mark.usefixtures("tasks_on_djjp")
 
 
-def test_the_backend_supports_all_that_the_framework_knows() -> None:
+def test_the_backend_supports_all_features_of_the_framework() -> None:
     backend = tasks.task_backends["default"]
     assert isinstance(backend, DjjpBackend)
     assert tasks.default_task_backend == backend
@@ -51,6 +51,13 @@ def test_the_backend_supports_all_that_the_framework_knows() -> None:
     assert backend.supports_get_result
     assert backend.supports_priority
     assert list(backend.check()) == []
+
+
+def times(result: AnyResult) -> list[datetime]:
+    """Return when a finished task was enqueued, first started, last attempted and finished."""
+    known = [result.enqueued_at, result.started_at, result.last_attempted_at, result.finished_at]
+    assert None not in known
+    return [time for time in known if time is not None]
 
 
 # Enqueue
@@ -79,7 +86,8 @@ def test_an_enqueued_task_runs(task: Any) -> None:
     assert result.status == SUCCESSFUL
     assert result.is_finished
     assert result.return_value is None
-    assert result.enqueued_at <= result.started_at == result.last_attempted_at <= result.finished_at
+    enqueued, started, last_attempted, finished = times(result)
+    assert enqueued <= started == last_attempted <= finished
     assert result.attempts == 1
     assert result.worker_ids == [Job.objects.get().consumer]
     assert result.task == task
@@ -87,7 +95,7 @@ def test_an_enqueued_task_runs(task: Any) -> None:
 
 
 @pytest.mark.parametrize("task", [errands.echo, errands.aecho], ids=["function", "coroutine"])
-def test_coroutines_enqueue_look_up_and_refresh(task: Any) -> None:
+def test_the_async_methods_enqueue_look_up_and_refresh(task: Any) -> None:
     async def story() -> Any:
         result = await task.aenqueue(1, key="x")
         assert await task.aget_result(result.id) == result
@@ -105,7 +113,7 @@ def test_the_backend_enqueues_lists_and_dicts() -> None:
     assert ran(result).return_value == 3
 
 
-def test_a_task_is_a_row_like_a_jobs() -> None:
+def test_a_tasks_row_resembles_a_jobs_row() -> None:
     errands.add.using(priority=7, queue_name="mail").enqueue(1, b=2)
     jobs.add.run_later(1, b=2)
 
@@ -115,15 +123,15 @@ def test_a_task_is_a_row_like_a_jobs() -> None:
     assert task.arguments == '{"task":{"queue_name":"mail","priority":7},' + job.arguments[1:]
 
 
-def test_wrong_arguments_are_an_error_where_they_are_passed() -> None:
+def test_wrong_arguments_raise_at_the_enqueue() -> None:
     for wrong in (
         errands.add.enqueue,
-        lambda: errands.add.enqueue(1, c=2),
-        lambda: errands.own_id.enqueue("context"),
+        lambda: errands.add.enqueue(1, c=2),  # type: ignore[call-arg]  # the mistake
+        lambda: errands.own_id.enqueue("context"),  # type: ignore[call-arg]  # the mistake
         errands.aown.enqueue,
     ):
         with pytest.raises(TypeError):
-            wrong()
+            wrong()  # type: ignore[call-arg]  # the mistake
     assert not Job.objects.exists()
 
 
@@ -131,7 +139,7 @@ def test_wrong_arguments_are_an_error_where_they_are_passed() -> None:
 
 
 def make(kind: str) -> tuple[Any, ...]:
-    """Arguments that JSON can say, though not all of them as they are."""
+    """Return arguments that JSON can represent, though some only as other types."""
     return {
         "nothing": (),
         "scalars": (None, True, 0, -1, 10**30, 1.5, "", "é\U0001f600\0"),
@@ -150,7 +158,7 @@ def make(kind: str) -> tuple[Any, ...]:
     "nothing scalars tuples keys bytes subclasses sequences mappings lookalikes".split(),  # noqa: SIM905
 )
 @pytest.mark.parametrize("task", [errands.echo, errands.aecho], ids=["function", "coroutine"])
-def test_a_task_sees_and_returns_what_it_does_at_once(kind: str, task: Any) -> None:
+def test_arguments_and_results_equal_those_of_the_immediate_backend(kind: str, task: Any) -> None:
     """As the framework's own immediate backend runs it."""
     at_once = task.using(backend="immediate").enqueue(*make(kind), key=make(kind))
     later = ran(task.enqueue(*make(kind), key=make(kind)))
@@ -176,7 +184,7 @@ def test_a_task_sees_and_returns_what_it_does_at_once(kind: str, task: Any) -> N
     ids=lambda value: type(value).__name__,
 )
 @pytest.mark.parametrize("wrap", [lambda v: v, lambda v: [{"deep": [v]}]], ids=["bare", "deep"])
-def test_what_the_framework_refuses_is_refused_here_by_name(
+def test_an_argument_that_the_framework_refuses_is_refused_by_name(
     value: Any, wrap: Callable[[Any], Any]
 ) -> None:
     with pytest.raises((TypeError, ValueError)) as theirs:
@@ -202,13 +210,13 @@ def circle() -> list[Any]:
     [float("nan"), [float("inf")], {"k": -float("inf")}, circle(), {1: circle()}],
     ids=["nan", "infinity", "-infinity", "circle", "circle in a dict"],
 )
-def test_what_no_database_could_keep_is_refused_by_name(value: Any) -> None:
+def test_an_argument_that_no_database_can_store_is_refused_by_name(value: Any) -> None:
     with pytest.raises(EncodeError, match=r"cannot encode b"):
         errands.add.enqueue(1, b=value)
     assert not Job.objects.exists()
 
 
-def test_what_is_changed_after_the_enqueue_stays_as_it_was() -> None:
+def test_a_change_of_an_argument_after_the_enqueue_has_no_effect() -> None:
     basket = [1, 2]
     result = errands.empty.enqueue(basket)
     basket.append(3)
@@ -237,14 +245,15 @@ def test_a_return_value_that_is_not_json_fails_the_task() -> None:
 @pytest.mark.parametrize(
     ("task", "kind"), [(errands.fail, ValueError), (errands.exit_, SystemExit)]
 )
-def test_a_task_that_raises_has_failed_with_that(task: Any, kind: type[BaseException]) -> None:
+def test_a_task_that_raises_fails_with_that_error(task: Any, kind: type[BaseException]) -> None:
     result = ran(task.enqueue("it is broken"))
 
     assert result.status == FAILED
     assert result.is_finished
     with pytest.raises(ValueError, match="Task failed"):
         _ = result.return_value
-    assert result.enqueued_at <= result.started_at == result.last_attempted_at <= result.finished_at
+    enqueued, started, last_attempted, finished = times(result)
+    assert enqueued <= started == last_attempted <= finished
     (error,) = result.errors
     assert error.exception_class is kind
     assert error.traceback.startswith("Traceback (most recent call last):\n")
@@ -256,11 +265,11 @@ def test_a_task_that_raises_has_failed_with_that(task: Any, kind: type[BaseExcep
 def test_an_exception_within_an_exception_is_kept_as_text() -> None:
     result = ran(errands.fail_within.enqueue())
     assert 'ValueError(ValueError("this task failed"))' in result.errors[0].traceback
-    assert result._return_value is None
+    assert result._return_value is None  # type: ignore[attr-defined]  # not in the stubs
 
 
-def test_each_attempt_leaves_its_error_and_its_worker() -> None:
-    result = errands.flaky.enqueue(3)
+def test_each_attempt_records_its_error_and_its_worker() -> None:
+    result: AnyResult = errands.flaky.enqueue(3)
     first, second = drain_once(), drain_once()
     third = drain_once()
     result.refresh()
@@ -274,11 +283,12 @@ def test_each_attempt_leaves_its_error_and_its_worker() -> None:
     assert (attempt, errors, workers) == (3, 2, 3)
     earliest = Attempt.objects.earliest("pk").started_at
     assert result.started_at == earliest == datetime.fromisoformat(started)
-    assert result.started_at < result.last_attempted_at < result.finished_at
+    _, started_at, last_attempted, finished = times(result)
+    assert started_at < last_attempted < finished
 
 
 def drain_once() -> str:
-    """Run one execution; returns the consumer's name."""
+    """Run one execution; return the consumer's name."""
     from djjp.consumer.consumer import Consumer
 
     consumer = Consumer(1, max_jobs=1)
@@ -286,7 +296,7 @@ def drain_once() -> str:
     return consumer.name
 
 
-def test_between_two_attempts_a_task_is_ready_and_tells_of_the_first() -> None:
+def test_between_two_attempts_a_task_is_ready_and_has_the_first_error() -> None:
     result = errands.flaky.enqueue(2)
     name = drain_once()
     result.refresh()
@@ -310,7 +320,7 @@ def test_a_task_that_was_retried_by_hand_keeps_its_errors() -> None:
     assert (ran(result).status, result.attempts, len(result.errors)) == (FAILED, 1, 2)
 
 
-def test_a_cancelled_task_has_failed_for_that_reason() -> None:
+def test_a_cancelled_task_has_failed_with_the_reason() -> None:
     from djjp import get_job
 
     result = errands.noop.enqueue()
@@ -328,7 +338,7 @@ def test_a_cancelled_task_has_failed_for_that_reason() -> None:
 # Priorities, times, queues
 
 
-def test_a_deferred_task_is_ready_by_its_status_and_runs_in_its_time() -> None:
+def test_a_deferred_task_has_the_status_ready_and_runs_when_due() -> None:
     later = timezone.now() + timedelta(hours=1)
     result = errands.noop.using(run_after=later).enqueue()
 
@@ -346,7 +356,8 @@ def test_higher_priority_runs_first() -> None:
     drain(1)
     for result in (low, high, middle):
         result.refresh()
-    assert high.started_at <= middle.started_at <= low.started_at
+    started = [times(result)[1] for result in (high, middle, low)]
+    assert started == sorted(started)
 
 
 @pytest.mark.parametrize("priority", [-101, 101, 3.1])
@@ -372,7 +383,7 @@ def test_without_time_zones_times_are_naive() -> None:
         later = datetime.now() + timedelta(hours=1)
         result = errands.noop.using(run_after=later).enqueue()
         assert tasks.default_task_backend.get_result(result.id) == result
-        assert ran(errands.noop.enqueue()).started_at.tzinfo is None
+        assert times(ran(errands.noop.enqueue()))[1].tzinfo is None
 
 
 def test_only_queues_of_the_backend_are_valid() -> None:
@@ -382,7 +393,7 @@ def test_only_queues_of_the_backend_are_valid() -> None:
     assert errands.noop.using(queue_name="post", backend="open").enqueue().backend == "open"
 
 
-def test_a_queue_that_no_row_can_name_is_invalid() -> None:
+def test_a_queue_name_without_characters_or_with_too_many_is_invalid() -> None:
     for name in ("", "q" * 101):
         with pytest.raises(InvalidTask, match="queue is"):
             errands.noop.using(queue_name=name, backend="open")
@@ -404,13 +415,13 @@ def test_a_task_is_validated_again_when_it_is_enqueued(enqueue: Callable[[Any], 
     assert not Job.objects.exists()
 
 
-def test_a_row_outlives_the_queues_that_it_was_enqueued_for() -> None:
+def test_a_row_runs_after_its_queue_has_left_the_settings() -> None:
     result = errands.own_id.using(queue_name="mail").enqueue()
     with override_settings(TASKS={"default": {"BACKEND": DJJP, "QUEUES": ["other"]}}):
         assert ran(result).return_value == result.id
 
 
-def test_what_is_no_function_of_a_module_is_no_task() -> None:
+def test_only_functions_of_modules_can_be_tasks() -> None:
     def within() -> None: ...
 
     for function in (any, within, jobs.add):
@@ -423,7 +434,7 @@ def test_a_task_with_a_context_needs_a_parameter_for_it() -> None:
         tasks.task(takes_context=True)(errands.meaning.func)
 
 
-def test_using_leaves_the_task_as_it_is() -> None:
+def test_using_does_not_change_the_task() -> None:
     changed = errands.noop.using(priority=10).using(queue_name="mail")
     assert (changed.priority, changed.queue_name) == (10, "mail")
     assert (errands.noop.priority, errands.noop.queue_name) == (0, "default")
@@ -448,9 +459,10 @@ def test_a_result_can_be_looked_up() -> None:
         assert len(result.id) < 64
 
 
-def test_there_is_no_result_of_what_is_no_task() -> None:
+def test_only_tasks_have_results() -> None:
     job = jobs.add.run_later(1)
-    for id in ("123", "", str(uuid.uuid4()), str(job.id), None, 123):
+    ids: list[Any] = ["123", "", str(uuid.uuid4()), str(job.id), None, 123]
+    for id in ids:
         with pytest.raises(TaskResultDoesNotExist):
             tasks.default_task_backend.get_result(id)
         with pytest.raises(TaskResultDoesNotExist):
@@ -467,14 +479,14 @@ def test_the_result_of_another_task_does_not_match() -> None:
         awaited(errands.noop.aget_result(result.id))
 
 
-def test_a_refresh_of_a_result_whose_row_is_gone_says_so() -> None:
+def test_a_refresh_of_a_deleted_result_raises() -> None:
     result = errands.noop.enqueue()
     Job.objects.all()._raw_delete(Job.objects.db)
     with pytest.raises(TaskResultDoesNotExist):
         result.refresh()
 
 
-def test_a_refresh_changes_nothing_while_nothing_changes() -> None:
+def test_a_refresh_of_an_unchanged_row_changes_nothing() -> None:
     result = errands.noop.enqueue(1)
     same = tasks.default_task_backend.get_result(result.id)
     result.refresh()
@@ -482,7 +494,7 @@ def test_a_refresh_changes_nothing_while_nothing_changes() -> None:
     assert result == same
 
 
-def test_a_running_task_is_running() -> None:
+def test_a_running_task_has_the_status_running() -> None:
     result = errands.seen_by_itself.enqueue(consumer=(1, 2))
     seen = ran(result).return_value
     expected = [RUNNING, [], {"consumer": [1, 2]}, result.worker_ids, "default"]
@@ -498,9 +510,9 @@ def test_results_can_be_pickled() -> None:
 # Context
 
 
-def test_a_task_gets_its_context() -> None:
+def test_a_task_receives_its_context() -> None:
     result = errands.own_id.enqueue()
-    other = errands.aown.enqueue(key="k")
+    other: AnyResult = errands.aown.enqueue(key="k")
     drain()
     result.refresh()
     other.refresh()
@@ -528,19 +540,19 @@ def test_a_task_enqueues_tasks() -> None:
         assert (found.status, found.args) == (SUCCESSFUL, [number])
 
 
-def test_many_calls_of_tasks_are_enqueued_as_many_jobs_are() -> None:
+def test_many_tasks_are_enqueued_by_run_many() -> None:
     from djjp import run_many
     from djjp.backend import as_job
 
     handles = run_many(as_job(errands.echo).bind((n,)) for n in range(20))
     drain()
-    results = [errands.echo.get_result(str(handle.id)) for handle in handles]
+    results: list[AnyResult] = [errands.echo.get_result(str(handle.id)) for handle in handles]
     assert [result.return_value for result in results] == [[[[n]], {}] for n in range(20)]
     with pytest.raises(InvalidTask, match="not djjp's"):
         as_job(errands.echo.using(backend="immediate"))
 
 
-def test_a_task_is_the_frameworks_own() -> None:
+def test_a_task_is_an_object_of_the_framework() -> None:
     assert type(errands.noop) is Task
     assert set(TASKS) == {"default", "open", "immediate"}
     assert errands.add.call(1, b=2) == 3

@@ -43,7 +43,7 @@ def unkeyed(number: int) -> int:
     return number
 
 
-def test_options_stand_above_the_task_or_below_it() -> None:
+def test_options_can_decorate_the_task_or_its_function() -> None:
     one = task_options(max_attempts=4, timeout=5)(tasks.task(above))
     other = tasks.task(task_options(max_attempts=4, timeout=5)(below))
     for task in (one, other, one.using(priority=3)):
@@ -52,7 +52,7 @@ def test_options_stand_above_the_task_or_below_it() -> None:
     assert type(one) is type(other)
 
 
-def test_keys_of_a_task_are_made_of_its_arguments() -> None:
+def test_keys_of_a_task_are_formatted_with_its_arguments() -> None:
     options = {"unique_key": "unique-{number}", "limit": Limit("limit-{number}", 2)}
     task = task_options(**options, expires_after=60)(tasks.task(keyed))
     first, same, other = task.enqueue(1), task.enqueue(number=1), task.enqueue(2)
@@ -64,7 +64,7 @@ def test_keys_of_a_task_are_made_of_its_arguments() -> None:
         task_options(unique_key="{order}")(tasks.task(unkeyed))
 
 
-def test_options_of_the_backend_are_the_default_of_its_tasks() -> None:
+def test_options_of_the_backend_are_the_defaults_of_its_tasks() -> None:
     with with_options(max_attempts=2, backoff=0, on_crash="fail"):
         assert as_job(errands.flaky).options.max_attempts == 3  # its own
         assert as_job(errands.flaky).options.on_crash == "fail"
@@ -74,7 +74,7 @@ def test_options_of_the_backend_are_the_default_of_its_tasks() -> None:
     assert as_job(errands.fail).options.max_attempts is None
 
 
-def test_what_using_changes_leaves_the_options() -> None:
+def test_using_keeps_the_options() -> None:
     result = ran(errands.flaky.using(queue_name="mail", priority=5).enqueue(3))
     assert result.attempts == 3
 
@@ -90,15 +90,14 @@ def test_a_task_is_stopped_at_its_timeout() -> None:
     [
         ({"max_atempts": 3}, "max_atempts"),
         ({"max_attempts": 0}, "max_attempts is 0"),
+        ({"call": {"timeout": 1}}, "call"),
         ({"queue": "mail"}, "queue: an option of @task or of its using()"),
         ({"name": "x", "priority": 1}, "name, priority: an option of @task"),
         ({"cron": "* * * * *", "tz": "UTC"}, "cron, tz: a task has no schedule in the code"),
     ],
-    ids=["misspelt", "out of range", "the queue", "the name", "a schedule"],
+    ids=["misspelt", "out of range", "internal", "the queue", "the name", "a schedule"],
 )
-def test_a_wrong_option_is_an_error_where_it_is_given(
-    options: dict[str, Any], complaint: str
-) -> None:
+def test_a_wrong_option_raises_at_the_decorator(options: dict[str, Any], complaint: str) -> None:
     def fresh() -> None: ...
 
     fresh.__qualname__ = "fresh"
@@ -127,7 +126,7 @@ def test_a_function_is_a_job_or_a_task() -> None:
         job(errands.noop.func)
 
 
-def test_a_decorator_in_between_is_taken_at_its_word() -> None:
-    """It may pass arguments of its own: what counts is what its wrapper takes."""
+def test_arguments_are_checked_against_the_signature_of_a_decorated_function() -> None:
+    """The decorator may add arguments: the signature of its wrapper counts."""
     result = errands.with_a_gift.enqueue(2)
     assert ran(result).return_value == ["gift", 2]

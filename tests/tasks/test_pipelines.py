@@ -15,7 +15,7 @@ from tests.tasks.errands import tasks as errands
 pytestmark = pytest.mark.usefixtures("tasks_on_djjp")
 
 
-def test_tasks_and_jobs_hand_their_results_on() -> None:
+def test_tasks_and_jobs_pass_their_results_on() -> None:
     add, own = as_job(errands.add), as_job(errands.own_id)
     handle = chain(
         add.bind(1),

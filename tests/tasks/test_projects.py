@@ -30,12 +30,13 @@ REGISTERED = """
 import django
 django.setup()
 from djjp.jobs import registry
-print(registry.knows("shop.tasks.send"), registry.knows("shop.send"))
+print(registry.can_run("shop.tasks.send"), registry.can_run("shop.send"))
 """
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("order", ['["shop"]', '["shop", *INSTALLED_APPS]'], ids=["last", "first"])
-def test_tasks_are_known_wherever_the_app_stands(tmp_path: Path, order: str) -> None:
+def test_tasks_are_found_at_any_position_of_the_app(tmp_path: Path, order: str) -> None:
     """A model may need a task, and so be imported before djjp's models are there."""
     apps = "INSTALLED_APPS += " if order == '["shop"]' else "INSTALLED_APPS = "
     project = Scratch(tmp_path, f"{APPS}\n{apps}{order}\n{TASKS}")
@@ -44,21 +45,21 @@ def test_tasks_are_known_wherever_the_app_stands(tmp_path: Path, order: str) -> 
     assert done.stdout == "True False\n", done.stderr
 
 
-def test_a_task_may_be_defined_before_there_are_models(tmp_path: Path) -> None:
+def test_a_task_can_be_defined_before_the_models_are_loaded(tmp_path: Path) -> None:
     project = Scratch(tmp_path, f"{APPS}\nINSTALLED_APPS = ['shop', *INSTALLED_APPS]\n{TASKS}")
     project.app("shop", apps="from shop.tasks import send", tasks=SEND)
     done = project.python("-c", REGISTERED)
     assert done.stdout == "True False\n", done.stderr
 
 
-def test_tasks_of_other_backends_are_not_looked_for(tmp_path: Path) -> None:
+def test_modules_of_other_backends_are_not_imported(tmp_path: Path) -> None:
     project = Scratch(tmp_path, f"{APPS}\nINSTALLED_APPS += ['shop']")
     project.app("shop", tasks="raise RuntimeError('imported')")
     done = project.python("-c", REGISTERED)
     assert done.stdout == "False False\n", done.stderr
 
 
-def test_wrong_options_are_told_by_the_check(tmp_path: Path) -> None:
+def test_the_check_reports_wrong_options(tmp_path: Path) -> None:
     options = "TASKS['default']['OPTIONS'] = {'timeout': -1}"
     project = Scratch(tmp_path, f"{APPS}\n{TASKS}\n{options}")
     done = project.run("check")
@@ -66,7 +67,7 @@ def test_wrong_options_are_told_by_the_check(tmp_path: Path) -> None:
     assert "(djjp.E031) TASKS['default']['OPTIONS']: timeout is -1" in done.stderr
 
 
-def test_a_name_that_is_a_job_and_a_task_is_told_by_the_check(tmp_path: Path) -> None:
+def test_the_check_reports_a_name_of_both_a_job_and_a_task(tmp_path: Path) -> None:
     project = Scratch(tmp_path, f"{APPS}\nINSTALLED_APPS += ['shop']\n{TASKS}")
     clash = "from djjp import job\nfrom shop.tasks import send\njob(send.func)"
     project.app("shop", tasks=SEND, jobs=clash)
@@ -79,7 +80,7 @@ def test_a_name_that_is_a_job_and_a_task_is_told_by_the_check(tmp_path: Path) ->
     django.VERSION >= (6, 0),
     reason="Django runs no checks of task backends by itself, and djjp does where it is installed",
 )
-def test_djjp_has_to_be_installed(tmp_path: Path) -> None:
+def test_djjp_must_be_installed(tmp_path: Path) -> None:
     without = "INSTALLED_APPS.remove('djjp')\nDATABASE_ROUTERS = []"
     project = Scratch(tmp_path, f"{APPS}\n{without}\n{TASKS}")
     done = project.run("check")

@@ -1,4 +1,4 @@
-"""What a row of a task may make a consumer do, and what becomes of one whose task is gone."""
+"""A task's row makes a consumer run registered tasks only; the rows of removed tasks."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import settings
+from django.test import override_settings
 
 from djjp import get_job
+from djjp.exceptions import PayloadTooLarge
 from djjp.jobs import registry
 from djjp.models import Job, State
+from djjp.tasks.compat import AnyResult
 from tests.project.shop import jobs
 from tests.support.consumers import drain
 from tests.support.processes import Processes
@@ -23,7 +27,7 @@ SETTINGS = {"DJANGO_SETTINGS_MODULE": "tests.tasks.settings"}
 
 
 def renamed(name: str) -> Any:
-    """A row of a task under another name, as whoever can write to the queue could make one."""
+    """Return the result of a task whose row has another name, as anybody with access could write it."""
     result = errands.noop.enqueue()
     Job.objects.filter(pk=result.id).update(name=name)
     return tasks.default_task_backend.get_result(result.id)
@@ -37,14 +41,19 @@ def consume(processes: Processes, trace: Path, **settings: str) -> str:
     return trace.read_text(encoding="utf-8") if trace.exists() else ""
 
 
-def test_consumers_know_the_tasks_of_every_app(processes: Processes, tmp_path: Path) -> None:
-    results = [errands.echo.enqueue(1), errands.aecho.enqueue(k=2), errands.own_id.enqueue()]
+def test_consumers_find_the_tasks_of_each_app(processes: Processes, tmp_path: Path) -> None:
+    results: list[AnyResult] = [
+        errands.echo.enqueue(1),
+        errands.aecho.enqueue(k=2),
+        errands.own_id.enqueue(),
+    ]
     assert consume(processes, tmp_path / "trace") == ""
     for result in results:
         result.refresh()
     assert [r.return_value for r in results] == [[[1], {}], [[], {"k": 2}], results[2].id]
 
 
+@pytest.mark.sqlite_only
 def test_a_task_outside_of_tasks_py_is_found_by_its_row(
     processes: Processes, tmp_path: Path
 ) -> None:
@@ -54,7 +63,33 @@ def test_a_task_outside_of_tasks_py_is_found_by_its_row(
     assert result.return_value == "found"
 
 
-def test_tasks_of_no_app_are_known_where_options_name_their_module(
+@pytest.mark.sqlite_only
+def test_a_task_that_is_no_decorated_function_is_found_by_its_row(
+    processes: Processes, tmp_path: Path
+) -> None:
+    result: AnyResult = elsewhere.doubled.enqueue(4)
+    assert consume(processes, tmp_path / "trace") == elsewhere.__name__
+    result.refresh()
+    assert result.return_value == 8
+
+
+@pytest.mark.sqlite_only
+def test_a_module_of_an_app_is_imported_and_what_is_no_task_does_not_run(
+    processes: Processes, tmp_path: Path
+) -> None:
+    names = [f"{elsewhere.__name__}.{name}" for name in ("gone", "plain", "moved", "os.getcwd")]
+    bad = [renamed(name) for name in names]
+    consume(processes, tmp_path / "trace", DJJP_TEST_LOG="CRITICAL")
+
+    for result in bad:
+        result.refresh()
+        assert result.status == FAILED
+        assert result.attempts == 1
+
+
+@pytest.mark.end_to_end
+@pytest.mark.sqlite_only
+def test_tasks_outside_of_apps_are_found_if_the_options_name_their_module(
     processes: Processes, tmp_path: Path
 ) -> None:
     from tests.tasks import trap
@@ -80,9 +115,8 @@ NO_TASKS = {
     "tests.tasks.errands.tasks.gone": ("AttributeError", "no task 'gone'"),
     "tests.tasks.errands.tasks.time.sleep": ("ModuleNotFoundError", "errands.tasks.time"),
     "tests.tasks.errands.tasks.gift": ("AttributeError", "no task 'gift'"),
-    "tests.tasks.errands.elsewhere.gone": ("AttributeError", "no task 'gone'"),
-    "tests.tasks.errands.elsewhere.plain": ("AttributeError", "no task 'plain'"),
-    "tests.tasks.errands.elsewhere.moved": ("AttributeError", "no task 'moved'"),
+    "tests.tasks.errands.__main__.run": ("ModuleNotFoundError", "errands.__main__"),
+    "tests.tasks.errandsx.send": ("ModuleNotFoundError", "'tests.tasks.errandsx'"),
     "tests.tasks.trap.sprung": ("ModuleNotFoundError", "'tests.tasks.trap'"),
     "tests.tasks.errands...trap.sprung": ("ModuleNotFoundError", "trap"),
     "tests.tasks.errands./etc/x.run": ("ModuleNotFoundError", "/etc/x"),
@@ -92,10 +126,11 @@ NO_TASKS = {
 }
 
 
-def test_a_row_makes_nothing_run_but_a_task(processes: Processes, tmp_path: Path) -> None:
-    """Each fails alone and says why, and nothing is imported for what is no task."""
+@pytest.mark.sqlite_only
+def test_a_row_can_run_tasks_only(processes: Processes, tmp_path: Path) -> None:
+    """Each other row fails alone, with the reason, and nothing is imported for it."""
     bad = {name: renamed(name) for name in NO_TASKS}
-    good = errands.echo.enqueue("fine")
+    good: AnyResult = errands.echo.enqueue("fine")
     assert consume(processes, tmp_path / "trace", DJJP_TEST_LOG="CRITICAL") == ""
 
     for name, (kind, reason) in NO_TASKS.items():
@@ -110,7 +145,7 @@ def test_a_row_makes_nothing_run_but_a_task(processes: Processes, tmp_path: Path
     assert good.return_value == [["fine"], {}]
 
 
-def test_a_task_that_is_gone_can_be_looked_up_and_run_once_it_is_back() -> None:
+def test_a_removed_task_can_be_looked_up_and_runs_after_its_return() -> None:
     result = renamed("tests.project.shop.tasks.lost")
     assert result.status == READY
     assert ran(result).status == FAILED
@@ -124,7 +159,7 @@ def test_a_task_that_is_gone_can_be_looked_up_and_run_once_it_is_back() -> None:
     assert len(result.errors) == 1
 
 
-def test_a_job_that_nobody_knows_is_left_to_others_while_tasks_fail() -> None:
+def test_an_unregistered_job_stays_for_other_consumers_while_tasks_fail() -> None:
     job = jobs.add.run_later(1)
     Job.objects.filter(pk=job.id).update(name="shop.jobs.unheard_of")
     task = renamed("shop.jobs.unheard_of")
@@ -134,6 +169,7 @@ def test_a_job_that_nobody_knows_is_left_to_others_while_tasks_fail() -> None:
     assert (job.state, job.attempts, task.status) == (State.READY, 0, FAILED)
 
 
+@pytest.mark.sqlite_only
 def test_a_consumer_without_the_backend_leaves_tasks_to_others(
     processes: Processes, tmp_path: Path
 ) -> None:
@@ -146,12 +182,12 @@ def test_a_consumer_without_the_backend_leaves_tasks_to_others(
 def test_a_row_of_a_job_that_became_a_task_runs() -> None:
     job = jobs.add.run_later(1, b=2)
     Job.objects.filter(pk=job.id).update(name=errands.add.module_path)
-    registry.knows(errands.add.enqueue(0).task.module_path)
+    registry.can_run(errands.add.enqueue(0).task.module_path)
     drain()
     assert job.join(0) == 3
 
 
-def test_a_row_of_a_task_that_became_a_job_says_so() -> None:
+def test_a_row_of_a_task_that_became_a_job_fails_with_the_reason() -> None:
     result = ran(renamed(jobs.add.name))
     assert result.status == FAILED
     assert "is a job now, and no task" in result.errors[0].traceback
@@ -166,7 +202,7 @@ def test_a_row_of_a_task_that_became_a_job_says_so() -> None:
         '{"task":{"run_after":"soon"},"args":[],"kwargs":{}}',
     ],
 )
-def test_a_damaged_mark_keeps_no_task_from_running(arguments: str) -> None:
+def test_a_task_with_a_damaged_mark_runs(arguments: str) -> None:
     result = errands.noop.enqueue()
     Job.objects.update(arguments=arguments)
     drain()
@@ -176,18 +212,31 @@ def test_a_damaged_mark_keeps_no_task_from_running(arguments: str) -> None:
 @pytest.mark.parametrize(
     "arguments", ['{"task":', '{"task":{},"args":3,"kwargs":{}}', '{"task":{},"args":[]']
 )
-def test_damaged_arguments_fail_alone(arguments: str) -> None:
+def test_damaged_arguments_fail_only_their_own_task(arguments: str) -> None:
     Job.objects.filter(pk=errands.noop.enqueue().id).update(arguments=arguments)
     good = errands.noop.enqueue()
     assert ran(good).status == SUCCESSFUL
     assert Job.objects.filter(state=State.FAILED).count() == 1
 
 
+@pytest.mark.sqlite_only
 def test_a_task_of_another_backend_runs_where_it_was_enqueued(
     processes: Processes, tmp_path: Path
 ) -> None:
-    """Its definition registered it with no backend of djjp; its row names one that did."""
+    """Its definition names a backend that is not djjp's; its row names one that is."""
     result = errands.for_another.using(backend="default").enqueue()
     consume(processes, tmp_path / "trace", DJANGO_SETTINGS_MODULE="tests.tasks.settings_two")
     result.refresh()
     assert result.return_value == "ran"
+
+
+def test_arguments_and_results_of_a_task_are_bounded() -> None:
+    with override_settings(DJJP=settings.DJJP | {"max_payload": 1000}):
+        with pytest.raises(PayloadTooLarge, match="DJJP"):
+            errands.echo.enqueue("x" * 1000)
+        result: AnyResult = errands.echo.enqueue("x" * 900)
+        with override_settings(DJJP=settings.DJJP | {"max_payload": 900}):
+            drain()
+    result.refresh()
+    assert result.status == FAILED
+    assert result.errors[0].exception_class is PayloadTooLarge

@@ -16,6 +16,7 @@ from djjp.backend import DjjpBackend, as_job
 from djjp.engine import Engine
 from djjp.models import Job
 from tests.project.shop import jobs
+from tests.support.consumers import drain
 from tests.support.processes import Processes
 from tests.support.tasks_env import (
     DJJP,
@@ -24,7 +25,6 @@ from tests.support.tasks_env import (
     RUNNING,
     SUCCESSFUL,
     awaited,
-    drain,
     ran,
     signals,
 )
@@ -42,7 +42,7 @@ class OtherBackend(DjjpBackend):
 
 @contextmanager
 def received(*receivers: Callable[..., Any]) -> Iterator[list[tuple[str, Any, Any]]]:
-    """What the signals bring, as name, sender and the result's state then; `receivers` get them first."""
+    """Yield the signals, as name, sender and the result's state then; `receivers` get them first."""
     heard: list[tuple[str, Any, Any]] = []
     connected = []
     for name in NAMES:
@@ -73,7 +73,7 @@ def test_a_task_is_enqueued_started_and_finished(task: Any) -> None:
     ]
 
 
-def test_signals_are_sent_by_the_class_of_the_backend_in_use() -> None:
+def test_the_sender_of_signals_is_the_class_of_the_backend() -> None:
     ours = f"{OtherBackend.__module__}.{OtherBackend.__qualname__}"
     with (
         override_settings(TASKS={"default": {"BACKEND": ours}, "plain": {"BACKEND": DJJP}}),
@@ -84,12 +84,12 @@ def test_signals_are_sent_by_the_class_of_the_backend_in_use() -> None:
     assert [sender for _, sender, _ in heard] == [OtherBackend] * 3 + [DjjpBackend] * 3
 
 
-def test_what_the_finished_result_says_is_what_the_queue_says_then() -> None:
+def test_the_result_of_the_finished_signal_equals_the_queues() -> None:
     kept: list[Any] = []
     with received(lambda signal, task_result, **kwargs: kept.append((signal, task_result))):
-        good, bad = errands.echo.enqueue((1,), k=2), errands.fail.enqueue("broken")
+        results: list[Any] = [errands.echo.enqueue((1,), k=2), errands.fail.enqueue("broken")]
         drain(1)
-    for result in (good, bad):
+    for result in results:
         result.refresh()
         (last,) = [r for signal, r in kept if signal is signals.task_finished and r.id == result.id]
         assert (last.status, last.task, last.args, last.kwargs, last.backend) == (
@@ -101,7 +101,7 @@ def test_what_the_finished_result_says_is_what_the_queue_says_then() -> None:
         assert last.started_at == last.last_attempted_at == result.started_at
 
 
-def test_each_attempt_starts_and_the_last_one_finishes() -> None:
+def test_each_attempt_sends_started_and_the_last_one_finished() -> None:
     with received() as heard:
         result = ran(errands.flaky.enqueue(3))
     assert result.status == SUCCESSFUL
@@ -114,14 +114,14 @@ def test_each_attempt_starts_and_the_last_one_finishes() -> None:
     ]
 
 
-def test_a_task_that_fails_for_good_finishes_once() -> None:
+def test_a_task_that_fails_finally_sends_finished_once() -> None:
     with received() as heard:
         result = ran(errands.flaky.enqueue(9))
     assert [name for name, _, _ in heard].count("task_finished") == 1
     assert heard[-1] == ("task_finished", DjjpBackend, (result.id, FAILED, 3))
 
 
-def test_a_task_that_takes_too_long_finishes_too() -> None:
+def test_a_task_that_exceeds_its_timeout_sends_finished() -> None:
     with received() as heard:
         result = ran(errands.slow.enqueue(60.0))
     assert heard[-1] == ("task_finished", DjjpBackend, (result.id, FAILED, 1))
@@ -185,7 +185,9 @@ def test_jobs_send_no_signals_of_tasks() -> None:
     assert [name for name, _, _ in heard] == ["task_enqueued"]
 
 
-def test_the_framework_logs_as_with_its_own_backends(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_of_the_framework_equals_that_of_its_own_backends(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with caplog.at_level(logging.DEBUG, logger=TASKS_LOG):
         good = errands.noop.enqueue()
         drain()
@@ -203,6 +205,7 @@ def test_the_framework_logs_as_with_its_own_backends(caplog: pytest.LogCaptureFi
     assert records[5].exc_info[0] is ValueError
 
 
+@pytest.mark.sqlite_only
 def test_a_consumer_process_sends_them(processes: Processes, engine: Engine) -> None:
     result = errands.noop.enqueue()
     settings = "settings_together" if engine.db.alias == "default" else "settings"

@@ -1,4 +1,4 @@
-"""A module of no installed app, with what a row could want to run."""
+"""A module of no installed app, with a task that a row could name."""
 
 from __future__ import annotations
 

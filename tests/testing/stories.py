@@ -6,19 +6,26 @@
 # ruff: noqa: PT009, PT027 (it is unittest's spelling that most Django projects use)
 from __future__ import annotations
 
+import json
 import threading
 from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from django.apps import apps
 from django.contrib.auth.models import Group
-from django.db import connections, transaction
+from django.core.management import call_command
+from django.core.serializers.base import DeserializationError
+from django.db import DatabaseError, IntegrityError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.transaction import TransactionManagementError
 from django.test import TestCase, TransactionTestCase
-from django.test.testcases import DatabaseOperationForbidden
+from django.test.testcases import (  # type: ignore[attr-defined]  # not in the stubs
+    DatabaseOperationForbidden,
+)
 
-from djjp import chain, run_many
+from djjp import chain, group, run_many
 from djjp.exceptions import JobFailed
 from djjp.models import Attempt, Job, State
 from djjp.outbox import table
@@ -160,10 +167,84 @@ class Drained(TestCase):
         at_once, slow = jobs.insist.run_later(), jobs.insist_slowly.run_later()
         with self.assertLogs("djjp.consumer", "WARNING") as logged:
             self.assertEqual(drain(), 4)
-        self.assertIn("and will run again", logged.output[0])
+        self.assertIn("again at once", logged.output[0])
         self.assertEqual((at_once.join(timeout=0), len(at_once.errors)), (3, 2))
         slow.refresh()
         self.assertEqual((slow.state, slow.attempts), (State.SCHEDULED, 1))
+
+    def test_an_error_can_be_raised_as_the_job_raised_it(self) -> None:
+        for enqueue in (jobs.refuse.run_later, jobs.arefuse.run_later):
+            with self.assertLogs("djjp.consumer", "WARNING"):
+                failed, after = enqueue("out of stock"), jobs.praise.run_later("Emma")
+                with self.assertRaisesMessage(ValueError, "out of stock"):
+                    drain(raise_errors=True)
+            failed.refresh()
+            after.refresh()
+            self.assertEqual((failed.state, after.state), (State.FAILED, State.READY))
+            self.assertEqual(len(failed.errors), 1)
+            self.assertEqual(drain(raise_errors=True), 1)
+
+    def test_an_attempt_that_is_repeated_is_no_error(self) -> None:
+        handle = jobs.insist.run_later()
+        with self.assertLogs("djjp.consumer", "WARNING"):
+            self.assertEqual(drain(raise_errors=True), 3)
+        self.assertEqual(handle.join(timeout=0), 3)
+
+    def test_an_error_that_goes_on_as_a_value_is_not_raised(self) -> None:
+        refused = chain(jobs.refuse.bind("out of stock"), jobs.praise.bind())
+        several = group(jobs.praise.bind("Emma"), refused, return_exceptions=True)
+        for pipeline in (several, chain(several, jobs.echo.bind())):
+            handle = pipeline.run_later()
+            with self.assertLogs("djjp.consumer", "ERROR"):
+                drain(raise_errors=True)
+            praise, failure = handle.join(timeout=0)
+            self.assertEqual(praise, "Emma is good")
+            self.assertIsInstance(failure, JobFailed)
+
+    def test_an_error_that_stops_a_pipeline_is_raised(self) -> None:
+        refuse, praise = jobs.refuse.bind("out of stock"), jobs.praise.bind()
+        for pipeline in (
+            chain(refuse, praise),
+            chain(refuse, group(praise, return_exceptions=True)),
+            group(refuse, jobs.praise.bind("Emma")),
+            chain(jobs.praise.bind("Emma"), jobs.refuse.bind()),
+            chain(refuse, on_failure=jobs.refuse.bind()),
+        ):
+            pipeline.run_later()
+            with self.assertLogs("djjp.consumer", "ERROR"), self.assertRaises(ValueError):
+                drain(raise_errors=True)
+        with (
+            self.assertLogs("djjp.consumer", "ERROR"),
+            self.assertRaisesRegex(ValueError, "failed"),
+        ):
+            drain(raise_errors=True)  # the `on_failure` job
+
+    def test_an_error_of_the_database_is_raised_and_breaks_no_transaction(self) -> None:
+        jobs.order_twice.run_later("Emma")
+        with self.assertLogs("djjp.consumer", "WARNING"), self.assertRaises(IntegrityError):
+            drain(raise_errors=True)
+        self.assertEqual(drain(raise_errors=True), 0)
+        Group.objects.create(name="Persuasion")
+
+    def test_delays_and_backoffs_can_be_skipped_in_their_order(self) -> None:
+        later = jobs.order.using(run_after=timedelta(days=2)).run_later("Emma")
+        sooner = jobs.order.using(run_after=timedelta(days=1)).run_later("Persuasion")
+        slow = jobs.insist_slowly.run_later()
+        other = jobs.mail.using(run_after=timedelta(days=1)).run_later("a@b.c")
+        with self.assertLogs("djjp.consumer", "WARNING"):
+            self.assertEqual(drain(["default"], skip_delays=True), 4)
+        self.assertEqual(titles(), ["Emma", "Persuasion"])
+        slow.refresh()
+        self.assertEqual((slow.state, slow.attempts), (State.FAILED, 2))
+        started = Job.objects.in_bulk([later.id, sooner.id])
+        self.assertLess(started[sooner.id].started_at, started[later.id].started_at)
+        other.refresh()
+        self.assertEqual(other.state, State.SCHEDULED)
+
+    def test_a_job_that_enqueues_itself_for_later_is_bounded_by_their_number(self) -> None:
+        jobs.again.run_later()
+        self.assertEqual(drain(max_jobs=5, skip_delays=True), 5)
+        self.assertEqual(drain(), 0)
 
     def test_an_error_of_the_database_fails_its_job_alone(self) -> None:
         """On PostgreSQL it makes the transaction around it useless, and that is the test's own."""
@@ -280,6 +361,30 @@ def closed(connection: Any) -> bool:
     return connection.connection is None or in_memory
 
 
+class Fixtures(TestCase):
+    """Django loads a fixture into each database of a class, as `docs/testing.md` reports."""
+
+    databases = {"default", "queue"}
+
+    def load(self, natural: bool) -> None:
+        group: dict[str, Any] = {"model": "auth.group", "fields": {"name": "Editors"}}
+        if not natural:
+            group["pk"] = 1
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / "editors.json"
+            file.write_text(json.dumps([group]))
+            with transaction.atomic("queue"):
+                call_command("loaddata", file, database="queue", verbosity=0)
+
+    def test_natural_keys_are_looked_up_where_there_is_no_table_of_the_application(self) -> None:
+        with self.assertRaisesRegex((DatabaseError, DeserializationError), "auth_group"):
+            self.load(natural=True)
+
+    def test_rows_that_belong_elsewhere_are_skipped(self) -> None:
+        self.load(natural=False)
+        self.assertEqual(titles(), [])
+
+
 class Inline(TestCase):
     databases = {"default", "queue"}
 
@@ -305,6 +410,18 @@ class Inline(TestCase):
                 handle.join(timeout=0)
         self.assertEqual(handle.state, State.FAILED)
 
+    def test_a_failure_can_be_raised_where_the_job_is_enqueued(self) -> None:
+        with inline(raise_errors=True):
+            with (
+                self.assertLogs("djjp.consumer", "WARNING"),
+                self.assertRaisesMessage(ValueError, "out of stock"),
+            ):
+                jobs.refuse.run_later("out of stock")
+            self.assertEqual(jobs.praise.run_later("Emma").join(timeout=0), "Emma is good")
+            with inline(), self.assertLogs("djjp.consumer", "WARNING"):
+                jobs.refuse.run_later("out of stock")
+        self.assertEqual(Job.objects.filter(state=State.FAILED).count(), 2)
+
     def test_inside_a_block_too(self) -> None:
         with inline(), transaction.atomic():
             handle = jobs.order_all.run_later("Emma")
@@ -321,6 +438,14 @@ class Inline(TestCase):
             later = jobs.order.using(run_after=timedelta(hours=1)).run_later("Emma")
         later.refresh()
         self.assertEqual(later.state, State.SCHEDULED)
+
+    async def test_a_failure_of_a_coroutine_can_be_raised(self) -> None:
+        with (
+            inline(raise_errors=True),
+            self.assertLogs("djjp.consumer", "WARNING"),
+            self.assertRaisesMessage(ValueError, "out of stock"),
+        ):
+            await jobs.arefuse.arun_later("out of stock")
 
     async def test_coroutines(self) -> None:
         with inline():
@@ -401,7 +526,7 @@ class Asserted(TestCase):
         self.assertEqual([job.args[0] for job in found], ["Emma", "Persuasion", "Sanditon"])
 
     def test_tasks(self) -> None:
-        tasks.restock.enqueue(("Emma",), shelf=2)
+        tasks.restock.enqueue(("Emma",), shelf=2)  # type: ignore[arg-type]  # JSON makes it a list
         assert_enqueued(tasks.restock, args=[("Emma",)], kwargs={"shelf": 2}, priority=7)
         assert_not_enqueued(tasks.restock, args=[["Persuasion"]])
 
@@ -431,13 +556,13 @@ class Asserted(TestCase):
         with self.assertRaisesRegex(AssertionError, "… and 12 more"):
             assert_not_enqueued(jobs.order)
 
-    def test_what_is_no_job_is_refused(self) -> None:
+    def test_a_text_that_is_no_job_is_refused(self) -> None:
         with self.assertRaisesRegex(TypeError, "neither a job"):
             assert_enqueued(titles)
 
 
 class Unnamed(TestCase):
-    """A test that does not name the queue's database is told what to do, and writes nothing there."""
+    """A test that does not name the queue's database gets an error with the fix, and writes nothing there."""
 
     databases = {"default"}
     told = r"Add 'queue' to .*Unnamed\.databases.* need databases = \{\"default\", \"queue\"\}"
@@ -466,7 +591,7 @@ class Unnamed(TestCase):
     def test_enqueueing(self) -> None:
         if OUTBOX:
             jobs.order.run_later("Emma")
-            self.assertEqual(len(table.page("default", None, 10)), 1)
+            self.assertEqual(len(table.waiting("default", None, 10)), 1)
         else:
             with self.assertRaisesRegex(DatabaseOperationForbidden, "Add 'queue' to"):
                 jobs.order.run_later("Emma")

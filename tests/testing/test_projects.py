@@ -21,7 +21,7 @@ DATABASES = ["sqlite", "queue on postgresql", "both on postgresql"]
 
 @pytest.fixture(params=DATABASES)
 def databases(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
-    """What tells the project's settings where its databases are: in memory, or on a server."""
+    """Return the environment that places the project's databases in memory or on a server."""
     variables = {
         "sqlite": [],
         "queue on postgresql": ["BOOKSHOP_QUEUE_URL"],
@@ -53,7 +53,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 @pytest.mark.borrowed
 @pytest.mark.parametrize("outbox", [True, False], ids=["outbox", "no outbox"])
-def test_the_stories_of_a_project_come_true(databases: dict[str, str], outbox: bool) -> None:
+def test_a_project_passes_its_own_tests(databases: dict[str, str], outbox: bool) -> None:
     environment = databases | ({"BOOKSHOP_OUTBOX": "1"} if outbox else {})
     done = run("-m", "django", "test", "--noinput", "tests.testing.stories", **environment)
     assert done.returncode == 0, done.stderr
@@ -85,7 +85,7 @@ def test_jobs(djjp_jobs, djjp_drain):
     assert_enqueued(order, args=["Emma"])
 
 @needs_queue
-def test_nothing_is_left_of_the_others(djjp_jobs, djjp_drain):
+def test_nothing_of_the_other_tests_is_left(djjp_jobs, djjp_drain):
     assert (djjp_jobs, djjp_drain()) == ([], 0)
 
 @pytest.mark.django_db(databases=["default", "queue"], transaction=True)

@@ -1,4 +1,4 @@
-"""The page on testing tells of all that there is, and of nothing else."""
+"""The page on testing documents every tool, and nothing else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_each_tool_is_documented() -> None:
         assert re.search(rf"\b{name}\b", prose(PAGE)), name
 
 
-def test_what_the_assertions_take_is_documented() -> None:
+def test_the_parameters_of_the_assertions_are_documented() -> None:
     documented = [code(row[0]) for row in table(PAGE, "Argument")]
     assert documented == list(inspect.signature(testing.assert_enqueued).parameters)
     others = inspect.signature(testing.assert_not_enqueued).parameters

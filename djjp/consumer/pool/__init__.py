@@ -1,17 +1,28 @@
 """Pools: run N jobs at the same time, on threads or as coroutines.
 
-`Pool` is what a consumer needs of one; `BasePool` is the part that both kinds share.
+`Pool` declares what a consumer uses of a pool; `BasePool` is the part that both kinds share.
 """
 
 from __future__ import annotations
 
+import logging
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Container, Iterable
 from typing import NotRequired, Protocol, TypedDict
 
+from djjp import logs
 from djjp.consumer.execution import Execution
-from djjp.engine import Claimed, Coordinator, Outcome, Progress
+from djjp.consumer.failures import describe
+from djjp.consumer.pool.loop_watchdog import Blocked
+from djjp.consumer.pool.thread_supply import ThreadSupply
+from djjp.consumer.stacks import RunningJob
+from djjp.engine import CallQueue, Claimed, Outcome, Progress
 from djjp.exceptions import JobStopped
+from djjp.models import State
+
+logger = logging.getLogger("djjp.consumer")
 
 
 class Pool(Protocol):
@@ -22,11 +33,22 @@ class Pool(Protocol):
 
     @property
     def abandoned(self) -> int:
-        """Number of slots given up, each with a job that could not be stopped."""
+        """The number of abandoned slots, each with a job that could not be stopped."""
+
+    @property
+    def slots(self) -> int:
+        """Number of jobs that can run at the same time now: fewer while the system refuses threads."""
+
+    def threads_refused(self) -> bool:
+        """Return whether the system has refused a thread since the last call: queued jobs may not run here."""
 
     @property
     def loop_blocked(self) -> bool:
         """Return True when a job blocks the event loop, so that the pool cannot shut down cleanly."""
+
+    @property
+    def blocked(self) -> deque[Blocked]:
+        """The reports of a watchdog about a blocked loop; the caller takes them out."""
 
     def assign(self, consumer: str, may_start: Callable[[Claimed], object]) -> None:
         """Run jobs for the consumer of this name from now on.
@@ -40,13 +62,16 @@ class Pool(Protocol):
         """Queue claimed jobs; they start as slots become free."""
 
     def waiting(self) -> int:
-        """Return the number of queued jobs, those that have not started."""
+        """Return the number of queued jobs, which have not started."""
 
     def stalled(self, longer: float) -> int:
         """Return the number of slots busy with one job for longer than this many seconds."""
 
     def drain_queue(self) -> list[Claimed]:
         """Take the queued jobs out again and return them."""
+
+    def running(self) -> list[RunningJob]:
+        """Return the jobs that run at this moment."""
 
     def cancel(self, jobs: Iterable[Claimed]) -> None:
         """Stop these jobs; each is reported as cancelled once it has stopped."""
@@ -58,7 +83,7 @@ class Pool(Protocol):
         """Interrupt jobs that run for too long, and abandon those that do not stop.
 
         Returns:
-            Seconds until there may be something to enforce again.
+            Seconds until the next call is due.
         """
 
     def close(self) -> None:
@@ -70,7 +95,7 @@ class Hooks(TypedDict):
 
     on_outcome: Callable[[Outcome], None]
     on_progress: Callable[[Progress], None]
-    call_queue: Coordinator
+    call_queue: CallQueue
     consumer: NotRequired[str]
 
 
@@ -78,7 +103,7 @@ class BasePool(ABC):
     """The consumer's side of a pool: its callbacks, its name, and the jobs that it has cancelled.
 
     Args:
-        limit: the number of slots.
+        max_slots: the number of slots.
         on_outcome: called with each outcome, on any thread.
         on_progress: called with the progress that a job reports, on the job's thread.
         call_queue: takes the jobs' own calls to the engine.
@@ -87,20 +112,30 @@ class BasePool(ABC):
 
     def __init__(
         self,
-        limit: int,
+        max_slots: int,
         *,
         on_outcome: Callable[[Outcome], None],
         on_progress: Callable[[Progress], None],
-        call_queue: Coordinator,
+        call_queue: CallQueue,
         consumer: str = "",
     ) -> None:
-        self.limit = limit
+        self.max_slots = max_slots
         self._on_outcome = on_outcome
         self._on_progress = on_progress
         self._call_queue = call_queue
         self._consumer = consumer
         self._may_start: Callable[[Claimed], object] = lambda job: True
-        self._unwanted: set[Claimed] = set()
+        # By the identity of the `Claimed` tuple: after a restore of the queue's file a job can be claimed again by
+        # the same key while its last execution still runs here, and only that one is unwanted.
+        self._unwanted: dict[int, Claimed] = {}
+        self.supply = ThreadSupply()
+        #: The newest reports of a watchdog about a blocked loop, which only an asyncio pool has.
+        self.blocked: deque[Blocked] = deque(maxlen=1000)
+
+    def threads_refused(self) -> bool:
+        """Return whether the system has refused a thread since the last call: queued jobs may not run here."""
+        refused, self.supply.refused = self.supply.refused, False
+        return refused
 
     def assign(self, consumer: str, may_start: Callable[[Claimed], object]) -> None:
         """Run jobs for the consumer of this name, which decides whether each starts."""
@@ -108,23 +143,34 @@ class BasePool(ABC):
 
     def cancel(self, jobs: Iterable[Claimed]) -> None:
         """Stop these jobs; each is reported as cancelled once it has stopped."""
-        self._unwanted.update(jobs)
+        self._unwanted.update((id(job), job) for job in jobs)
         self._cancel_running(self._unwanted)
 
     def forget(self, jobs: Iterable[Claimed]) -> None:
         """Drop pending cancellations of jobs that have ended."""
         if self._unwanted:
-            self._unwanted.difference_update(jobs)
+            for job in jobs:
+                self._unwanted.pop(id(job), None)
 
     @abstractmethod
-    def _cancel_running(self, jobs: set[Claimed]) -> None:
-        """Interrupt the jobs of this set that run here."""
+    def _cancel_running(self, jobs: Container[int]) -> None:
+        """Interrupt those of the jobs with these identities that run here."""
 
     def _start(self, job: Claimed) -> Execution | None:
         """Return the execution of a job that may start; None if it does not run."""
-        execution = Execution(job, self._on_progress, self._consumer)
-        if self._unwanted and job in self._unwanted:
-            execution.current.cancel()
-            self._on_outcome(execution.failed(JobStopped()))
+        try:
+            execution = Execution(job, self._on_progress, self._consumer)
+            if self._unwanted and id(job) in self._unwanted:
+                execution.current.cancel()
+                self._on_outcome(execution.failed(JobStopped()))
+                return None
+            if self._may_start(job) is False:
+                self.forget([job])
+                return None
+            return execution
+        except BaseException as error:
+            # It is no fault of the job, and must not cost a slot.
+            logger.exception("%s %s could not be started", job.name, job.id, extra=logs.of_job(job))
+            now = time.time()
+            self._on_outcome(Outcome(job, State.FAILED, now, now, failure=describe(error)))
             return None
-        return None if self._may_start(job) is False else execution

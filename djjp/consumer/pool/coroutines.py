@@ -1,7 +1,7 @@
 """The asyncio pool: coroutine jobs on one event loop, functions on threads beside it.
 
 The loop has a thread of its own in the consumer, so that neither the coordinator nor a function blocks
-it. Jobs of both kinds share `limit` slots: a job takes a slot when it leaves the queue, and frees it
+it. Jobs of both kinds share `max_slots` slots: a job takes a slot when it leaves the queue, and frees it
 when it ends.
 """
 
@@ -12,17 +12,21 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from contextlib import suppress
 from contextvars import Context
+from functools import partial
 from math import inf
 from typing import Unpack
 
+from djjp import logs
+from djjp.consumer.caches import SlotContext, SlotContexts
 from djjp.consumer.execution import Execution
 from djjp.consumer.pool import BasePool, Hooks, threads
 from djjp.consumer.pool.event_loops import LoopThread
 from djjp.consumer.pool.sync_threads import JobThreadExecutor, ThreadCache
-from djjp.engine import Claimed, Outcome, coordinator
+from djjp.consumer.stacks import RunningJob
+from djjp.engine import Claimed, Outcome, current_call_queue
 from djjp.exceptions import JobInterrupted, JobStopped, JobTimedOut
 from djjp.jobs import registry
 
@@ -33,16 +37,17 @@ _ENFORCE_EVERY = 0.5
 
 
 class AsyncPool(BasePool):
-    """Runs up to `limit` jobs at the same time: coroutines on its loop, functions on a `ThreadPool`."""
+    """Runs up to `max_slots` jobs at the same time: coroutines on its loop, functions on a `ThreadPool`."""
 
-    def __init__(self, limit: int, **hooks: Unpack[Hooks]) -> None:
-        super().__init__(limit, **hooks)
+    def __init__(self, max_slots: int, **hooks: Unpack[Hooks]) -> None:
+        super().__init__(max_slots, **hooks)
         hooks["on_outcome"] = self._function_ended
-        self._functions = threads.ThreadPool(limit, **hooks)
+        self._functions = threads.ThreadPool(max_slots, **hooks)
         self._functions.assign(self._consumer, self._function_may_start)
+        self._functions.supply = self.supply
         self._thread_cache = ThreadCache()
         self._context = Context()
-        self._context.run(coordinator.set, self._call_queue)
+        self._context.run(current_call_queue.set, self._call_queue)
 
         # Held wherever a job takes a slot or frees it.
         self._lock = threading.Lock()
@@ -52,20 +57,28 @@ class AsyncPool(BasePool):
         )  # coroutines with a slot, on their way to the loop
         self._in_use = 0  # slots
         self._runs: dict[_Run, None] = {}  # in the order of their starts
-        self._limited: set[_Run] = set()  # those that must end by some time
+        self._limited: set[_Run] = set()  # runs that must end by a time
         self._abandoned = 0
         #: Whether a job blocks the event loop, so that the pool cannot shut down cleanly.
         self.loop_blocked = False
         self._enforce_at = 0.0
-        self._loop = LoopThread(self._context, self._runs)
+        self._contexts = SlotContexts(self._context)
+        self._loop = LoopThread(self._context, self._runs, self.blocked.append)
 
     # Called by the coordinator
 
     @property
+    def slots(self) -> int:
+        """Number of jobs that can run at the same time now; without threads for functions, one coroutine."""
+        if not self.supply.is_short:
+            return self.max_slots
+        return max(self._functions.threads, int(self._loop.is_started))
+
+    @property
     def abandoned(self) -> int:
-        """Number of slots given up, each with a job that could not be stopped."""
+        """The number of abandoned slots, each with a job that could not be stopped."""
         if self.loop_blocked:
-            return self.limit
+            return self.max_slots
         return self._functions.abandoned + self._abandoned + self._thread_cache.abandoned
 
     def assign(self, consumer: str, may_start: Callable[[Claimed], object]) -> None:
@@ -102,15 +115,25 @@ class AsyncPool(BasePool):
             self._in_use -= len(jobs)
             jobs += self._queue
             self._queue.clear()
+        self.forget(jobs)
         return jobs
+
+    def running(self) -> list[RunningJob]:
+        """Return the jobs that run at this moment."""
+        coroutines = [
+            RunningJob(run.execution, self._loop.thread, run.sync_thread.thread)
+            for run in self._runs.copy()
+        ]
+        return coroutines + self._functions.running()
 
     def enforce(self) -> float:
         """Interrupt functions that run for too long; abandon jobs that were interrupted and do not stop.
 
         Returns:
-            Seconds until there may be something to enforce again.
+            Seconds until the next call is due.
         """
         left, now = self._functions.enforce(), time.monotonic()
+        left = min(left, self._thread_cache.start_late())
         if self._limited and now >= self._enforce_at:
             self._enforce_at = now + _ENFORCE_EVERY
             for run in self._limited.copy():
@@ -131,10 +154,15 @@ class AsyncPool(BasePool):
         self._thread_cache.close()
         self._loop.close()
 
-    def _cancel_running(self, jobs: set[Claimed]) -> None:
+    def cancel(self, jobs: Iterable[Claimed]) -> None:
+        """Stop these jobs; each is reported as cancelled once it has stopped."""
+        jobs = list(jobs)
+        super().cancel(jobs)
         self._functions.cancel(jobs)
+
+    def _cancel_running(self, jobs: Container[int]) -> None:
         for run in self._runs.copy():
-            if run.execution.claimed in jobs and not run.execution.current.cancelled:
+            if id(run.execution.claimed) in jobs and not run.execution.current.cancelled:
                 run.execution.current.cancel()
                 run.until = time.monotonic()
                 self._limited.add(run)
@@ -146,7 +174,7 @@ class AsyncPool(BasePool):
         """Give free slots to the first jobs of the queue. Called on any thread."""
         functions, coroutines = [], False
         with self._lock:
-            while self._queue and self._in_use < self.limit:
+            while self._queue and self._in_use < self.max_slots:
                 job = self._queue.popleft()
                 self._in_use += 1
                 if _is_coroutine(job):
@@ -156,7 +184,7 @@ class AsyncPool(BasePool):
                     functions.append(job)
         if functions:
             self._functions.submit(functions)
-        if coroutines:
+        if coroutines and self._loop.start(self.supply, self.max_slots):
             self._loop.call(self._begin_dispatched)
 
     def _free_slot(self) -> None:
@@ -168,6 +196,7 @@ class AsyncPool(BasePool):
     def _function_may_start(self, job: Claimed) -> bool:
         if self._may_start(job) is not False:
             return True
+        self.forget([job])
         self._free_slot()
         return False
 
@@ -176,7 +205,7 @@ class AsyncPool(BasePool):
         self._free_slot()
 
     def _abandon(self, run: _Run) -> None:
-        """Report a coroutine as failed although it goes on."""
+        """Report a coroutine as failed although it still runs."""
         job, kind = run.execution.claimed, run.execution.interruption
         if kind is None and self._loop.current_job() is not run.execution.current:
             return  # another job blocks the loop, so that this one was not even cancelled
@@ -188,10 +217,11 @@ class AsyncPool(BasePool):
             self._abandoned += 1
             run.execution.abandoned = True
         if kind is None:
-            logger.error("%s %s blocks the event loop for good", job.name, job.id)
             self.loop_blocked = True
+            text = "%s %s blocks the event loop for good"
         else:
-            logger.error("%s %s cannot be stopped; it is abandoned", job.name, job.id)
+            text = "%s %s cannot be stopped; it is abandoned"
+        logger.error(text, job.name, job.id, extra=logs.of_job(job))
         self._on_outcome(run.execution.failed((kind or run.kind)()))
         self._free_slot()
 
@@ -199,19 +229,25 @@ class AsyncPool(BasePool):
 
     def _begin_dispatched(self) -> None:
         while self._dispatched:
-            with suppress(IndexError):  # `drain_queue` took it
-                self._begin(self._dispatched.popleft())
+            try:
+                job = self._dispatched.popleft()
+            except IndexError:  # `drain_queue` took it
+                return
+            self._begin(job)
 
     def _begin(self, job: Claimed) -> None:
         execution = self._start(job)
         if execution is None:
             self._free_slot()
             return
-        run = _Run(execution)
+        sync_thread = JobThreadExecutor(self._thread_cache)
+        sync_thread.job = job
+        run = _Run(execution, self._contexts.take(), sync_thread)
         self._runs[run] = None
         self._loop.watch()
         loop = asyncio.get_running_loop()
-        run.task = loop.create_task(self._run(run), context=self._context.copy())
+        run.task = loop.create_task(execution.arun(sync_thread), context=run.slot.context.copy())
+        run.task.add_done_callback(partial(self._ended, run), context=self._context)
         if execution.timeout is not None:
             run.until = run.since + execution.timeout
             run.timer = loop.call_later(
@@ -219,11 +255,19 @@ class AsyncPool(BasePool):
             )
             self._limited.add(run)
 
-    async def _run(self, run: _Run) -> None:
+    def _ended(self, run: _Run, task: asyncio.Task[Outcome]) -> None:
+        """Report the outcome of a job and free its slot.
+
+        Called for each task that ends, also for one that another job has cancelled before its first step.
+        """
         execution = run.execution
-        outcome = await execution.arun(JobThreadExecutor(self._thread_cache))
+        try:
+            outcome = task.result()
+        except BaseException as error:  # noqa: BLE001  (whatever it is, the job has ended)
+            outcome = execution.failed(error)
         if run.timer is not None:
             run.timer.cancel()
+        self._contexts.give_back(run.slot)
         with self._lock:
             self._runs.pop(run, None)
             self._limited.discard(run)
@@ -237,15 +281,19 @@ class AsyncPool(BasePool):
 class _Run:
     """A coroutine job on the loop; only the loop changes it, except for `until`."""
 
-    __slots__ = ("execution", "since", "task", "timer", "until")
+    __slots__ = ("execution", "since", "slot", "sync_thread", "task", "timer", "until")
 
-    def __init__(self, execution: Execution) -> None:
+    def __init__(
+        self, execution: Execution, slot: SlotContext, sync_thread: JobThreadExecutor
+    ) -> None:
         self.execution = execution
+        self.slot = slot
+        self.sync_thread = sync_thread
         self.since = time.monotonic()
         #: When it is cancelled: at its timeout, or when its cancellation was requested.
         self.until = inf
         self.timer: asyncio.TimerHandle | None = None
-        self.task: asyncio.Task[None]
+        self.task: asyncio.Task[Outcome]
 
     @property
     def kind(self) -> type[JobInterrupted]:

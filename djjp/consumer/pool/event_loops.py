@@ -10,8 +10,9 @@ from contextlib import suppress
 from contextvars import Context
 
 from djjp.consumer.execution import Execution
-from djjp.consumer.pool.loop_watchdog import LoopWatchdog
+from djjp.consumer.pool.loop_watchdog import Blocked, LoopWatchdog
 from djjp.consumer.pool.sync_threads import JobThreadExecutor, ThreadCache
+from djjp.consumer.pool.thread_supply import ThreadSupply
 from djjp.engine import Outcome
 from djjp.exceptions import JobInterrupted
 from djjp.jobs.current import CurrentJob
@@ -28,19 +29,32 @@ class PersistentLoop:
     def __init__(self, threads: ThreadCache) -> None:
         self._threads = threads
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._sync_thread: JobThreadExecutor | None = None
+
+    @property
+    def sync_thread(self) -> int:
+        """The id of the thread on which the job that runs uses databases; 0 for none."""
+        return 0 if self._sync_thread is None else self._sync_thread.thread
 
     def run(self, execution: Execution) -> Outcome:
         """Run a coroutine job to its end."""
-        loop = self._loop = self._loop or asyncio.new_event_loop()
-        task = loop.create_task(execution.arun(JobThreadExecutor(self._threads)))
+        loop = self._loop
+        if loop is None or loop.is_closed():  # by something that an earlier job left behind
+            loop = self._loop = asyncio.new_event_loop()
+        sync_thread = JobThreadExecutor(self._threads)
+        sync_thread.job = execution.claimed
+        self._sync_thread = sync_thread
+        task = loop.create_task(execution.arun(sync_thread))
         while not task.done():
             try:
                 loop.run_until_complete(task)
             except JobInterrupted:  # raised in the loop's own code, outside the job
                 if execution.is_coroutine:
                     task.cancel()
-            except BaseException:  # noqa: BLE001, S112  (another task wants to exit; its outcome shows it)
-                continue
+            except BaseException:  # another task tries to exit; its outcome shows it
+                if loop.is_closed():
+                    raise
+        self._sync_thread = None
         return task.result()
 
     def close(self) -> None:
@@ -51,14 +65,21 @@ class PersistentLoop:
 
 
 class LoopThread:
-    """An event loop on a thread of its own, started by the first call.
+    """An event loop on a thread of its own.
 
     Args:
         context: in which the loop calls functions.
         runs: the jobs that run there; a watchdog observes the loop while there are any.
+        on_blocked: called by the watchdog with each blocked loop, on its thread.
     """
 
-    def __init__(self, context: Context, runs: Collection[object]) -> None:
+    def __init__(
+        self,
+        context: Context,
+        runs: Collection[object],
+        on_blocked: Callable[[Blocked], object] = lambda blocked: None,
+    ) -> None:
+        self._on_blocked = on_blocked
         self._context = context
         self._runs = runs
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -67,9 +88,39 @@ class LoopThread:
         self._closed = False
         self._lock = threading.Lock()
 
+    @property
+    def is_started(self) -> bool:
+        return self._loop is not None
+
+    @property
+    def thread(self) -> int:
+        """The id of its thread; 0 before the start."""
+        return (self._thread.ident or 0) if self.is_started else 0
+
+    def start(self, supply: ThreadSupply, jobs: int) -> bool:
+        """Start the loop, if it is not started; return False if the system refuses its thread.
+
+        Args:
+            jobs: the number of jobs that could run at the same time; for the log.
+        """
+        with self._lock:
+            if self._loop is None:
+                loop = asyncio.new_event_loop()
+                thread = threading.Thread(
+                    target=self._work, args=[loop], name="djjp-loop", daemon=True
+                )
+                if not supply.start(thread, 0, jobs):
+                    loop.close()
+                    return False
+                self._thread = thread
+                self._watchdog = LoopWatchdog(self._thread, self._runs, self._on_blocked)
+                self._loop = loop
+            return True
+
     def call(self, function: Callable[..., object], *args: object) -> None:
-        """Have the loop call a function soon. Can be called on any thread."""
-        loop = self._loop or self._start()
+        """Have the loop call a function soon, once it is started. Can be called on any thread."""
+        if (loop := self._loop) is None:
+            return
         if threading.get_ident() == self._thread.ident:
             loop.call_soon(function, *args, context=self._context)
         else:
@@ -93,18 +144,6 @@ class LoopThread:
             self._watchdog.close()
             if not self._runs:
                 self._thread.join(1.0)
-
-    def _start(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._loop is None:
-                loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(
-                    target=self._work, args=[loop], name="djjp-loop", daemon=True
-                )
-                self._thread.start()
-                self._watchdog = LoopWatchdog(self._thread, self._runs)
-                self._loop = loop
-            return self._loop
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from contextlib import suppress
 from math import inf
 from queue import Empty, SimpleQueue
@@ -13,12 +13,16 @@ from typing import Unpack
 
 from django.db import connections
 
-from djjp.consumer.connections import replace as replace_connections
-from djjp.consumer.execution import Execution, raise_in
+from djjp import logs
+from djjp.consumer import caches
+from djjp.consumer import connections as job_connections
+from djjp.consumer.execution import Execution
 from djjp.consumer.pool import BasePool, Hooks
 from djjp.consumer.pool.event_loops import PersistentLoop
-from djjp.consumer.pool.sync_threads import ThreadCache
-from djjp.engine import Claimed, Outcome, coordinator
+from djjp.consumer.pool.sync_threads import JobThreadExecutor, ThreadCache
+from djjp.consumer.raising import drop_sent
+from djjp.consumer.stacks import RunningJob
+from djjp.engine import Claimed, Outcome, current_call_queue
 from djjp.exceptions import JobInterrupted, JobStopped, JobTimedOut
 
 logger = logging.getLogger("djjp.consumer")
@@ -32,7 +36,7 @@ COROUTINE_GRACE = 10.0
 
 
 class ThreadPool(BasePool):
-    """Runs up to `limit` jobs at the same time, each on a thread of its own.
+    """Runs up to `max_slots` jobs at the same time, each on a thread of its own.
 
     Jobs submitted beyond that wait in its queue. Threads are started as they are needed, and are daemons,
     so that a job that never ends cannot keep the process alive.
@@ -41,13 +45,23 @@ class ThreadPool(BasePool):
     #: Threads do not block one another.
     loop_blocked = False
 
-    def __init__(self, limit: int, **hooks: Unpack[Hooks]) -> None:
-        super().__init__(limit, **hooks)
+    def __init__(self, max_slots: int, **hooks: Unpack[Hooks]) -> None:
+        super().__init__(max_slots, **hooks)
         #: Threads abandoned, each with a job that could not be stopped.
         self.abandoned = 0
         self._queue: SimpleQueue[Claimed | None] = SimpleQueue()
         self._slots: list[_Slot] = []
         self._thread_cache = ThreadCache()
+
+    @property
+    def slots(self) -> int:
+        """Number of jobs that can run at the same time now."""
+        return len(self._slots) if self.supply.is_short else self.max_slots
+
+    @property
+    def threads(self) -> int:
+        """Number of threads."""
+        return len(self._slots)
 
     def submit(self, jobs: Iterable[Claimed]) -> None:
         """Queue claimed jobs, and start the threads they need."""
@@ -71,15 +85,24 @@ class ThreadPool(BasePool):
             while True:
                 if (job := self._queue.get_nowait()) is not None:
                     jobs.append(job)
+        self.forget(jobs)
         return jobs
+
+    def running(self) -> list[RunningJob]:
+        """Return the jobs that run at this moment."""
+        return [
+            RunningJob(execution, slot.thread, slot.loop.sync_thread or slot.sync_thread.thread)
+            for slot in self._slots
+            if (execution := slot.execution) is not None
+        ]
 
     def enforce(self) -> float:
         """Interrupt jobs that run for too long, and abandon those that do not stop.
 
         Returns:
-            Seconds until there may be something to enforce again.
+            Seconds until the next call is due.
         """
-        now, soonest = time.monotonic(), inf
+        now, soonest = time.monotonic(), self._thread_cache.start_late()
         for slot in list(self._slots):
             left, failed = slot.enforce(now)
             soonest = min(soonest, left)
@@ -96,39 +119,57 @@ class ThreadPool(BasePool):
             self._queue.put(None)
         self._thread_cache.close()
 
-    def _cancel_running(self, jobs: set[Claimed]) -> None:
+    def _cancel_running(self, jobs: Container[int]) -> None:
         for slot in self._slots:
             slot.cancel(jobs)
 
     def _start_threads(self) -> None:
-        """Start one thread for each queued job that no idle thread can take, up to the limit."""
-        while len(self._slots) < self.limit and self._queue.qsize() > self._idle():
-            slot = _Slot(PersistentLoop(self._thread_cache))
+        """Start one thread for each queued job that no idle thread can take, up to the number of slots."""
+        while len(self._slots) < self.max_slots and self._queue.qsize() > self._idle():
+            slot = _Slot(self._thread_cache)
+            thread = threading.Thread(target=self._work, args=[slot], name="djjp-job", daemon=True)
             self._slots.append(slot)
-            threading.Thread(target=self._work, args=[slot], name="djjp-job", daemon=True).start()
+            if not self.supply.start(thread, len(self._slots) - 1, self.max_slots):
+                self._slots.remove(slot)
+                break
 
     def _idle(self) -> int:
         return sum(1 for slot in self._slots if slot.execution is None)
 
     def _work(self, slot: _Slot) -> None:
         slot.thread = threading.get_ident()
-        coordinator.set(self._call_queue)
+        current_call_queue.set(self._call_queue)
+        to_close = caches.create()
+        slot.sync_thread.enter_function()
+        connections_here = job_connections.keep()
         try:
-            while not slot.abandoned and (job := self._queue.get()) is not None:
+            while not slot.abandoned and (job := self._next(connections_here)) is not None:
                 if (execution := self._start(job)) is not None:
                     outcome = slot.run(execution)
+                    if to_close:
+                        caches.close(to_close)
                     if not slot.abandoned:
                         self._on_outcome(outcome)
         finally:
             slot.loop.close()
             connections.close_all()
 
+    def _next(self, connections_here: job_connections.ThreadState) -> Claimed | None:
+        """Wait for the next job; without one for a moment, close the connections kept for it."""
+        if connections_here.has_kept:
+            with suppress(Empty):
+                return self._queue.get(timeout=job_connections.REST)
+            job_connections.rest()
+        return self._queue.get()
+
 
 class _Slot:
     """One thread's capacity: the job that it runs, since when, and when the job must end."""
 
-    def __init__(self, loop: PersistentLoop) -> None:
-        self.loop = loop
+    def __init__(self, threads: ThreadCache) -> None:
+        self.loop = PersistentLoop(threads)
+        # For what a function does with databases in `asyncio.run()`.
+        self.sync_thread = JobThreadExecutor(threads)
         self.thread = 0
         self.execution: Execution | None = None
         self.since = 0.0
@@ -136,15 +177,21 @@ class _Slot:
         self._until = inf
         self._kind: type[JobInterrupted] = JobTimedOut
         self._interrupted = False
+        self._is_ending = False
         # Held wherever an interruption is sent or the job ends, so that no interruption hits the next job.
         self._lock = threading.Lock()
+        #: Bound once, not for each job.
+        self.end_interruptions = self._end_interruptions
 
     def run(self, execution: Execution) -> Outcome:
         """Run a job; it can be interrupted until it has ended."""
         now = time.monotonic()
-        self._interrupted, self._kind = False, JobTimedOut
-        self._until = inf if execution.timeout is None else now + execution.timeout
+        self._interrupted, self._kind, self._is_ending = False, JobTimedOut, False
+        execution.end_interruptions = self.end_interruptions
+        timeout = execution.timeout
+        self._until = inf if timeout is None else now + timeout
         self.since, self.execution = now, execution
+        self.sync_thread.job = execution.claimed
         try:
             try:
                 outcome = execution.run(self.loop.run)
@@ -152,18 +199,31 @@ class _Slot:
                 with self._lock:
                     self.execution = None
                     if self._interrupted:
-                        raise_in(self.thread, None)
+                        drop_sent()
         except BaseException as late:  # noqa: BLE001  (an interruption just after the job ended, or a bug of djjp)
             outcome = execution.failed(late)
         if self._interrupted:
-            replace_connections()
+            job_connections.replace()
+        if self.sync_thread.is_used:
+            self.sync_thread.finish_function(execution.interruption)
         return outcome
 
-    def cancel(self, jobs: set[Claimed]) -> None:
-        """Cancel the running job, if it is one of these."""
+    def _end_interruptions(self) -> None:
+        """Send the running job no more interruptions, and drop one that has not arrived."""
+        if threading.get_ident() != self.thread:
+            return  # another thread abandons the job, with the lock
+        with self._lock:
+            self._is_ending = True
+            if self._interrupted:
+                drop_sent()
+
+    def cancel(self, jobs: Container[int]) -> None:
+        """Cancel the running job, if it is one of the jobs with these identities."""
         with self._lock:
             execution = self.execution
-            if execution is None or execution.claimed not in jobs or execution.current.cancelled:
+            if execution is None or self._is_ending or execution.current.cancelled:
+                return
+            if id(execution.claimed) not in jobs:
                 return
             execution.current.cancel()
             self._kind = JobStopped
@@ -182,8 +242,8 @@ class _Slot:
         """
         with self._lock:
             execution = self.execution
-            if execution is None or now < self._until:
-                return (inf if execution is None else self._until - now), None
+            if execution is None or self._is_ending or now < self._until:
+                return (inf if execution is None or self._is_ending else self._until - now), None
             if not self._interrupted:
                 execution.interrupt(self._kind, self.thread)
                 grace = COROUTINE_GRACE if execution.is_coroutine else INTERRUPT_GRACE
@@ -193,6 +253,7 @@ class _Slot:
                 "%s %s cannot be stopped; its thread is abandoned",
                 execution.claimed.name,
                 execution.claimed.id,
+                extra=logs.of_job(execution.claimed),
             )
             self.abandoned, self.execution = True, None
             execution.abandoned = True

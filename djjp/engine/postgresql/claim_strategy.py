@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from djjp.engine.database import TABLE, Database
+from djjp.engine.database import ClaimStrategy
+from djjp.engine.payloads import LARGE
 from djjp.engine.postgresql.ready import (
     INDEXES,
     ready_after_marks,
@@ -19,124 +20,144 @@ from djjp.engine.postgresql.ready import (
     ready_within_horizon,
 )
 from djjp.engine.postgresql.watermark import Marks, marks_of
-from djjp.engine.records import Claimed
+from djjp.engine.records import Claimed, new_record, require_counts
+from djjp.engine.rows import TABLE, Key
 
-# MATERIALIZED: a plain sub-select may be evaluated again and claim more than its limit. The condition always
-# holds; because of it the planner expects a single picked job, which is looked up by id. Planned while the table
-# had a handful of rows, the statement would else read the whole primary key, also while the table grows.
+# MATERIALIZED: a plain sub-select may be evaluated again and claim more than its limit. `priority - priority = 0`
+# is always true; it makes the planner expect one row, and so look jobs up by id. Planned while the table had a
+# handful of rows, the statement would else read the whole primary key, also while the table grows.
 _CLAIM = f"""WITH picked AS MATERIALIZED ({{ready}})
-UPDATE {TABLE} AS job SET state = 'running', consumer = %s, started_at = %s, attempts = job.attempts + 1
+UPDATE {TABLE} AS job SET state = 'running', consumer = %s, started_at = %s,
+attempts = job.attempts + 1, claim = job.claim + 1
 FROM picked WHERE job.id = picked.id AND picked.priority - picked.priority = 0
-RETURNING job.id, job.name, job.arguments, job.attempts, job.rescues, job.flags, job.queue, job.priority"""
+RETURNING job.id, job.name,
+CASE WHEN octet_length(job.arguments) <= {LARGE} THEN job.arguments ELSE '' END,
+job.attempts, job.rescues, job.flags, job.claim, job.queue,
+date_part('epoch', job.created_at), date_part('epoch', job.run_after), job.priority"""
 
 # The number of entries, dead ones too, that this session's scans have read in the indexes of ready jobs.
 _ENTRIES_READ = (
     "SELECT sum(pg_stat_get_xact_tuples_returned(name::regclass)) FROM unnest(%s::text[]) AS name"
 )
 
+#: A SELECT and its parameters.
+_READY_OF = f"""SELECT id, priority FROM {TABLE} WHERE id = ANY(%s) AND state || '' = 'ready'
+FOR UPDATE SKIP LOCKED"""
+
 Query = tuple[str, list[Any]]
-# The first columns of `_CLAIM` are the fields of `Claimed` except the last, the input.
-_CLAIMED = len(Claimed._fields) - 1
 
 
-class _Row(NamedTuple):
-    """A claimed job: the fields of `Claimed`, then its queue and priority."""
+class _Taken(NamedTuple):
+    """A claimed job with its place in the order of claims; the number of its id is compared faster than the id."""
 
-    id: UUID
-    name: str
-    arguments: str
-    attempts: int
-    rescues: int
-    flags: int
-    queue: str
-    priority: int
+    order: int
+    number: int
+    job: Claimed
 
 
-def claim(
-    db: Database,
-    consumer: str,
-    limit: int,
-    now: float,
-    queues: Sequence[str] | None,
-    exclude_names: Sequence[str],
-) -> list[Claimed]:
-    """Claim up to `limit` jobs: see `Jobs.claim`."""
-    marks = _marks(db, queues, exclude_names)
-    rows: list[_Row] = []
-    if marks.valid:
-        ready = ready_after_marks(marks, queues, exclude_names, limit, lock=True)
-        rows = _take(db, ready, consumer, now)
-        marks.advance(_positions(rows, queues), may_go_back=False)
-    if (rest := limit - len(rows)) > 0:
-        if marks.due:
-            started, before = time.monotonic(), _entries_read(db)
-            first = _take_first(db, consumer, rest, now, queues, exclude_names)
-            marks.observe(_entries_read(db) - before - len(first), time.monotonic() - started)
-            # If these were all ready jobs, none is left to go back to.
-            marks.advance(_positions(first, queues), may_go_back=len(first) == rest)
-        else:
-            first = _take_first(db, consumer, rest, now, queues, exclude_names)
-        rows += first
-    # RETURNING keeps no order.
-    rows.sort(key=lambda row: (-row.priority, row.id))
-    return [Claimed._make((*row[:_CLAIMED], None)) for row in rows]
+class PostgreSQLClaimStrategy(ClaimStrategy):
+    """The claim on a PostgreSQL queue."""
+
+    def claim(
+        self,
+        consumer: str,
+        limit: int,
+        now: float,
+        queues: Sequence[str] | None,
+        exclude_names: Sequence[str],
+    ) -> list[Claimed]:
+        marks = self._marks(queues, exclude_names)
+        taken: list[_Taken] = []
+        if marks.valid:
+            ready = ready_after_marks(marks, queues, exclude_names, limit, lock=True)
+            taken = self._take(ready, consumer, now)
+            marks.advance(_positions(taken, queues), may_go_back=False)
+        if (rest := limit - len(taken)) > 0:
+            if marks.due:
+                started, before = time.monotonic(), self._entries_read()
+                first = self._take_first(consumer, rest, now, queues, exclude_names)
+                marks.observe(
+                    self._entries_read() - before - len(first), time.monotonic() - started
+                )
+                # Fewer than `rest`: no ready job remains, so marks never need to move back.
+                marks.advance(_positions(first, queues), may_go_back=len(first) == rest)
+            else:
+                first = self._take_first(consumer, rest, now, queues, exclude_names)
+            taken += first
+        taken.sort()  # RETURNING keeps no order
+        return [job for _, _, job in taken]
+
+    def claim_keys(self, consumer: str, keys: Sequence[Key], now: float) -> list[Claimed]:
+        return [job for _, _, job in self._take((_READY_OF, [list(keys)]), consumer, now)]
+
+    def ready_keys(
+        self, limit: int, queues: Sequence[str] | None, exclude_names: Sequence[str]
+    ) -> list[Key]:
+        select, params = ready_query(queues, exclude_names, limit, lock=False)
+        with self._db.connection.cursor() as cursor:
+            cursor.execute(f"SELECT id FROM ({select}) AS ready", params)
+            return [key for (key,) in cursor.fetchall()]
+
+    def has_ready(self, queues: Sequence[str] | None, exclude_names: Sequence[str]) -> bool:
+        marks = self._marks(queues, exclude_names)
+        if marks.valid and self._finds(
+            ready_after_marks(marks, queues, exclude_names, 1, lock=False)
+        ):
+            return True
+        return self._finds(ready_query(queues, exclude_names, 1, lock=False))
+
+    def _marks(self, queues: Sequence[str] | None, exclude_names: Sequence[str]) -> Marks:
+        self._db.connection.ensure_connection()
+        return marks_of(self._db.connection.connection, queues, exclude_names)
+
+    def _take_first(
+        self,
+        consumer: str,
+        limit: int,
+        now: float,
+        queues: Sequence[str] | None,
+        exclude_names: Sequence[str],
+    ) -> list[_Taken]:
+        """Claim from the start of the order, not behind the marks."""
+        rows: list[_Taken] = []
+        if queues is not None and len(queues) > 1:
+            rows = self._take(ready_within_horizon(queues, exclude_names, limit), consumer, now)
+        if len(rows) < limit:
+            ready = ready_query(queues, exclude_names, limit - len(rows), lock=True)
+            rows += self._take(ready, consumer, now)
+        return rows
+
+    def _take(self, ready: Query, consumer: str, now: float) -> list[_Taken]:
+        select, params = ready
+        with self._db.connection.cursor() as cursor:
+            cursor.execute(_CLAIM.format(ready=select), [*params, consumer, self._db.to_param(now)])
+            return _taken(cursor.fetchall())
+
+    def _finds(self, ready: Query) -> bool:
+        select, params = ready
+        with self._db.connection.cursor() as cursor:
+            cursor.execute(f"SELECT 1 FROM ({select}) AS ready LIMIT 1", params)
+            return cursor.fetchone() is not None
+
+    def _entries_read(self) -> int:
+        with self._db.connection.cursor() as cursor:
+            cursor.execute(_ENTRIES_READ, [INDEXES])
+            (count,) = cursor.fetchone()
+            return int(count)
 
 
-def has_ready(db: Database, queues: Sequence[str] | None, exclude_names: Sequence[str]) -> bool:
-    """Return whether `claim` would find a job."""
-    db.connection.ensure_connection()
-    marks = _marks(db, queues, exclude_names)
-    if marks.valid and _finds(db, ready_after_marks(marks, queues, exclude_names, 1, lock=False)):
-        return True
-    return _finds(db, ready_query(queues, exclude_names, 1, lock=False))
-
-
-def _marks(db: Database, queues: Sequence[str] | None, exclude_names: Sequence[str]) -> Marks:
-    db.connection.ensure_connection()
-    return marks_of(db.connection.connection, queues, exclude_names)
-
-
-def _take_first(
-    db: Database,
-    consumer: str,
-    limit: int,
-    now: float,
-    queues: Sequence[str] | None,
-    exclude_names: Sequence[str],
-) -> list[_Row]:
-    """Claim from the start of the order, not behind the marks."""
-    rows: list[_Row] = []
-    if queues is not None and len(queues) > 1:
-        rows = _take(db, ready_within_horizon(queues, exclude_names, limit), consumer, now)
-    if len(rows) < limit:
-        ready = ready_query(queues, exclude_names, limit - len(rows), lock=True)
-        rows += _take(db, ready, consumer, now)
-    return rows
-
-
-def _take(db: Database, ready: Query, consumer: str, now: float) -> list[_Row]:
-    select, params = ready
-    with db.connection.cursor() as cursor:
-        cursor.execute(_CLAIM.format(ready=select), [*params, consumer, db.to_param(now)])
-        return [_Row._make(row) for row in cursor.fetchall()]
-
-
-def _finds(db: Database, ready: Query) -> bool:
-    select, params = ready
-    with db.connection.cursor() as cursor:
-        cursor.execute(f"SELECT 1 FROM ({select}) AS ready LIMIT 1", params)
-        return cursor.fetchone() is not None
-
-
-def _entries_read(db: Database) -> int:
-    with db.connection.cursor() as cursor:
-        cursor.execute(_ENTRIES_READ, [INDEXES])
-        (count,) = cursor.fetchone()
-        return int(count)
+def _taken(rows: Sequence[Any]) -> list[_Taken]:
+    taken, counts = [], 0
+    for id, name, args, tries, rescues, flags, claim, queue, made, due, priority in rows:
+        counts |= tries | rescues | flags | claim
+        values = (id, name, args, tries, rescues, flags, claim, queue, made, due, None, None, None)
+        taken.append(new_record(_Taken, (-priority, id.int, new_record(Claimed, values))))
+    require_counts(counts)
+    return taken
 
 
 def _positions(
-    rows: Sequence[_Row], queues: Sequence[str] | None
+    taken: Sequence[_Taken], queues: Sequence[str] | None
 ) -> list[tuple[str | None, int, UUID]]:
-    """Return the positions of claimed rows: in the order of their queue, or of all queues together."""
-    return [(None if queues is None else row.queue, row.priority, row.id) for row in rows]
+    """Return the positions of claimed jobs: in the order of their queue, or of all queues together."""
+    return [(None if queues is None else job.queue, -order, job.id) for order, _, job in taken]

@@ -1,4 +1,4 @@
-"""New jobs as lines of text for COPY, with the values of `INSERT_COLUMNS`.
+"""New jobs as lines of text for COPY, with the values of `PLAIN_COLUMNS`.
 
 The driver can make such lines too, value by value, but that takes longer than the rest of an enqueue in Python.
 """

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import stat
-import tempfile
+import json
+import logging
+import re
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,21 +13,32 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
+from django.db import Error as DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from djjp import conf
-from djjp.engine.database import TABLE, Database, Key, Listener, Rows
+from djjp.engine.database import Database
+from djjp.engine.listener import Listener
 from djjp.engine.pipelines import ARRIVED, EDGES
-from djjp.engine.postgresql import claim_strategy, fence, inserts
+from djjp.engine.postgresql import requirements, runtime_dir, session
+from djjp.engine.postgresql.catalog import INVALID_INDEXES, MINE, REFERENCES, SCHEMAS
+from djjp.engine.postgresql.claim_strategy import PostgreSQLClaimStrategy
+from djjp.engine.postgresql.fence import PostgreSQLFence
+from djjp.engine.postgresql.inserts import PostgreSQLInserts
 from djjp.engine.postgresql.listener import (
     CHANNEL,
     QUIET,
     SEEN,
     Notifications,
     Polls,
-    session_settings,
 )
-from djjp.engine.records import Claimed, Edge, FencedUpdate, NewJob, Problem
+from djjp.engine.postgresql.refusals import classify
+from djjp.engine.records import Problem
+from djjp.engine.refusals import Refusal
+from djjp.engine.result_paths import IS_TOLERANT
+from djjp.engine.rows import TABLE, Key, Rows
+
+logger = logging.getLogger("djjp")
 
 _NOTIFY = f"SELECT pg_notify('{CHANNEL}', '')"
 
@@ -38,20 +49,20 @@ FROM unnest(%s::uuid[], %s::timestamptz[]) AS listed(key, due) WHERE id = listed
 # planner has no statistics yet. The consumer that runs this claims next, and needs no notification.
 _COUNT_DOWN = f"""WITH arriving AS MATERIALIZED (SELECT job.id, counted.count FROM (
 SELECT child, count(*) AS count FROM unnest(%s::uuid[]) AS ended(id)
-CROSS JOIN LATERAL (SELECT child FROM {EDGES} WHERE parent = ended.id OFFSET 0) AS edge
+CROSS JOIN LATERAL (SELECT child FROM {EDGES} AS edge WHERE parent = ended.id OFFSET 0) AS edge
 GROUP BY child ORDER BY child) AS counted
 CROSS JOIN LATERAL (SELECT id FROM {TABLE} WHERE id = child AND state = 'blocked' FOR UPDATE) AS job),
 changed AS (UPDATE {TABLE} AS job SET {ARRIVED} FROM arriving
 WHERE job.id = arriving.id AND arriving.count - arriving.count = 0 RETURNING job.state)
 SELECT pg_notify('{CHANNEL}', '{SEEN}')
 WHERE %s AND EXISTS (SELECT FROM changed WHERE state IN ('ready', 'scheduled'))"""
+_COUNT_TOLERANT = _COUNT_DOWN.replace("OFFSET 0", f"AND {IS_TOLERANT} OFFSET 0")
 
-_MINE = """SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1
-AND pid = pg_backend_pid() AND (classid::bigint << 32 | objid::bigint) = %s"""
+# For a transaction that leaves out what others have locked: it waits for no other lock for long.
+_HURRY = "SET LOCAL lock_timeout = '50ms'"
 
-# Each job leaves two dead rows behind. By default the server removes them once they are a fifth of the table:
-# where millions of finished jobs are kept, hundreds of thousands of rows.
-_VACUUM = {"autovacuum_vacuum_scale_factor": "0.01", "autovacuum_vacuum_threshold": "1000"}
+# The driver's own default, if the alias sets no `connect_timeout`.
+_CONNECT_TIMEOUT = 130.0
 
 _last_notify = 0.0
 
@@ -59,32 +70,69 @@ _last_notify = 0.0
 class PostgreSQLDatabase(Database):
     """The queue in a PostgreSQL database."""
 
+    inserts_class = PostgreSQLInserts
+    claim_strategy_class = PostgreSQLClaimStrategy
+    fence_class = PostgreSQLFence
     locks_rows = True
+    sees_commits_in_transaction = True
     skip_locked = " FOR UPDATE SKIP LOCKED"
     # Rows that another consumer is about to promote are skipped: two consumers that waited for each other's rows
     # would deadlock.
     promotion = f"""WITH due AS MATERIALIZED (SELECT id FROM {TABLE}
-WHERE state = 'scheduled' AND run_after <= %s ORDER BY run_after FOR UPDATE SKIP LOCKED)
+WHERE state = 'scheduled' AND run_after <= %s ORDER BY run_after LIMIT %s FOR UPDATE SKIP LOCKED)
 UPDATE {TABLE} AS job SET state = 'ready' FROM due WHERE job.id = due.id"""
+    of_queue = "queue = ANY(ARRAY[{0}, {0}])"  # see `djjp.engine.postgresql.ready`
+    # As a number: the driver cannot read an infinite time.
+    next_due = "extract(epoch FROM min(run_after))::float8"
+    moment = "extract(epoch FROM {0})::float8"
+    # The driver reads no infinite time, none before the year 1 and none after 9999.
+    is_time = "coalesce(extract(year FROM {0}) BETWEEN 1 AND 9999, false)"
+    joined = "string_agg"
+    references = REFERENCES
+    # With `=` the planner ignores the column in ORDER BY, and can choose another index with the rest of the order.
+    is_one = "{0} = ANY(ARRAY[{1}, {1}])"
+    # One row in eight million. Otherwise it can prefer the primary key, which has the order of the ids.
+    expects_few = "uuid_hash(id) - uuid_hash(id) = ALL ('{0, 0, 0}'::int[])"
+    is_like = "{0} LIKE %s"
 
     # Transactions and wake-ups
+
+    def adopt(self, connection: BaseDatabaseWrapper) -> None:
+        if self.alias != "default":  # where the application's sessions are its own
+            driver: Any = connection.connection
+            if not conf.current().listen:
+                # A pooler can run each statement in another session, which has not prepared it.
+                driver.prepare_threshold = None
+            session.prepare(driver)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         with super().transaction():
             if not conf.current().listen:
                 # After this transaction a pooler can give the session to another client.
-                with self.connection.cursor() as cursor:
-                    cursor.execute(session_settings("SET LOCAL"))
+                connection: Any = self.connection
+                with connection.cursor() as cursor:
+                    cursor.execute(session.transaction_settings(connection.connection))
             yield
+
+    def classify(self, error: BaseException) -> Refusal:
+        return classify(error)
 
     def notify(self) -> None:
         connection: Any = self.connection
-        if _must_notify(connection):
+        if not _must_notify(connection):
+            return
+        try:
             connection.ensure_connection()
             # By the raw driver cursor: Django's cursor would take longer than the server.
             with connection.wrap_database_errors:
                 connection.connection.execute(_NOTIFY)
+        except DatabaseError as error:
+            if connection.in_atomic_block:
+                raise
+            # What it announces is committed, and consumers poll once a second in any case.
+            logger.warning("consumers of %r were not notified: %s", self.alias, error)
+            connection.close()
 
     def listener(self) -> Listener:
         return Notifications(self.connection) if conf.current().listen else Polls()
@@ -106,8 +154,28 @@ UPDATE {TABLE} AS job SET state = 'ready' FROM due WHERE job.id = due.id"""
     def to_uuid(self, value: object) -> UUID:
         return cast(UUID, value)
 
+    def records(
+        self, columns: Mapping[str, str], rows: Sequence[Sequence[Any]]
+    ) -> tuple[str, list[Any]]:
+        typed = ", ".join(f"{name} {kind}" for name, kind in columns.items())
+        text = json.dumps([dict(zip(columns, row, strict=True)) for row in rows])
+        return f"json_to_recordset(%s::json) AS given({typed})", [text]
+
     def listed(self, name: str) -> str:
         return f"unnest(%s::text[]) AS listed({name})"
+
+    def like(self, glob: str) -> str:
+        escaped = re.sub(r"[\\%_]", r"\\\g<0>", glob)
+        return escaped.replace("*", "%").replace("?", "_")
+
+    def locked_elsewhere(self, ids: Collection[UUID]) -> set[UUID]:
+        rest = f"FROM {TABLE} WHERE {{ids}}"
+        with self.connection.cursor() as cursor:
+            cursor.execute(_HURRY)
+        free = {id for (id,) in self.rows("id", f"{rest} ORDER BY id{self.skip_locked}", ids)}
+        if not (missing := set(ids) - free):
+            return missing
+        return {id for (id,) in self.rows("id", rest, missing)}  # without the deleted ones
 
     def lock_rows(self, columns: str, condition: str, keys: Iterable[Key]) -> Rows:
         # One after the other, in the order of the ids: a sub-select that locks is not pulled up.
@@ -125,49 +193,21 @@ UPDATE {TABLE} AS job SET state = 'ready' FROM due WHERE job.id = due.id"""
         with self.connection.cursor() as cursor:
             cursor.execute(_RESCHEDULE.format(changes=changes), [keys, due])
 
-    def count_down(self, succeeded: Collection[Key]) -> None:
+    def count_down(self, ended: Collection[Key], *, tolerant: bool = False) -> None:
         now = self.to_param(time.time())
+        statement = _COUNT_TOLERANT if tolerant else _COUNT_DOWN
         with self.connection.cursor() as cursor:
-            cursor.execute(_COUNT_DOWN, [list(succeeded), now, now, conf.current().listen])
+            cursor.execute(statement, [list(ended), now, now, conf.current().listen])
 
-    # Inserts
-
-    def insert_plain(self, job: NewJob) -> None:
-        inserts.plain(self, job)
-        # After the commit, in a commit of its own, which waits for no disk: the lock that a notification takes
-        # would otherwise make each enqueuer's commit wait for those of all others.
-        self.notify()
-
-    def insert_many(self, jobs: Sequence[NewJob]) -> None:
-        inserts.many(self, jobs)
-        self.notify()
-
-    def insert_whole(self, jobs: Sequence[NewJob]) -> None:
-        inserts.whole(self, jobs)
-
-    def insert_edges(self, edges: Sequence[Edge]) -> None:
-        inserts.edges(self, edges)
-
-    def record_receipts(self, ids: Sequence[UUID], now: float) -> set[UUID]:
-        return inserts.receipts(self, ids, now)
-
-    # The turn
-
-    def claim(
-        self,
-        consumer: str,
-        limit: int,
-        now: float,
-        queues: Sequence[str] | None,
-        exclude_names: Sequence[str],
-    ) -> list[Claimed]:
-        return claim_strategy.claim(self, consumer, limit, now, queues, exclude_names)
-
-    def has_ready(self, queues: Sequence[str] | None, exclude_names: Sequence[str]) -> bool:
-        return claim_strategy.has_ready(self, queues, exclude_names)
-
-    def update_if_running(self, consumer: str, updates: Sequence[FencedUpdate]) -> set[UUID]:
-        return fence.update_if_running(self, consumer, updates)
+    @contextmanager
+    def planned(self) -> Iterator[None]:
+        if self.connection.in_atomic_block:
+            yield
+            return
+        with self.transaction():
+            with self.connection.cursor() as cursor:
+                cursor.execute(session.planner_settings())
+            yield
 
     # Locks
 
@@ -180,12 +220,18 @@ UPDATE {TABLE} AS job SET state = 'ready' FROM due WHERE job.id = due.id"""
                 [locks],
             )
 
+    def try_lock(self, name: str) -> bool:
+        with self.connection.cursor() as cursor:
+            cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [_lock_number(name)])
+            (is_held,) = cursor.fetchone()
+            return bool(is_held)
+
     def acquire_lock(self, consumer: str) -> bool:
         if not conf.current().listen:
             return False
         connection: Any = self.connection
-        with connection.cursor() as cursor:
-            cursor.execute(f"SELECT pg_backend_pid(), EXISTS ({_MINE})", [_lock_number(consumer)])
+        with connection.wrap_database_errors, connection.cursor() as cursor:
+            cursor.execute(f"SELECT pg_backend_pid(), EXISTS ({MINE})", [_lock_number(consumer)])
             pid, mine = cursor.fetchone()
             if pid != connection.connection.info.backend_pid:
                 # A pooler stands between: the session that would hold the lock is not this process's.
@@ -200,9 +246,20 @@ UPDATE {TABLE} AS job SET state = 'ready' FROM due WHERE job.id = due.id"""
             return
         with self.connection.cursor() as cursor:
             cursor.execute(
-                f"SELECT pg_advisory_unlock(%s) WHERE EXISTS ({_MINE})",
+                f"SELECT pg_advisory_unlock(%s) WHERE EXISTS ({MINE})",
                 [_lock_number(consumer), _lock_number(consumer)],
             )
+
+    def are_locked(self, consumers: Sequence[str]) -> dict[str, bool]:
+        numbers = [_lock_number(name) for name in consumers]
+        with self.connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_try_advisory_xact_lock_shared(number) FROM unnest(%s::bigint[])"
+                " WITH ORDINALITY AS each(number, place) ORDER BY place",
+                [numbers],
+            )
+            free = [row[0] for row in cursor.fetchall()]
+        return {name: not is_free for name, is_free in zip(consumers, free, strict=True)}
 
     def is_locked(self, consumer: str) -> bool:
         with self.connection.cursor() as cursor:
@@ -212,14 +269,12 @@ UPDATE {TABLE} AS job SET state = 'ready' FROM due WHERE job.id = due.id"""
             return not free
 
     def runtime_dir(self) -> Path | None:
-        """Return a folder in this user's temporary directory; consumers on other machines can't read it."""
-        if not hasattr(os, "getuid"):
-            return None
-        folder = Path(tempfile.gettempdir()) / f"djjp-{os.getuid()}"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        status = folder.lstat()
-        ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
-        return folder if ours else None
+        """Return a folder in the temporary directory; consumers on other machines cannot read it."""
+        return runtime_dir.find()
+
+    def connect_timeout(self) -> float:
+        options = self.connection.settings_dict["OPTIONS"]
+        return float(options.get("connect_timeout") or _CONNECT_TIMEOUT)
 
     # Times
 
@@ -229,30 +284,49 @@ UPDATE {TABLE} AS job SET state = 'ready' FROM due WHERE job.id = due.id"""
             (now,) = cursor.fetchone()
             return float(now)
 
+    def up_for(self) -> float:
+        with self.connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())::float8"
+            )
+            (up,) = cursor.fetchone()
+            return float(up)
+
+    def to_seconds(self, value: Any) -> float:
+        return value if isinstance(value, float) else super().to_seconds(value)
+
+    # Backup
+
+    def backup(self, target: Path) -> None:
+        raise ValueError(
+            "the queue is in PostgreSQL; back it up with PostgreSQL's own pg_dump, or with the server"
+        )
+
     # Requirements
 
-    def identity(self, settings: Mapping[str, Any]) -> Any:
+    def database_identity(self, settings: Mapping[str, Any]) -> Any:
         options = settings.get("OPTIONS") or {}
         host = settings.get("HOST") or options.get("host") or options.get("service")
         return [str(part or "") for part in (host, settings.get("PORT"), settings["NAME"])]
 
+    def configuration_problems(self) -> Iterable[Problem]:
+        return requirements.configuration_problems(self.alias)
+
     def server_problems(self) -> Iterable[Problem]:
-        version = self.connection.pg_version  # type: ignore[attr-defined]  # only this wrapper has it
-        if version < 14_00_00:
-            yield Problem(
-                "E006",
-                f"djjp needs PostgreSQL 14 or newer; the queue's server is {version // 10_000}",
-                "Move the queue to a newer server, or to an SQLite file.",
-            )
+        return requirements.server_problems(self.connection)
+
+    def schemas_with(self, table: str) -> Sequence[str]:
+        with self.connection.cursor() as cursor:
+            cursor.execute(SCHEMAS, [table])
+            return [name for (name,) in cursor.fetchall()]
+
+    def invalid_indexes(self) -> Collection[str]:
+        with self.connection.cursor() as cursor:
+            cursor.execute(INVALID_INDEXES)
+            return {name for (name,) in cursor.fetchall()}
 
     def storage_parameters(self) -> Sequence[tuple[str, str]]:
-        wanted = ", ".join(f"{name} = {value}" for name, value in _VACUUM.items())
-        return [
-            (
-                f"ALTER TABLE {TABLE} SET ({wanted})",
-                f"ALTER TABLE {TABLE} RESET ({', '.join(_VACUUM)})",
-            )
-        ]
+        return requirements.storage_parameters()
 
 
 def _must_notify(connection: BaseDatabaseWrapper) -> bool:
@@ -267,7 +341,8 @@ def _must_notify(connection: BaseDatabaseWrapper) -> bool:
     if connection.in_atomic_block:
         return True
     now = time.monotonic()
-    if now - _last_notify < QUIET:
+    # Later than now is an instant of a library that moves time, in tests: it must not silence the process.
+    if 0 <= now - _last_notify < QUIET:
         return False
     _last_notify = now
     return True

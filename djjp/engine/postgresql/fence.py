@@ -1,70 +1,132 @@
-"""The fence on PostgreSQL: one UPDATE writes the jobs of the batch that pass, and returns their ids."""
+"""The fence on PostgreSQL: one UPDATE writes the jobs of the batch that pass, and returns their claims.
+
+The rows are locked in the order of their ids, as by each other statement that locks several jobs: sorted here by
+their numbers, which is the server's order, and compared faster than ids.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
-from djjp.engine.database import TABLE, Database
-from djjp.engine.records import PLAIN_ENDS, FencedUpdate
-from djjp.jsontext import quoted
+from djjp.engine.database import Fence
+from djjp.engine.records import AS_ASKED, ClaimKey, Entry, Fenced, FencedUpdate, Outcome
+from djjp.engine.rows import ENTRIES, TABLE
 
 # Written so that no index of consumers or states fits the condition: each row of the batch is looked up by its id,
 # also where the planner takes the batch for larger than the number of running jobs; a condition that always
 # holds prevents that, as in the claim. Times are sent as numbers, which need no formatting and parsing.
-_FENCED = f"""UPDATE {TABLE} AS job SET {{changes}}
-FROM json_to_recordset(%s::json) AS row(id uuid, attempt integer, state text, result text,
-began float8, ended float8, consumer text, attempts integer, due float8, reason text)
-WHERE job.id = row.id AND job.attempts = row.attempt AND row.attempt - row.attempt = 0
+_FENCED = f"""UPDATE {TABLE} AS job SET {{changes}} FROM {{batch}}
+WHERE job.id = row.id AND job.claim = row.claim AND row.claim - row.claim = 0
 AND job.consumer || '' = %s AND job.state || '' = 'running'
-RETURNING job.id"""
+RETURNING job.id, job.claim, {{cancelled}} AS cancelled"""
 
-# A plain end leaves consumer and attempt unchanged.
+# A plain end leaves consumer and attempts unchanged. The server reads arrays in a third of the time of JSON.
 _WRITE_PLAIN_ENDS = _FENCED.format(
     changes="""state = row.state, result = row.result, reason = NULL,
-started_at = to_timestamp(row.began), finished_at = to_timestamp(row.ended)"""
+started_at = to_timestamp(row.began), finished_at = to_timestamp(row.ended)""",
+    batch="""unnest(%s::uuid[], %s::integer[], %s::text[], %s::text[], %s::float8[], %s::float8[])
+AS row(id, claim, state, result, began, ended)""",
+    cancelled="false",
 )
 
 # A job with a cancel request does not run again.
+_RUNS_AGAIN = "row.state IN ('ready', 'scheduled')"
 _WRITE_ANY = _FENCED.format(
-    changes="""
-state = CASE WHEN row.state IN ('ready', 'scheduled') AND job.cancel_requested
-        THEN 'cancelled' ELSE row.state END,
-finished_at = CASE WHEN row.state IN ('ready', 'scheduled') AND NOT job.cancel_requested
-        THEN NULL ELSE to_timestamp(row.ended) END,
+    changes=f"""
+state = CASE WHEN {_RUNS_AGAIN} AND job.cancel_requested THEN 'cancelled' ELSE row.state END,
+finished_at = CASE WHEN {_RUNS_AGAIN} AND NOT job.cancel_requested THEN NULL ELSE to_timestamp(row.ended) END,
 reason = CASE WHEN row.state NOT IN ('succeeded', 'failed') THEN coalesce(row.reason, job.reason) END,
 result = row.result, started_at = to_timestamp(row.began), consumer = row.consumer,
-attempts = row.attempts, run_after = coalesce(to_timestamp(row.due), job.run_after)"""
+attempts = row.attempts, run_after = coalesce(to_timestamp(row.due), job.run_after)""",
+    batch="""json_to_recordset(%s::json) AS row(id uuid, claim integer, state text, result text,
+began float8, ended float8, consumer text, attempts integer, due float8, reason text)""",
+    cancelled=f"({_RUNS_AGAIN} AND job.cancel_requested)",
+)
+
+# In the same statement, because a round trip of its own would cost a turn of one job a sixth. Where all is written
+# as asked, which is nearly always, it returns one row without an id, in place of a row for each job.
+_COUNTED = f"""WITH written AS ({{update}}), counted AS (
+INSERT INTO {ENTRIES} (minute, figures) SELECT %s::bigint, %s::text FROM written
+HAVING count(*) = %s AND NOT bool_or(cancelled) RETURNING NULL::uuid, NULL::integer, false)
+SELECT * FROM counted UNION ALL
+SELECT id, claim, cancelled FROM written WHERE NOT EXISTS (SELECT 1 FROM counted)"""
+_COUNT_PLAIN_ENDS, _COUNT_ANY = (
+    _COUNTED.format(update=each) for each in (_WRITE_PLAIN_ENDS, _WRITE_ANY)
 )
 
 
-def update_if_running(db: Database, consumer: str, updates: Sequence[FencedUpdate]) -> set[UUID]:
-    """Write the updates that pass the fence; return their ids."""
-    plain = all(update.state in PLAIN_ENDS for update in updates)
-    batch = _ends(updates) if plain else json.dumps([_values(update) for update in updates])
-    with db.connection.cursor() as cursor:
-        cursor.execute(_WRITE_PLAIN_ENDS if plain else _WRITE_ANY, [batch, consumer])
-        if cursor.rowcount == len(updates):  # nearly always: no need to read the ids
-            return {update.id for update in updates}
-        return {id for (id,) in cursor.fetchall()}
+# The id and the claim of a job, and whether it was cancelled in place of running again.
+_Written = tuple[UUID, int, bool]
 
 
-def _ends(updates: Sequence[FencedUpdate]) -> str:
-    """Return plain ends as JSON. There can be thousands in a second, and this takes a third of the time."""
-    each = [
-        f'{{"id":"{row.id.int:032x}","attempt":{row.attempt},"state":"{row.state}",'
-        f'"result":{quoted(row.result)},"began":{row.started_at:.6f},"ended":{row.finished_at:.6f}}}'
-        for row in updates
+class PostgreSQLFence(Fence):
+    """The fence of a PostgreSQL queue."""
+
+    def update_if_running(
+        self, consumer: str, updates: Sequence[FencedUpdate], entry: Entry | None = None
+    ) -> Fenced:
+        updates = sorted(updates, key=attrgetter("id.int"))
+        batch = json.dumps([_values(update) for update in updates])
+        rows = self._unexpected(_WRITE_ANY, _COUNT_ANY, [batch, consumer], len(updates), entry)
+        return AS_ASKED if rows is None else _fenced(((e.id, e.claim) for e in updates), rows)
+
+    def write_ends(self, consumer: str, outcomes: Sequence[Outcome], entry: Entry | None) -> Fenced:
+        params = [*_ends(sorted(outcomes, key=attrgetter("claimed.id.int"))), consumer]
+        number = len(outcomes)
+        rows = self._unexpected(_WRITE_PLAIN_ENDS, _COUNT_PLAIN_ENDS, params, number, entry)
+        return AS_ASKED if rows is None else _fenced((o.claimed.key for o in outcomes), rows)
+
+    def _unexpected(
+        self, update: str, counted: str, params: list[str], number: int, entry: Entry | None
+    ) -> list[_Written] | None:
+        """Write a batch, with its entry if it has one; return what was written, or None if all is as asked."""
+        with self._db.connection.cursor() as cursor:
+            if entry is None:
+                cursor.execute(update, params)
+            else:
+                cursor.execute(counted, [*params, *entry, number])
+            rows: list[_Written] = cursor.fetchall()
+        if entry is not None and len(rows) == 1 and rows[0][0] is None:
+            return None
+        return None if len(rows) == number and not any(row[2] for row in rows) else rows
+
+
+def _fenced(claims: Iterable[ClaimKey], written: list[_Written]) -> Fenced:
+    cancelled = {(id, claim) for id, claim, is_cancelled in written if is_cancelled}
+    return Fenced(set(claims) - {(id, claim) for id, claim, _ in written}, cancelled)
+
+
+def _ends(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return the arrays of plain ends. There can be thousands in a second, and a driver's lists take longer."""
+    rows = [
+        (
+            f"{job.id.int:032x}",
+            f"{job.claim}",
+            state._value_,
+            "NULL" if result is None else _element(result),
+            f"{started:.6f}",
+            f"{finished:.6f}",
+        )
+        for job, state, started, finished, result, _, _, _ in outcomes
     ]
-    return f"[{','.join(each)}]"
+    columns = zip(*rows, strict=True) if rows else [()] * 6
+    return [f"{{{','.join(values)}}}" for values in columns]
+
+
+def _element(text: str) -> str:
+    """Return a text as an element of an array."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _values(update: FencedUpdate) -> dict[str, Any]:
     return {
         "id": update.id.hex,
-        "attempt": update.attempt,
+        "claim": update.claim,
         "state": update.state,
         "result": update.result,
         "began": _rounded(update.started_at),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
+
+from djjp.engine.postgresql import session
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -27,27 +29,6 @@ PROBE_EVERY, PROBE_WITHIN = 30.0, 5.0
 # Seconds between two polls where no notifications arrive: just after work, and at rest.
 _SHORTEST_POLL, _LONGEST_POLL = 0.02, 0.25
 
-# The statements of a turn have one good plan each, along an index. Without statistics, as on a queue
-# that was filled before autovacuum analyzed it, the planner prefers to read all ready rows and sort
-# them, or starts a batch of outcomes at all running jobs.
-_PLANNER = tuple(
-    f"enable_{plan} = off" for plan in ("seqscan", "bitmapscan", "sort", "hashjoin", "mergejoin")
-)
-
-# A consumer that waits for a row lock can neither react to a signal nor interrupt a job. After this time the
-# statement fails, and the consumer tries again automatically.
-_LOCK_TIMEOUT = "lock_timeout = '2s'"
-
-# With these the server notices within seconds that a consumer's machine is gone, and frees its lock.
-_KEEPALIVE = (
-    "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3"
-)
-
-
-def session_settings(command: Literal["SET", "SET LOCAL"]) -> str:
-    """Return the statements that fit a session, or one transaction, to the statements of a turn."""
-    return "; ".join(f"{command} {setting}" for setting in (*_PLANNER, _LOCK_TIMEOUT))
-
 
 class Polls:
     """A listener that polls: every 20 ms after work, backing off to 250 ms when idle."""
@@ -66,11 +47,17 @@ class Polls:
         self._due = now + self._pause
         return True
 
+    def unheard(self) -> str | None:
+        return None  # the settings ask for polls
+
     def interval(self, quiet: float) -> float:
         self._pause = min(max(quiet / 4, _SHORTEST_POLL), _LONGEST_POLL)
         now = time.monotonic()
         self._due = min(self._due, now + self._pause)
         return self._due - now if self._due > now else 0.0
+
+    def close(self) -> None:
+        pass  # nothing is sent to it
 
 
 class Notifications:
@@ -79,6 +66,9 @@ class Notifications:
     From time to time the listener notifies itself. If that notification does not arrive, something between this
     process and the server (a pooler) separates the two sessions; then the listener polls, until a notification
     to itself arrives again.
+
+    Behind a pooler, which shows in the number of the session, it listens and polls. There a notification to itself
+    proves nothing: a pooler in transaction mode forwards it, or not, by chance.
     """
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
@@ -91,6 +81,7 @@ class Notifications:
         self._probed_at: float | None = None  # None once the probe has arrived
         self._next_probe = 0.0
         self._fallback: Polls | None = None
+        self._is_pooled = False
         self._adopt()
 
     def fileno(self) -> int | None:
@@ -101,7 +92,8 @@ class Notifications:
         self._adopt()
         if self._next_poll is not None:
             return None
-        fd: int = self._driver.fileno()
+        with self._connection.wrap_database_errors:
+            fd: int = self._driver.fileno()
         return fd
 
     def woken(self) -> bool:
@@ -112,7 +104,7 @@ class Notifications:
                 self._receive(
                     notification.relname.decode(), notification.extra, notification.be_pid
                 )
-            if not self._connection.in_atomic_block:
+            if not self._is_pooled and not self._connection.in_atomic_block:
                 self._probe()
         woken, self._notified = self._notified, False
         now = time.monotonic()
@@ -127,6 +119,11 @@ class Notifications:
             return self._fallback.woken() or woken
         return woken
 
+    def unheard(self) -> str | None:
+        if self._is_pooled:
+            return "a pooler between consumers and PostgreSQL can lose notifications and locks"
+        return None if self._fallback is None else "no notifications of PostgreSQL arrive"
+
     def interval(self, quiet: float) -> float:
         if self._fallback is not None:
             return self._fallback.interval(quiet)
@@ -135,6 +132,14 @@ class Notifications:
                 0.0  # it arrived during another statement, so the descriptor will not be readable
             )
         return 1.0 if self._next_poll is None else max(0.0, self._next_poll - time.monotonic())
+
+    def close(self) -> None:
+        # Notifications that nobody reads fill the socket. The server's process then waits for its client, and the
+        # whole cluster for that process: with DROP DATABASE, and with the end of its queue of notifications.
+        if self._connection.connection is self._driver:
+            with self._connection.wrap_database_errors:
+                self._driver.execute("UNLISTEN *")
+            self._driver.remove_notify_handler(self._handle)
 
     def _adopt(self) -> None:
         """Set up the session, if the connection has been opened since the last call."""
@@ -146,9 +151,18 @@ class Notifications:
         # psycopg calls the handler for a notification that arrives during another statement.
         driver.add_notify_handler(self._handle)
         with connection.wrap_database_errors:
-            driver.execute(session_settings("SET"))
-            driver.execute(f"{_KEEPALIVE}; {self._listen()}")
+            session.prepare_consumer(driver)
+            driver.execute(self._listen())
+            (pid,) = driver.execute("SELECT pg_backend_pid()").fetchone()
         self._driver, self._probed_at = driver, None
+        self._is_pooled = pid != driver.info.backend_pid
+        if self._is_pooled and self._fallback is None:
+            self._fallback = Polls()
+            logger.warning(
+                "this consumer reaches PostgreSQL through a pooler, which can lose notifications and locks: "
+                "it polls, and only its heartbeats show that it is alive. Connect it to the server itself, "
+                "or set DJJP['listen'] to False"
+            )
 
     def _listen(self) -> str:
         return f"LISTEN {CHANNEL}; LISTEN {self._own_channel}"

@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from djjp.engine.database import TABLE
 from djjp.engine.postgresql.watermark import BELOW, Marks
+from djjp.engine.rows import READY, TABLE
 
 #: The indexes with the order: of all queues together, and of each queue.
 INDEXES = ["djjp_job_ready", "djjp_job_ready_queue"]
 
-_READY = f"SELECT id, priority FROM {TABLE} WHERE state = 'ready'"
+_READY = f"SELECT id, priority FROM {TABLE} WHERE {READY}"
 _ORDER = "ORDER BY priority DESC, id LIMIT %s"
-# The first column of an index is compared with an array, and leads the order. With a plain equality it would
-# drop out of the order, and another index would seem to serve the rest: the primary key, which leads through
-# all jobs that have finished since, or the index of all queues, which leads through queues that are not served.
+# `queue = ANY(array)`, not `=`: with `=` the planner ignores the queue in ORDER BY, and may choose an index that
+# serves the rest of the order: the primary key, and so read all jobs that have finished since, or the index of all
+# queues, and so read queues that are not served.
 _QUEUE = "queue = ANY(ARRAY[{0}, {0}])"
 _QUEUE_ORDER = "ORDER BY queue, priority DESC, id LIMIT %s"
 

@@ -11,26 +11,35 @@ they make it read the whole table where one step into an index is enough.
 from __future__ import annotations
 
 import json
+import logging
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
-from functools import lru_cache
+from datetime import UTC, datetime
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from django.core.signals import setting_changed
-from django.db import OperationalError, connections, transaction
-from django.dispatch import receiver
+from django.db import OperationalError, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 
-from djjp.durations import to_datetime
-from djjp.engine.database import TABLE, Database, Key, Rows
+from djjp.bounds import READ_TEXT
+from djjp.engine.database import Database
 from djjp.engine.pipelines import ARRIVED, EDGES
-from djjp.engine.records import Claimed, Edge, FencedUpdate, NewJob, Problem
-from djjp.engine.sqlite import claim_strategy, fence, inserts, lockfile
+from djjp.engine.records import Problem
+from djjp.engine.refusals import Refusal
+from djjp.engine.result_paths import IS_TOLERANT
+from djjp.engine.rows import TABLE, Key, Rows
+from djjp.engine.sqlite import backup, file, requirements
+from djjp.engine.sqlite.claim_strategy import SQLiteClaimStrategy
+from djjp.engine.sqlite.fence import SQLiteFence
+from djjp.engine.sqlite.inserts import SQLiteInserts
 from djjp.engine.sqlite.listener import CommitListener
+from djjp.engine.sqlite.refusals import classify
+from djjp.exceptions import QueueUnavailable
 
 _PRIMARY = f"INDEXED BY sqlite_autoindex_{TABLE}_1"
 
@@ -39,19 +48,53 @@ _RESCHEDULE = f"""UPDATE {TABLE} {_PRIMARY} SET {{changes}}, run_after = due
 FROM (SELECT json_extract(value, '$[0]') AS key, json_extract(value, '$[1]') AS due FROM json_each(%s)) AS listed
 WHERE id = listed.key"""
 
-_COUNT_DOWN = f"""WITH arriving AS MATERIALIZED (SELECT child, count(*) AS count FROM {EDGES}
+_COUNT_DOWN = f"""WITH arriving AS MATERIALIZED (SELECT child, count(*) AS count FROM {EDGES} AS edge
 WHERE parent IN (SELECT value FROM json_each(%s)) GROUP BY child)
 UPDATE {TABLE} AS job {_PRIMARY} SET {ARRIVED} FROM arriving
 WHERE job.id = arriving.child AND +job.state = 'blocked'"""
+_COUNT_TOLERANT = _COUNT_DOWN.replace("GROUP BY", f"AND {IS_TOLERANT} GROUP BY")
+
+logger = logging.getLogger("djjp.consumer")
+
+_REFERENCES = """SELECT other.name, key."from" FROM sqlite_master AS other
+JOIN pragma_foreign_key_list(other.name) AS key
+WHERE other.type = 'table' AND key."table" = %s AND key.on_delete IN ('NO ACTION', 'RESTRICT')"""
 
 # Python's own default, where the alias sets no busy timeout.
 _DEFAULT_TIMEOUT = 5.0
+
+# What an alias' `init_command` must not have changed.
+_PREPARE = ("PRAGMA reverse_unordered_selects = OFF",)
 
 
 class SQLiteDatabase(Database):
     """The queue in an SQLite file."""
 
+    inserts_class = SQLiteInserts
+    claim_strategy_class = SQLiteClaimStrategy
+    fence_class = SQLiteFence
     join = "CROSS JOIN"
+    promotion = f"""UPDATE {TABLE} {_PRIMARY} SET state = 'ready' WHERE id IN (
+SELECT id FROM {TABLE} INDEXED BY djjp_job_scheduled
+WHERE state = 'scheduled' AND run_after <= %s ORDER BY run_after LIMIT %s)"""
+    # `datetime()` also takes a number of days, a time without a date, 30 February and 24:00. The column would make
+    # '0001' a number.
+    is_time = (
+        "typeof({0}) = 'text' AND {0} >= '0001-' AND {0} GLOB '[0-9][0-9][0-9][0-9]-*:*'"
+        " AND date(substr({0}, 1, 10), '+0 days') = substr({0}, 1, 10)"
+        " AND substr({0}, 12, 2) < '24' AND datetime({0}) IS NOT NULL"
+    )
+    ready_queue_hint = "INDEXED BY djjp_job_ready_queue"
+    index_hint = "INDEXED BY {0}"
+    # As the partial index has it by Django before 6.1, and since: SQLite compares the text.
+    is_live_tag = "NOT ended AND ended = 0"
+    is_ordered = (
+        "typeof(priority) = 'integer' AND typeof(id) = 'text' AND length(id) = 32"
+        " AND id NOT GLOB '*[^0-9a-f]*'"
+    )
+    references = _REFERENCES
+    key_text = "id || ''"  # its JSON cannot have a BLOB
+    is_like = "{0} GLOB %s"
 
     # Transactions and wake-ups
 
@@ -59,26 +102,46 @@ class SQLiteDatabase(Database):
     def transaction(self) -> Iterator[None]:
         # Also for an alias whose settings do not set it: see `queue_database`.
         connection: Any = self.connection
-        connection.ensure_connection()  # only then does Django know the mode
+        connection.ensure_connection()  # Django reads the mode from the settings on connect
+        file.opened(connection)
         mode, connection.transaction_mode = connection.transaction_mode, "IMMEDIATE"
         try:
             with transaction.atomic(using=self.alias):
                 yield
         finally:
             connection.transaction_mode = mode
+        self.confirm(connection)
 
-    def with_retry(self, work: Callable[[], Any]) -> None:
+    def with_retry(
+        self, work: Callable[[], Any], connection: BaseDatabaseWrapper | None = None
+    ) -> None:
         # Inside a transaction a retry could only repeat the error: the lock is taken once, at BEGIN.
-        connection = self.connection
+        connection = connection or self.connection
         if connection.in_atomic_block:
             work()
         else:
-            _retry_locked(
-                work, connection.settings_dict["OPTIONS"].get("timeout", _DEFAULT_TIMEOUT)
-            )
+            timeout = connection.settings_dict["OPTIONS"].get("timeout", _DEFAULT_TIMEOUT)
+            _retry_locked(work, timeout)
+
+    def classify(self, error: BaseException) -> Refusal:
+        return classify(error)
 
     def listener(self) -> CommitListener:
         return CommitListener(self.connection)
+
+    def adopt(self, connection: BaseDatabaseWrapper) -> None:
+        if self.alias != "default":  # where the application's settings are its own
+            for pragma in _PREPARE:
+                connection.connection.execute(pragma)
+            connection.connection.text_factory = READ_TEXT
+            if connection.connection.execute("PRAGMA busy_timeout").fetchone() == (0,):
+                timeout = connection.settings_dict["OPTIONS"].get("timeout", _DEFAULT_TIMEOUT)
+                connection.connection.execute(f"PRAGMA busy_timeout = {int(timeout * 1000)}")
+        file.adopt(connection)
+
+    def confirm(self, connection: BaseDatabaseWrapper) -> None:
+        if not connection.in_atomic_block and connection.connection is not None:
+            file.confirm(connection)
 
     # Rows
 
@@ -97,8 +160,26 @@ class SQLiteDatabase(Database):
     def to_uuid(self, value: object) -> UUID:
         return UUID(str(value))
 
+    def records(
+        self, columns: Mapping[str, str], rows: Sequence[Sequence[Any]]
+    ) -> tuple[str, list[Any]]:
+        # As parameters: from a JSON text each value would take a search through its row's text.
+        named = ", ".join(f"column{at} AS {name}" for at, name in enumerate(columns, 1))
+        row = f"({', '.join(['%s'] * len(columns))})"
+        values = ", ".join([row] * len(rows))
+        return f"(SELECT {named} FROM (VALUES {values})) AS given", [
+            each for row in rows for each in row
+        ]
+
     def listed(self, name: str) -> str:
         return f"(SELECT value AS {name} FROM json_each(%s)) AS listed"
+
+    def indexed(self, table: str, index: str | None) -> str:
+        name, _, _ = table.partition(" ")
+        return f"{table} INDEXED BY {index or f'sqlite_autoindex_{name}_1'}"
+
+    def like(self, glob: str) -> str:
+        return glob.replace("[", "[[]")
 
     def select(self, columns: str) -> str:
         return f"SELECT json_group_array(json_array({columns}))"
@@ -112,120 +193,105 @@ class SQLiteDatabase(Database):
         with self.connection.cursor() as cursor:
             cursor.execute(_RESCHEDULE.format(changes=changes), [text])
 
-    def count_down(self, succeeded: Collection[Key]) -> None:
+    def count_down(self, ended: Collection[Key], *, tolerant: bool = False) -> None:
         now = self.to_param(time.time())
+        statement = _COUNT_TOLERANT if tolerant else _COUNT_DOWN
         with self.connection.cursor() as cursor:
-            cursor.execute(_COUNT_DOWN, [self.key_list(succeeded), now, now])
-
-    # Inserts
-
-    def insert_plain(self, job: NewJob) -> None:
-        inserts.plain(self, job)
-
-    def insert_many(self, jobs: Sequence[NewJob]) -> None:
-        inserts.many(self, jobs)
-
-    def insert_whole(self, jobs: Sequence[NewJob]) -> None:
-        inserts.whole(self, jobs)
-
-    def insert_edges(self, edges: Sequence[Edge]) -> None:
-        inserts.edges(self, edges)
-
-    def record_receipts(self, ids: Sequence[UUID], now: float) -> set[UUID]:
-        return inserts.receipts(self, ids, now)
-
-    # The turn
-
-    def claim(
-        self,
-        consumer: str,
-        limit: int,
-        now: float,
-        queues: Sequence[str] | None,
-        exclude_names: Sequence[str],
-    ) -> list[Claimed]:
-        return claim_strategy.claim(self, consumer, limit, now, queues, exclude_names)
-
-    def has_ready(self, queues: Sequence[str] | None, exclude_names: Sequence[str]) -> bool:
-        return claim_strategy.has_ready(self, queues, exclude_names)
-
-    def update_if_running(self, consumer: str, updates: Sequence[FencedUpdate]) -> set[UUID]:
-        return fence.update_if_running(self, consumer, updates)
+            cursor.execute(statement, [self.key_list(ended), now, now])
 
     # Locks
 
     def lock_keys(self, keys: Collection[str]) -> None:
         """Do nothing: the transaction holds the file's lock."""
 
-    def acquire_lock(self, consumer: str) -> bool:
-        folder = self.runtime_dir()
-        return folder is not None and lockfile.acquire(_lock(folder, consumer))
-
-    def release_lock(self, consumer: str) -> None:
-        if (folder := self.runtime_dir()) is not None:
-            lockfile.release(_lock(folder, consumer))
-
-    def is_locked(self, consumer: str) -> bool:
-        folder = self.runtime_dir()
-        return folder is not None and lockfile.is_locked(_lock(folder, consumer))
-
     def runtime_dir(self) -> Path | None:
         """Return a folder beside the file, where all its consumers find it: they are on the same machine."""
         connection: Any = self.connection
         if connection.is_in_memory_db():
             return None
-        folder = Path(f"{connection.settings_dict['NAME']}-consumers")
-        folder.mkdir(mode=0o700, exist_ok=True)
-        return folder
+        file = _resolved(str(connection.settings_dict["NAME"]))
+        folder = file.with_name(f"{file.name}-consumers")
+        return folder if folder.is_dir() or _create_folder(folder, file) else None
 
     # Times
 
+    def by_index(self, name: str) -> str:
+        return f"INDEXED BY {name}"
+
     def to_seconds(self, value: Any) -> float:
-        # A column is converted by Django to its type; the value of an expression is text.
-        return super().to_seconds(
-            datetime.fromisoformat(value) if isinstance(value, str) else value
-        )
+        # A column is converted by Django to its type; the value of an expression is text. Both are in UTC.
+        time = datetime.fromisoformat(value) if isinstance(value, str) else value
+        return float(time.replace(tzinfo=UTC).timestamp())
 
     def to_param(self, seconds: float) -> Any:
-        """Return the text that the ORM writes and compares with."""
+        """Return the text that the ORM writes and compares with: see `InstantField`."""
         whole = int(seconds)
         micro = round((seconds - whole) * 1_000_000)
         if micro == 1_000_000:
             whole, micro = whole + 1, 0
         # The ORM leaves a zero fraction out.
-        return f"{_second(self.alias, whole)}.{micro:06}" if micro else _second(self.alias, whole)
+        return f"{_second(whole)}.{micro:06}" if micro else _second(whole)
+
+    # Backup
+
+    def backup(self, target: Path) -> None:
+        connection: Any = self.connection
+        if connection.is_in_memory_db():
+            raise ValueError("the queue is in memory; there is no file to copy")
+        try:
+            backup.copy(Path(connection.settings_dict["NAME"]), target)
+        except sqlite3.Error as error:
+            raise QueueUnavailable(f"the queue cannot be copied: {error}") from error
 
     # Requirements
 
-    def identity(self, settings: Mapping[str, Any]) -> Any:
+    def database_identity(self, settings: Mapping[str, Any]) -> Any:
         name = str(settings["NAME"])
         # Two in-memory databases are never the same one, even under one name.
         in_memory = name == ":memory:" or "mode=memory" in name
-        return object() if in_memory else Path(name).resolve()
+        if in_memory or "\0" in name:
+            return object()
+        path = Path(name).resolve()
+        try:  # a hard link is another name of the file
+            found = path.stat()
+        except OSError:
+            return path
+        return found.st_dev, found.st_ino
 
     def configuration_problems(self) -> Iterable[Problem]:
-        name = self.connection.settings_dict["NAME"]
-        # Under this name Django's test runner keeps the queue for a test run, where it belongs.
-        if self.connection.is_in_memory_db() and not str(name).startswith("file:memorydb_"):  # type: ignore[attr-defined]  # only SQLite's wrapper has it
-            yield Problem(
-                "E005",
-                f"the queue's alias {self.alias!r} is an in-memory SQLite database ({str(name)!r}), "
-                "which no other process can see",
-                "Give it a file: queue_database(BASE_DIR / 'queue.sqlite3').",
-            )
+        return requirements.configuration_problems(self.connection)
 
     def server_problems(self) -> Iterable[Problem]:
-        self.connection.ensure_connection()
-        if sqlite3.sqlite_version_info < (3, 35):
-            yield Problem(
-                "E006",
-                f"djjp needs SQLite 3.35 or newer; this Python has {sqlite3.sqlite_version}",
-                "Use a Python built with a newer SQLite, or keep the queue in PostgreSQL.",
-            )
+        return requirements.server_problems(self.connection)
 
 
-def _lock(folder: Path, consumer: str) -> Path:
-    return folder / f"{consumer.replace(':', '-')}.lock"
+@cache
+def _resolved(name: str) -> Path:
+    """Return where a file really is, as SQLite finds it: by a symlink or a relative path it has other names.
+
+    It is resolved once: a job can change the process's working directory.
+    """
+    return Path(name).resolve()
+
+
+def _create_folder(folder: Path, file: Path) -> bool:
+    """Create a folder for those who can use the file, and return whether there is one."""
+    try:
+        status = file.stat()
+        folder.mkdir(exist_ok=True)
+        readable = status.st_mode & 0o444
+        folder.chmod(status.st_mode & 0o666 | readable >> 2)
+        if os.geteuid() == 0:
+            os.chown(folder, status.st_uid, status.st_gid)
+    except OSError as error:
+        _warn(str(error))
+        return False
+    return True
+
+
+@cache  # once in a process
+def _warn(error: str) -> None:
+    logger.warning("consumers have no folder for their locks (%s): heartbeats replace them", error)
 
 
 def _retry_locked(work: Callable[[], Any], timeout: float) -> None:
@@ -243,11 +309,5 @@ def _retry_locked(work: Callable[[], Any], timeout: float) -> None:
 
 
 @lru_cache(maxsize=64)
-def _second(alias: str, whole: int) -> str:
-    return str(connections[alias].ops.adapt_datetimefield_value(to_datetime(whole)))
-
-
-@receiver(setting_changed)
-def _forget_seconds(**kwargs: object) -> None:
-    """Empty the cache: time zones are settings, and tests override them."""
-    _second.cache_clear()
+def _second(whole: int) -> str:
+    return str(datetime.fromtimestamp(whole, UTC).replace(tzinfo=None))

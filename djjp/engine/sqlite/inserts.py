@@ -8,17 +8,20 @@ from functools import cache
 from typing import Any
 from uuid import UUID
 
-from djjp.engine.database import (
+from djjp.databases import execute_many
+from djjp.engine.database import Inserts
+from djjp.engine.pipelines import EDGES
+from djjp.engine.receipts import RELAYED
+from djjp.engine.records import (
     ALL_COLUMNS,
     ALL_VALUES,
     PLAIN_COLUMNS,
     PLAIN_VALUES,
-    TABLE,
-    Database,
+    Edge,
+    NewJob,
 )
-from djjp.engine.pipelines import EDGES
-from djjp.engine.receipts import RELAYED
-from djjp.engine.records import Edge, NewJob
+from djjp.engine.rows import TABLE, TAGS
+from djjp.models import Flag
 
 # A call that is repeated, in another turn, can find its row in the table.
 _INSERT = f"""INSERT INTO {TABLE} ({PLAIN_COLUMNS}) VALUES ({PLAIN_VALUES})
@@ -28,6 +31,11 @@ _DRIVERS_INSERT = _INSERT.replace("%s", "?")
 _INSERT_WHOLE = f"""INSERT INTO {TABLE} ({ALL_COLUMNS}) VALUES ({ALL_VALUES})
 ON CONFLICT DO NOTHING"""
 
+# Of the jobs that are in the table: some of these can have met the holder of their unique key.
+_INSERT_TAGS = f"""INSERT INTO {TAGS} (tag, job_id) SELECT tags.value, job.id FROM {TABLE} AS job,
+json_each(job.options, '$.tags') AS tags WHERE job.id IN (SELECT value FROM json_each(%s))
+ON CONFLICT (tag, job_id) DO NOTHING"""
+
 _INSERT_EDGES = f"""INSERT INTO {EDGES} (parent, child, result_path) SELECT json_extract(value, '$[0]'),
 json_extract(value, '$[1]'), json_extract(value, '$[2]') FROM json_each(%s) WHERE true
 ON CONFLICT (parent, child) DO NOTHING"""
@@ -36,72 +44,68 @@ _RECORD_RECEIPTS = f"""INSERT INTO {RELAYED} (id, relayed_at) SELECT value, %s F
 ON CONFLICT (id) DO NOTHING RETURNING id"""
 
 
-def plain(db: Database, job: NewJob) -> None:
-    """Insert one plain job."""
-    row = _row(db, job)
-    db.with_retry(lambda: _insert(db.connection, row))
+class SQLiteInserts(Inserts):
+    """The inserts of an SQLite queue."""
 
+    def plain(self, job: NewJob) -> None:
+        row, connection = self._row(job), self._db.connection
+        self._db.with_retry(lambda: _insert(connection, row), connection)
 
-def many(db: Database, jobs: Sequence[NewJob]) -> None:
-    """Insert plain jobs, all or none of them."""
-    to_param = cache(db.to_param)  # most have the same time
-    rows = [_row(db, job, to_param(job.created_at)) for job in jobs]
+    def many(self, jobs: Sequence[NewJob]) -> None:
+        to_param = cache(self._db.to_param)  # most have the same time
+        rows = [self._row(job, to_param(job.created_at)) for job in jobs]
 
-    def insert() -> None:
-        with db.transaction(), db.connection.cursor() as cursor:
-            cursor.executemany(_INSERT, rows)
+        def insert() -> None:
+            with self._db.transaction(), self._db.connection.cursor() as cursor:
+                execute_many(cursor, _INSERT, rows)
 
-    db.with_retry(insert)
+        self._db.with_retry(insert)
 
+    def whole(self, jobs: Sequence[NewJob]) -> None:
+        rows = [(*self._row(job), *self._rare(job)) for job in jobs]
+        with self._db.connection.cursor() as cursor:
+            execute_many(cursor, _INSERT_WHOLE, rows)
+            if tagged := [job.id for job in jobs if job.flags & Flag.TAGGED]:
+                cursor.execute(_INSERT_TAGS, [self._db.id_list(tagged)])
 
-def whole(db: Database, jobs: Sequence[NewJob]) -> None:
-    """Insert jobs with all that they can have."""
-    rows = [(*_row(db, job), *_rare(db, job)) for job in jobs]
-    with db.connection.cursor() as cursor:
-        cursor.executemany(_INSERT_WHOLE, rows)
+    def edges(self, new: Sequence[Edge]) -> None:
+        text = json.dumps([(edge.parent.hex, edge.child.hex, edge.result_path) for edge in new])
+        with self._db.connection.cursor() as cursor:
+            cursor.execute(_INSERT_EDGES, [text])
 
+    def receipts(self, ids: Sequence[UUID], now: float) -> set[UUID]:
+        with self._db.connection.cursor() as cursor:
+            cursor.execute(_RECORD_RECEIPTS, [self._db.to_param(now), self._db.id_list(ids)])
+            return {UUID(id) for (id,) in cursor.fetchall()}
 
-def edges(db: Database, new: Sequence[Edge]) -> None:
-    """Insert the edges of a pipeline."""
-    text = json.dumps([(edge.parent.hex, edge.child.hex, edge.result_path) for edge in new])
-    with db.connection.cursor() as cursor:
-        cursor.execute(_INSERT_EDGES, [text])
+    def _row(self, job: NewJob, created: str | None = None) -> tuple[Any, ...]:
+        """Return the values of a plain job, in the order of `NewJob`."""
+        return (
+            f"{job.id.int:032x}",  # the value of `hex`, which takes longer
+            job.name,
+            job.queue,
+            job.priority,
+            job.state._value_,
+            None if job.run_after is None else self._db.to_param(job.run_after),
+            created or self._db.to_param(job.created_at),
+            job.arguments,
+            job.on_crash._value_,
+            job.flags,
+        )
 
-
-def receipts(db: Database, ids: Sequence[UUID], now: float) -> set[UUID]:
-    """Insert the receipts that are missing; return their ids."""
-    with db.connection.cursor() as cursor:
-        cursor.execute(_RECORD_RECEIPTS, [db.to_param(now), db.id_list(ids)])
-        return {UUID(id) for (id,) in cursor.fetchall()}
-
-
-def _row(db: Database, job: NewJob, created: str | None = None) -> tuple[Any, ...]:
-    """Return the values of a plain job, in the order of `NewJob`."""
-    return (
-        f"{job.id.int:032x}",  # the value of `hex`, which takes longer
-        job.name,
-        job.queue,
-        job.priority,
-        job.state._value_,
-        None if job.run_after is None else db.to_param(job.run_after),
-        created or db.to_param(job.created_at),
-        job.arguments,
-        job.on_crash._value_,
-        job.flags,
-    )
-
-
-def _rare(db: Database, job: NewJob) -> tuple[Any, ...]:
-    """Return the values that few jobs have, in the order of `NewJob`."""
-    return (
-        None if job.pipeline is None else job.pipeline.hex,
-        job.waits_for,
-        job.unique_key,
-        job.limit_key,
-        job.limit_max,
-        job.limit_per,
-        None if job.expires_at is None else db.to_param(job.expires_at),
-    )
+    def _rare(self, job: NewJob) -> tuple[Any, ...]:
+        """Return the values that few jobs have, in the order of `NewJob`."""
+        return (
+            None if job.pipeline is None else job.pipeline.hex,
+            job.waits_for,
+            job.unique_key,
+            job.limit_key,
+            job.limit_max,
+            job.limit_per,
+            None if job.expires_at is None else self._db.to_param(job.expires_at),
+            job.options,
+            job.context,
+        )
 
 
 def _insert(connection: Any, row: tuple[Any, ...]) -> None:
@@ -114,7 +118,13 @@ def _insert(connection: Any, row: tuple[Any, ...]) -> None:
         with connection.cursor() as cursor:
             cursor.execute(_INSERT, row)
         return
-    connection.ensure_connection()
-    connection.validate_no_broken_transaction()
-    with connection.wrap_database_errors:
+    # As that cursor does, without the calls that find nothing to do.
+    if connection.connection is None:
+        connection.ensure_connection()
+    if connection.needs_rollback:
+        connection.validate_no_broken_transaction()
+    try:
         connection.connection.execute(_DRIVERS_INSERT, row)
+    except Exception:
+        with connection.wrap_database_errors:
+            raise

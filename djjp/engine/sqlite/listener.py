@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from djjp.engine.sqlite import file
 from djjp.engine.sqlite.inotify import FileWatch
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ _BUSY_POLL, _IDLE_POLL = 0.002, 0.005
 _SHORTEST_POLL, _LONGEST_POLL = 0.001, 0.25
 # A commit comes at most this many seconds after the last write to the log that belongs to it.
 _LONGEST_COMMIT = 1.0
+# Seconds between two comparisons of the files that are open with those that their paths lead to.
+_CONFIRM_EVERY = 1.0
 # Seconds for which reports are not relied on after the system has missed a write.
 _DISTRUST = 60.0
 
@@ -48,6 +51,8 @@ class CommitListener:
         self._written_at = 0.0  # the last write that was reported
         self._ignore_until = 0.0
         self._distrust_until = 0.0
+        self._missed_since: float | None = None  # since when commits come without a report
+        self._confirm_at = 0.0
         self._pause = _IDLE_POLL  # between two polls by the clock
         self._version = self._read()
 
@@ -66,15 +71,29 @@ class CommitListener:
         written = self._log is not None and self._log.written()
         woken, self._version = version != self._version, version
         now = time.monotonic()
+        if now >= self._confirm_at:
+            file.confirm(self._connection)
+            self._confirm_at = now + _CONFIRM_EVERY
         if woken:
             self._ignore_until = now + self._pause
             if not written and now - self._written_at > _LONGEST_COMMIT:
                 self._distrust_until = now + _DISTRUST
+                self._missed_since = self._missed_since or now
+            else:
+                self._missed_since = None
         elif written:
             self._ignore_until = max(self._ignore_until, now + _SHORTEST_POLL)
         if written:
             self._written_at = now
         return woken
+
+    def unheard(self) -> str | None:
+        """Return the reason once all commits for a while came without a report: one can be a coincidence."""
+        now = time.monotonic()
+        if self._log is None or self._missed_since is None or now >= self._distrust_until:
+            return None
+        missed = now - self._missed_since >= _DISTRUST
+        return "the system does not report writes to the queue's file" if missed else None
 
     def interval(self, quiet: float) -> float:
         self._pause = _BUSY_POLL if quiet < 0.1 else _IDLE_POLL
@@ -85,16 +104,20 @@ class CommitListener:
             max(self._ignore_until - now, now - self._written_at, _SHORTEST_POLL), _LONGEST_POLL
         )
 
+    def close(self) -> None:
+        """Do nothing: what is watched is the file, and nobody waits for the watcher."""
+
     def _read(self) -> int:
         connection = self._connection
         connection.ensure_connection()
         is_new = connection.connection is not self._driver
-        if is_new:
-            self._adopt()
         # On the raw driver connection: where no writes are reported this runs two hundred times a second.
-        (version,) = self._driver.execute("PRAGMA data_version").fetchone()
-        if is_new:
-            self._follow_log()  # only a connection that has read has a log
+        with connection.wrap_database_errors:
+            if is_new:
+                self._adopt()
+            (version,) = self._driver.execute("PRAGMA data_version").fetchone()
+            if is_new:
+                self._follow_log()  # only a connection that has read has a log
         return int(version)
 
     def _adopt(self) -> None:

@@ -6,13 +6,13 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from djjp.engine.database import TABLE
+from djjp.engine.rows import READY, TABLE
 
 #: Each queue is one arm of a compound SELECT. SQLite takes at most 500 arms.
 MAX_UNION = 400
 
 _HEAD = f"""(SELECT {{column}} FROM {TABLE} INDEXED BY djjp_job_ready_queue
-WHERE state = 'ready' AND queue = served.value ORDER BY priority DESC, id LIMIT 1)"""
+WHERE {READY} AND queue = served.value ORDER BY priority DESC, id LIMIT 1)"""
 
 
 def leading_queues(queues: Sequence[str]) -> tuple[str, list[Any]]:
@@ -35,12 +35,13 @@ def ready_query(
     For some queues it merges their orders, each from its own position in the index. So it never reads the
     million jobs of a queue that is not served.
     """
-    columns = "id, name, arguments, attempts, rescues, flags, priority"
+    columns = """id, name, arguments, attempts, rescues, flags, claim, queue, created_at, run_after,
+priority"""
     order = "ORDER BY priority DESC, id LIMIT %s"
     excluded, names = "", list(exclude_names)
     if names:
         excluded = f" AND name NOT IN ({', '.join(['%s'] * len(names))})"
-    ready = f"SELECT {columns} FROM {TABLE} INDEXED BY {{}} WHERE state = 'ready'{excluded}"
+    ready = f"SELECT {columns} FROM {TABLE} INDEXED BY {{}} WHERE {READY}{excluded}"
     if queues is None:
         return f"{ready.format('djjp_job_ready')} {order}", names
     # A queue named twice would give its jobs twice.

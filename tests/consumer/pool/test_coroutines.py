@@ -1,4 +1,4 @@
-"""The asyncio pool: hundreds of coroutines on one loop, functions beside it, and none hurts another."""
+"""The asyncio pool: hundreds of coroutines on one loop and functions on threads; none affects another."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -27,30 +26,23 @@ from tests.project.shop.jobs import add, anap, nap
 from tests.project.shop.models import Execution
 from tests.support import consumers
 from tests.support.processes import Processes, eventually
+from tests.support.recorder import GATE, SEEN
 
-#: What jobs leave.
-SEEN: list[Any] = []
-#: Where functions wait in C, and whether coroutines may end.
-GATE = threading.Event()
 COLOUR: contextvars.ContextVar[str] = contextvars.ContextVar("colour", default="none")
 
 
 @pytest.fixture(autouse=True)
-def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def short_times(monkeypatch: pytest.MonkeyPatch, recorder: list[Any]) -> None:
     monkeypatch.setattr(threads, "COROUTINE_GRACE", 0.5)
     monkeypatch.setattr(sync_threads, "IDLE", 0.5)
-    GATE.clear()
-    yield
-    GATE.set()
-    SEEN.clear()
 
 
-def drain(limit: int = 4, **options: Any) -> Consumer:
-    return consumers.drain(limit, concurrency="asyncio", **options)
+def drain(slots: int = 4, **options: Any) -> Consumer:
+    return consumers.drain(slots, concurrency="asyncio", **options)
 
 
-def consuming(limit: int = 4, **options: Any) -> Any:
-    return consumers.consuming(limit, concurrency="asyncio", **options)
+def consuming(slots: int = 4, **options: Any) -> Any:
+    return consumers.consuming(slots, concurrency="asyncio", **options)
 
 
 def states() -> dict[str, int]:
@@ -65,7 +57,7 @@ async def until(true: Any) -> None:
 
 @job(name="async.together")
 async def together(count: int) -> int:
-    """Ends once so many of it run at the same time."""
+    """End once `count` of these jobs run at the same time."""
     SEEN.append("here")
     await until(lambda: len(SEEN) >= count)
     return threading.get_ident()
@@ -99,7 +91,7 @@ async def rest_briefly() -> None:
 
 @job(name="async.stubborn", timeout=0.1)
 async def stubborn(seconds: float) -> str:
-    """Swallows what would end it."""
+    """Swallow cancellations."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and not GATE.is_set():
         try:
@@ -116,7 +108,7 @@ async def hog(seconds: float) -> None:
 
 @job(name="async.child_hog")
 async def child_hog(seconds: float) -> None:
-    """The loop is blocked by a task that the job has started."""
+    """Block the loop in a task that the job has started."""
 
     async def child() -> None:
         time.sleep(seconds)  # noqa: ASYNC251
@@ -147,13 +139,12 @@ async def paint(colour: str) -> tuple[str, str, bool]:
     before = COLOUR.get()
     COLOUR.set(colour)
     await asyncio.sleep(0.01)
-    current = current_job()
-    return before, COLOUR.get(), current is not None and current.name == "async.paint"
+    return before, COLOUR.get(), current_job().name == "async.paint"
 
 
 @job(name="async.write")
 async def write(key: str) -> bool:
-    """Whether its two queries ran on one thread."""
+    """Return whether its two queries ran on one thread."""
     threads: set[int] = set()
 
     def here() -> None:
@@ -168,10 +159,11 @@ async def write(key: str) -> bool:
 
 @job(name="async.query_together")
 async def query_together(count: int) -> None:
-    """Its query waits for the queries of so many others."""
+    """Query the database, and wait for the queries of the other jobs."""
 
     def query() -> None:
-        SEEN.append(connections["default"].ensure_connection())
+        connections["default"].ensure_connection()
+        SEEN.append(None)
         eventually(lambda: len(SEEN) >= count)
 
     await sync_to_async(query)()
@@ -194,7 +186,7 @@ async def stuck_query() -> None:
 @job(name="async.enqueue")
 async def enqueue(count: int) -> int:
     await asyncio.gather(*(add.arun_later(n) for n in range(count)))
-    return sum(thread.name == "djjp-aside" for thread in threading.enumerate())
+    return sum(thread.name == "djjp-sync" for thread in threading.enumerate())
 
 
 @job(name="async.enqueue_now")
@@ -204,7 +196,7 @@ async def enqueue_now() -> str:
 
 @job(name="async.enqueue_and_fail")
 async def enqueue_and_fail() -> None:
-    """What is enqueued in a transaction that the job has open vanishes with it."""
+    """Enqueue in a transaction of the job and fail: the enqueued job vanishes with the transaction."""
 
     @sync_to_async
     def begin() -> Any:
@@ -220,7 +212,7 @@ async def enqueue_and_fail() -> None:
 
 @job(name="async.there_and_back")
 async def there_and_back() -> int:
-    """From the loop to a thread, and from there to the loop."""
+    """Call a thread from the loop, and the loop from there."""
     return await sync_to_async(async_to_sync(inner))()
 
 
@@ -249,9 +241,10 @@ async def see() -> None:
     await until(lambda: len(SEEN) == 2)
 
 
-# Places
+# Slots
 
 
+@pytest.mark.sqlite_only
 def test_hundreds_run_at_once_on_one_thread(engine: Engine) -> None:
     handles = run_many(together.bind(300) for _ in range(300))
 
@@ -261,7 +254,7 @@ def test_hundreds_run_at_once_on_one_thread(engine: Engine) -> None:
 
 
 @pytest.mark.sqlite_only
-def test_no_more_run_at_once_than_the_limit_says_of_both_kinds_together(engine: Engine) -> None:
+def test_the_limit_holds_for_functions_and_coroutines_together(engine: Engine) -> None:
     most, running, lock = [0], [0], threading.Lock()
 
     def enter(step: int) -> None:
@@ -288,7 +281,8 @@ def test_no_more_run_at_once_than_the_limit_says_of_both_kinds_together(engine: 
     assert states() == {"succeeded": 120}
 
 
-def test_a_function_that_waits_stops_no_coroutine(engine: Engine) -> None:
+@pytest.mark.sqlite_only
+def test_a_function_that_waits_delays_no_coroutine(engine: Engine) -> None:
     waiting = run_many(wait.bind() for _ in range(3))
     opened = open_gate.run_later()
 
@@ -299,18 +293,18 @@ def test_a_function_that_waits_stops_no_coroutine(engine: Engine) -> None:
 
 
 @pytest.mark.sqlite_only
-def test_a_coroutine_that_blocks_the_loop_stops_no_function(engine: Engine) -> None:
+def test_a_coroutine_that_blocks_the_loop_delays_no_function(engine: Engine) -> None:
     with consuming(2):
         hog.using(priority=1).run_later(1.0)
         eventually(lambda: Job.objects.filter(state="running").exists())
         assert add.run_later(1).join(30) == 1
 
 
-@pytest.mark.parametrize("limit", [1, 50])
-def test_max_jobs_is_exact(engine: Engine, limit: int) -> None:
+@pytest.mark.parametrize("slots", [1, 50])
+def test_max_jobs_is_exact(engine: Engine, slots: int) -> None:
     run_many(call for _ in range(60) for call in (anap.bind(0.001), add.bind(1)))
 
-    consumer = Consumer(limit, max_jobs=71, concurrency="asyncio")
+    consumer = Consumer(slots, max_jobs=71, concurrency="asyncio")
     consumer.run()
 
     assert consumer.executed == 71
@@ -318,7 +312,7 @@ def test_max_jobs_is_exact(engine: Engine, limit: int) -> None:
 
 
 @pytest.mark.sqlite_only
-def test_a_thousand_coroutines_come_back_as_they_went(engine: Engine) -> None:
+def test_a_thousand_coroutines_keep_their_context(engine: Engine) -> None:
     handles = run_many(paint.bind(str(n)) for n in range(1000))
 
     drain(50)
@@ -344,6 +338,7 @@ def test_errors_of_coroutines_are_their_own(engine: Engine) -> None:
     assert all(handle.join(0) for handle in beside_them)
 
 
+@pytest.mark.sqlite_only
 def test_a_coroutine_that_takes_too_long_is_cancelled(engine: Engine) -> None:
     handles = run_many(rest_briefly.bind() for _ in range(5))
     others = run_many(anap.bind(0.01) for _ in range(5))
@@ -358,14 +353,14 @@ def test_a_coroutine_that_takes_too_long_is_cancelled(engine: Engine) -> None:
 
 
 @pytest.mark.sqlite_only
-def test_one_that_swallows_its_cancellation_is_given_up_and_its_place_is_free(
+def test_a_coroutine_that_swallows_its_cancellation_is_abandoned_and_its_slot_freed(
     engine: Engine,
 ) -> None:
     handle = stubborn.run_later(60.0)
     others = run_many(anap.bind(0.01) for _ in range(5))
 
     consumer = Consumer(1, drain=True, concurrency="asyncio")
-    # It is the only place: with it the consumer has lost all, and it ends.
+    # It is the only slot: without it the consumer has none left, and it ends.
     consumer.run()
     assert consumer._pool.abandoned == 1
     with pytest.raises(JobFailed, match="timeout"):
@@ -375,7 +370,7 @@ def test_one_that_swallows_its_cancellation_is_given_up_and_its_place_is_free(
 
 
 @pytest.mark.sqlite_only
-def test_one_that_ends_after_all_is_not_lost(engine: Engine) -> None:
+def test_an_abandoned_coroutine_that_ends_after_all_counts_no_more(engine: Engine) -> None:
     with consuming(2) as consumer:
         handle = stubborn.run_later(60.0)
         eventually(lambda: consumer._pool.abandoned == 1)
@@ -387,7 +382,9 @@ def test_one_that_ends_after_all_is_not_lost(engine: Engine) -> None:
 
 
 @pytest.mark.sqlite_only
-def test_one_that_swallows_its_cancellation_and_ends_in_time_has_succeeded(engine: Engine) -> None:
+def test_a_coroutine_that_swallows_its_cancellation_and_ends_in_time_has_succeeded(
+    engine: Engine,
+) -> None:
     handle = stubborn.run_later(0.3)
 
     drain(1)
@@ -396,16 +393,17 @@ def test_one_that_swallows_its_cancellation_and_ends_in_time_has_succeeded(engin
     assert SEEN == ["swallowed"]
 
 
+@pytest.mark.sqlite_only
 def test_a_cancelled_coroutine_stops_at_once(engine: Engine) -> None:
     with consuming(2):
         handle = rest.run_later()
         eventually(lambda: SEEN == ["rests"])
         handle.cancel()
-        eventually(lambda: (handle.refresh(), handle.state)[1] == "cancelled")
+        eventually(lambda: Job.objects.get().state == "cancelled")
     assert SEEN == ["rests", "cleaned up"]
 
 
-def test_a_coroutine_that_is_interrupted_before_it_begins_does_not_run() -> None:
+def test_a_coroutine_that_is_interrupted_before_its_start_does_not_run() -> None:
     arguments = codec.encode_arguments((), {}, None)
     execution = ExecutionOf(Claimed(uuid.uuid4(), "async.rest", arguments, 1, 0))
     execution.interrupt(JobStopped, 0)
@@ -416,7 +414,7 @@ def test_a_coroutine_that_is_interrupted_before_it_begins_does_not_run() -> None
     assert SEEN == []
 
 
-def test_a_consumer_that_has_to_end_gives_back_what_does_not(engine: Engine) -> None:
+def test_a_consumer_that_must_end_releases_coroutines_that_still_run(engine: Engine) -> None:
     ran = run_many(rest.bind() for _ in range(4))
     with consuming(2, shutdown_timeout=0.1):
         eventually(lambda: SEEN.count("rests") == 2)
@@ -429,8 +427,9 @@ def test_a_consumer_that_has_to_end_gives_back_what_does_not(engine: Engine) -> 
 # Databases
 
 
+@pytest.mark.one_database
 @pytest.mark.borrowed
-def test_coroutines_share_threads_and_connections_and_leave_none(
+def test_coroutines_share_threads_and_connections_and_leave_none_open(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {thread.ident for thread in threading.enumerate()}
@@ -438,9 +437,9 @@ def test_coroutines_share_threads_and_connections_and_leave_none(
     handles = run_many(write.bind(f"k{n}") for n in range(200))
 
     class Counting(sync_threads._Thread):
-        def _work(self) -> None:
+        def work(self) -> None:
             most.append(1)
-            super()._work()
+            super().work()
 
     monkeypatch.setattr(sync_threads, "_Thread", Counting)
     drain(5)
@@ -472,10 +471,10 @@ def test_coroutines_without_queries_need_no_thread(engine: Engine) -> None:
 
 
 @pytest.mark.sqlite_only
-def test_a_thread_that_no_job_needs_ends(engine: Engine) -> None:
+def test_an_idle_thread_ends(engine: Engine) -> None:
     with consuming(3):
         assert write.run_later("k").join(30) is True
-        eventually(lambda: not [t for t in threading.enumerate() if t.name == "djjp-aside"])
+        eventually(lambda: not [t for t in threading.enumerate() if t.name == "djjp-sync"])
         assert write.run_later("l").join(30) is True
 
 
@@ -493,7 +492,7 @@ def test_a_query_that_outlasts_its_job_is_stopped_and_rolled_back(engine: Engine
 
 
 @pytest.mark.sqlite_only
-def test_a_job_may_go_from_the_loop_to_a_thread_and_back(engine: Engine) -> None:
+def test_a_job_can_go_from_the_loop_to_a_thread_and_back(engine: Engine) -> None:
     handle = there_and_back.run_later()
 
     drain(1)
@@ -502,7 +501,7 @@ def test_a_job_may_go_from_the_loop_to_a_thread_and_back(engine: Engine) -> None
 
 
 @pytest.mark.sqlite_only
-def test_what_a_job_leaves_behind_has_no_thread_of_another(engine: Engine) -> None:
+def test_a_task_that_outlives_its_job_cannot_use_another_jobs_thread(engine: Engine) -> None:
     leave_behind.run_later()
     see.run_later()
 
@@ -524,7 +523,7 @@ def test_a_coroutine_enqueues_without_a_thread(engine: Engine) -> None:
     assert consumer.executed == 31
 
 
-def test_a_coroutine_may_enqueue_by_the_blocking_call_too(engine: Engine) -> None:
+def test_a_coroutine_can_enqueue_by_the_blocking_call_too(engine: Engine) -> None:
     handle = enqueue_now.run_later()
 
     drain(1)
@@ -533,7 +532,7 @@ def test_a_coroutine_may_enqueue_by_the_blocking_call_too(engine: Engine) -> Non
 
 
 @pytest.mark.sqlite_only
-def test_what_a_coroutine_enqueues_in_its_transaction_vanishes_with_it(engine: Engine) -> None:
+def test_jobs_enqueued_in_a_coroutines_transaction_vanish_with_it(engine: Engine) -> None:
     handle = enqueue_and_fail.run_later()
 
     drain(1)
@@ -564,7 +563,7 @@ def test_the_watchdog_names_the_job_that_blocks_the_loop_and_where_it_is(
 
 
 @pytest.mark.sqlite_only
-def test_the_watchdog_names_a_job_that_blocks_again_and_again_once(
+def test_the_watchdog_logs_a_job_that_blocks_repeatedly_once(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_many(hog.bind(0.2) for _ in range(4))
@@ -576,7 +575,7 @@ def test_the_watchdog_names_a_job_that_blocks_again_and_again_once(
 
 
 @pytest.mark.sqlite_only
-def test_the_watchdog_is_silent_about_coroutines_that_await(
+def test_the_watchdog_logs_nothing_about_coroutines_that_await(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_many(call for _ in range(10) for call in (anap.bind(0.3), nap.bind(0.3)))
@@ -591,7 +590,7 @@ def test_the_watchdog_is_silent_about_coroutines_that_await(
 def test_a_process_whose_loop_is_blocked_for_good_ends(
     processes: Processes, engine: Engine
 ) -> None:
-    """The culprit has failed; the others, which could not even be cancelled, are given back."""
+    """The culprit has failed; the others, which could not even be cancelled, are released."""
     program = """
 import django; django.setup()
 import asyncio, sys, time
@@ -599,6 +598,7 @@ from djjp import job
 from djjp.consumer.pool import threads
 from djjp.consumer.process import consume
 threads.COROUTINE_GRACE = 1.0
+__name__ = "tests.project.settings"  # a job of `__main__` is refused
 
 @job(name="async.rest_briefly", timeout=0.1)
 async def rest_briefly():
@@ -628,10 +628,10 @@ SETTINGS = (
 )
 
 
-# What the command and the settings say
+# The command and the settings
 
 
-def test_the_command_says_which_pool_and_the_consumers_row_shows_it(
+def test_the_command_selects_the_pool_and_the_consumers_row_shows_it(
     processes: Processes, engine: Engine
 ) -> None:
     handles = run_many(anap.bind(0.3) for _ in range(20))
@@ -665,18 +665,18 @@ def test_a_thread_keeps_its_loop_for_the_next_coroutine(engine: Engine) -> None:
 
 
 @pytest.mark.sqlite_only
-def test_coroutines_on_threads_use_databases_beside_their_loop(engine: Engine) -> None:
+def test_coroutines_on_threads_use_databases_outside_their_loop(engine: Engine) -> None:
     handles = run_many(
         call for n in range(20) for call in (write.bind(f"k{n}"), there_and_back.bind())
     )
     consumers.drain(4, concurrency="threads")
 
     assert [handle.join(0) for handle in handles[::2]] == [True] * 20
-    eventually(lambda: not [t for t in threading.enumerate() if t.name == "djjp-aside"])
+    eventually(lambda: not [t for t in threading.enumerate() if t.name == "djjp-sync"])
 
 
 @pytest.mark.sqlite_only
-def test_a_task_that_exits_beside_a_coroutine_ends_neither_thread_nor_loop(engine: Engine) -> None:
+def test_a_task_that_raises_systemexit_ends_neither_thread_nor_loop(engine: Engine) -> None:
     handles = [child_leaves.run_later(), leave.run_later()]
     other = anap.run_later(0.01)
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import faulthandler
 import os
 import signal
 import time
+from pathlib import Path
 
 from django.conf import settings
+from django.db import transaction
 
 from djjp import Limit, Rate, current_job, job, queues
+from djjp.jobs import get_job
 from tests.project.shop.models import Execution
 
 TALLY = settings.HOME / "tally.txt"
@@ -26,6 +30,24 @@ def add(a: int, b: int = 0) -> int:
 @job(name="shop.echo")
 def echo(*args: object, **kwargs: object) -> list[object]:
     return [list(args), kwargs]
+
+
+@job
+def items(count: int) -> list[int]:
+    return list(range(count))
+
+
+@job
+def repeat(item: object, times: int = 2) -> list[object]:
+    return [item] * times
+
+
+@job
+def require(item: int, least: int) -> int:
+    """Return the item, if it is large enough."""
+    if item < least:
+        raise ValueError(f"{item} is below {least}")
+    return item
 
 
 @job
@@ -82,8 +104,18 @@ def hog(seconds: float) -> None:
 def linger(key: str, *seconds: float) -> int:
     """Leave a row at once; then, in each attempt, take as long as is said for it, if anything is."""
     Execution.objects.create(key=key, process=os.getpid(), at=time.time())
-    attempt = current_job().attempt  # type: ignore[union-attr]  # it runs as a job
+    attempt = current_job().attempt
     time.sleep(seconds[attempt - 1] if attempt <= len(seconds) else 0)
+    return os.getpid()
+
+
+@job
+def read_folder(key: str, folder: str) -> int:
+    """Leave a row, read each file of a folder as a backup does, and take long the first time."""
+    for path in Path(folder).iterdir():
+        path.read_bytes()
+    Execution.objects.create(key=key, process=os.getpid(), at=time.time())
+    time.sleep(600 if current_job().attempt == 1 else 0)
     return os.getpid()
 
 
@@ -107,10 +139,45 @@ def kill_consumer_once(key: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def end_process(how: str) -> None:
+    """End the whole process at once, in one of the ways in which jobs do."""
+    match how:
+        case "SIGKILL":  # as the system does when memory is short
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "exit":
+            os._exit(1)
+        case "stack overflow":
+            faulthandler._stack_overflow()  # type: ignore[attr-defined]  # for tests of CPython
+
+
+@job
+def be_fatal(key: str, how: str, seconds: float = 0.0) -> None:
+    """Leave a row, and take the whole process down after a while."""
+    Execution.objects.create(key=key, process=os.getpid(), at=time.time())
+    time.sleep(seconds)
+    end_process(how)
+
+
+@job
+async def abe_fatal(key: str, how: str, seconds: float = 0.0) -> None:
+    """Do the same as a coroutine."""
+    await Execution.objects.acreate(key=key, process=os.getpid(), at=time.time())
+    await asyncio.sleep(seconds)
+    end_process(how)
+
+
+@job
+async def alinger(key: str, seconds: float) -> int:
+    """Leave a row at once, and end after a while."""
+    await Execution.objects.acreate(key=key, process=os.getpid(), at=time.time())
+    await asyncio.sleep(seconds)
+    return os.getpid()
+
+
 @job(max_attempts=2, backoff=0.05)
 def fail_once(received: object = None) -> str:
     """Fail in the first attempt."""
-    if current_job().attempt == 1:  # type: ignore[union-attr]  # it runs as a job
+    if current_job().attempt == 1:
         raise ValueError("not yet")
     return "at last"
 
@@ -154,7 +221,7 @@ async def acall_api(number: int) -> None:
 def import_from(source: str, *seconds: float) -> str:
     """In each attempt take as long as is said for it, if anything is."""
     note("start", source)
-    attempt = current_job().attempt  # type: ignore[union-attr]  # it runs as a job
+    attempt = current_job().attempt
     time.sleep(seconds[attempt - 1] if attempt <= len(seconds) else 0)
     return source
 
@@ -162,3 +229,33 @@ def import_from(source: str, *seconds: float) -> str:
 @job(expires_after=0.2)
 def greet(name: str) -> str:
     return f"hello {name}"
+
+
+@job
+def read_file(path: str) -> int:
+    """Read a file, as a program that makes a copy does; return its size."""
+    return len(Path(path).read_bytes())
+
+
+@job
+def use_queue_in_transaction(waiting: str, fails: bool = False) -> list[str]:
+    """Use handles inside a transaction of the queue's own database; return what they report."""
+    with transaction.atomic(using=settings.DJJP["db_name"]):
+        handle = add.run_later(1)
+        reports = [get_job(handle.id).state.value, get_job(waiting).state.value]
+        get_job(waiting).cancel()
+        reports.append(get_job(waiting).state.value)
+        get_job(waiting).retry()
+        reports.append(get_job(waiting).state.value)
+        queues.pause("closed")
+        reports += queues.paused()
+        try:
+            handle.join(60)
+        except TimeoutError as error:
+            reports.append(str(error))
+        if fails:
+            raise ValueError("undo all of it")
+    return reports
+
+
+from tests.project.shop import forking  # noqa: E402, F401  (its jobs are registered too)

@@ -1,4 +1,4 @@
-"""What the jobs of the test project leave in the application's database."""
+"""The rows that the jobs of the test project write into the application's database."""
 
 from django.db import models
 

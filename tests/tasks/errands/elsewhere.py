@@ -1,13 +1,14 @@
-"""Tasks outside of `tasks.py`, and a trace of whoever imports this."""
+"""Tasks outside of `tasks.py`, and a trace of the processes that import this."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import django
 
-if django.VERSION >= (6, 0):
+if TYPE_CHECKING or django.VERSION >= (6, 0):
     from django.tasks import task
 else:
     from django_tasks import task
@@ -32,3 +33,11 @@ moved = renamed
 def plain() -> str:
     """Neither a task nor decorated."""
     return "plain"
+
+
+def undecorated(number: int) -> int:
+    """The function of a task that has another name here."""
+    return number * 2
+
+
+doubled = task(undecorated)

@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import django
 
 from djjp.backend import task_options
 from djjp.jobs.current import current_job
 
-if django.VERSION >= (6, 0):
+if TYPE_CHECKING or django.VERSION >= (6, 0):
     from django.tasks import TaskContext, task
 else:
     from django_tasks import TaskContext, task
@@ -101,9 +101,8 @@ async def aown(context: Any, *, key: str) -> list[Any]:
 
 @task(takes_context=True)
 def seen_by_itself(context: Any, consumer: object = None) -> dict[str, Any]:
-    """What a running task sees of itself, by its context and by the queue."""
+    """Return what a running task reads about itself, from its context and from the queue."""
     own, job = context.task_result, current_job()
-    assert job is not None
     before = [own.status, own.args, own.kwargs, own.worker_ids, own.task.queue_name]
     own.refresh()
     after = [own.status, own.args, own.kwargs, own.worker_ids, own.task.queue_name]
@@ -113,7 +112,7 @@ def seen_by_itself(context: Any, consumer: object = None) -> dict[str, Any]:
 @task(takes_context=True)
 @task_options(max_attempts=3, backoff=0)
 def flaky(context: Any, works_at: int) -> list[Any]:
-    """Fail until an attempt, and tell what that one knew."""
+    """Fail until an attempt, and return what that attempt knew."""
     if context.attempt < works_at:
         raise ValueError(f"attempt {context.attempt}")
     own = context.task_result
@@ -129,7 +128,7 @@ def slow(seconds: float) -> None:
 
 
 def gift(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A decorator that passes an argument of its own."""
+    """Decorate a function: pass an additional argument."""
 
     @wraps(function)
     def wrapper(number: int) -> Any:

@@ -23,6 +23,11 @@ def praise(title: str) -> str:
 
 
 @job
+def echo(value: object) -> object:
+    return value
+
+
+@job
 async def aorder(title: str) -> str:
     await asyncio.sleep(0)
     await Group.objects.acreate(name=title)
@@ -90,9 +95,20 @@ def refuse(reason: str) -> None:
     raise ValueError(reason)
 
 
+@job
+async def arefuse(reason: str) -> None:
+    raise ValueError(reason)
+
+
+@job
+def again() -> None:
+    """Enqueue the next run, a day later."""
+    again.using(run_after=timedelta(days=1)).run_later()
+
+
 @job(max_attempts=3, backoff=0)
 def insist() -> int:
-    attempt: int = current_job().attempt  # type: ignore[union-attr]  # it runs as a job
+    attempt: int = current_job().attempt
     if attempt < 3:
         raise ConnectionError(f"no answer to call {attempt}")
     return attempt
@@ -106,7 +122,6 @@ def insist_slowly() -> None:
 @job
 def count_up(number: int) -> str:
     current = current_job()
-    assert current is not None
     for done in range(1, number + 1):
         current.progress(done, number)
     return str(get_job(current.id).state)

@@ -1,9 +1,11 @@
 """A task of Django's framework, in a project that has jobs too."""
 
+from typing import TYPE_CHECKING
+
 import django
 from django.contrib.auth.models import Group
 
-if django.VERSION >= (6, 0):
+if TYPE_CHECKING or django.VERSION >= (6, 0):
     from django.tasks import task
 else:
     from django_tasks import task

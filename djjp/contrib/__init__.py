@@ -1,0 +1,1 @@
+"""Bridges to other libraries; each module needs the extra of djjp that installs its library."""

@@ -1,0 +1,187 @@
+"""Slots: whatever a job raises, and wherever, it is reported as ended and its slot runs the next job."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, NoReturn
+
+import pytest
+
+from djjp import job
+from djjp.consumer.pool import coroutines
+from djjp.engine import Engine
+from djjp.exceptions import JobStopped, JobTimedOut
+from djjp.jobs import RegisteredJob
+from djjp.models import Job, State
+from tests.project.shop.jobs import add
+from tests.support.consumers import consuming
+
+POOLS = ["threads", "asyncio"]
+pytestmark = pytest.mark.sqlite_only
+
+
+class Nameless(type):
+    @property
+    def __module__(cls) -> NoReturn:  # type: ignore[override]  # to raise is its purpose
+        raise RuntimeError("no module")
+
+
+class Indescribable(Exception, metaclass=Nameless):
+    pass
+
+
+class Speechless(Exception):
+    def __str__(self) -> str:
+        raise SystemExit("no text")
+
+
+class OddText(str):
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        raise KeyboardInterrupt
+
+    def replace(self, *args: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+
+class OddMessage(Exception):
+    def __str__(self) -> str:
+        return OddText("odd")
+
+
+def broken(error: BaseException) -> NoReturn:
+    raise ValueError("nothing to see")
+
+
+class Classless(Exception):
+    __class__ = property(broken)
+
+
+class WithoutTraceback(JobTimedOut):
+    def with_traceback(self, traceback: object) -> NoReturn:
+        raise ValueError("no traceback")
+
+    args = property(broken)
+
+
+RAISED: dict[str, type[BaseException]] = {
+    kind.__name__ if kind is not Indescribable else "Indescribable": kind
+    for kind in (
+        JobTimedOut,
+        JobStopped,
+        asyncio.CancelledError,
+        GeneratorExit,
+        SystemExit,
+        KeyboardInterrupt,
+        StopIteration,
+        StopAsyncIteration,
+        MemoryError,
+        RecursionError,
+        Indescribable,
+        Speechless,
+        OddMessage,
+        Classless,
+        WithoutTraceback,
+    )
+}
+
+
+@job(name="slots.raise")
+def raise_(name: str) -> NoReturn:
+    raise RAISED[name]
+
+
+@job(name="slots.araise")
+async def araise(name: str) -> NoReturn:
+    await asyncio.sleep(0)
+    raise RAISED[name]
+
+
+@job(name="slots.raise_in_time", timeout=20)
+async def araise_in_time(name: str) -> NoReturn:
+    raise RAISED[name]
+
+
+@job(name="slots.cancel_all")
+async def cancel_all() -> None:
+    """Cancel whatever is on the loop, also what has not begun, except this job itself."""
+    await asyncio.sleep(0.05)
+    for task in asyncio.all_tasks():
+        if task is not asyncio.current_task():
+            task.cancel()
+
+
+@job(name="slots.asleep")
+async def asleep() -> None:
+    await asyncio.sleep(60)
+
+
+def join(handle: Any) -> State:
+    until = time.monotonic() + 20
+    while (state := handle.state) not in (State.FAILED, State.SUCCEEDED, State.CANCELLED):
+        assert time.monotonic() < until, f"{handle!r} is never reported"
+        time.sleep(0.01)
+        handle.refresh()
+    return State(state)
+
+
+@pytest.mark.parametrize("concurrency", POOLS)
+@pytest.mark.parametrize("raising", [raise_, araise, araise_in_time])
+def test_whatever_a_job_raises_it_has_failed_and_its_slot_runs_the_next(
+    engine: Engine, concurrency: str, raising: RegisteredJob[..., Any]
+) -> None:
+    with consuming(1, concurrency=concurrency):
+        for name in RAISED:
+            handle = raising.run_later(name)
+            assert join(handle) is State.FAILED, name
+            assert handle.errors[0].exception_class
+        assert add.run_later(1, 2).join(30) == 3
+
+
+def test_a_job_that_cancels_all_tasks_costs_no_slot(engine: Engine) -> None:
+    with consuming(3, concurrency="asyncio"):
+        others = [asleep.run_later(), asleep.run_later()]
+        assert join(cancel_all.run_later()) is State.SUCCEEDED
+        assert [join(other) for other in others] == [State.FAILED, State.FAILED]
+        assert [h.join(30) for h in [add.run_later(i) for i in range(6)]] == [*range(6)]
+
+
+def test_a_task_that_is_cancelled_before_its_first_step_costs_no_slot(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = coroutines.AsyncPool._begin
+
+    def begin_and_cancel(pool: Any, job: Any) -> None:
+        begin(pool, job)
+        if job.name == asleep.name:
+            for run in pool._runs:
+                run.task.cancel()
+
+    monkeypatch.setattr(coroutines.AsyncPool, "_begin", begin_and_cancel)
+    with consuming(1, concurrency="asyncio"):
+        assert join(asleep.run_later()) is State.FAILED
+        assert add.run_later(1, 2).join(30) == 3
+
+
+@pytest.mark.parametrize("concurrency", POOLS)
+def test_an_error_of_the_pool_itself_fails_the_job_and_costs_no_slot(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, concurrency: str
+) -> None:
+    broken = [IndexError("broken"), ValueError("broken too")]
+
+    def execution(*args: Any) -> Any:
+        if broken:
+            raise broken.pop()
+        return Execution(*args)
+
+    from djjp.consumer import pool
+    from djjp.consumer.execution import Execution
+
+    monkeypatch.setattr(pool, "Execution", execution)
+    with consuming(1, concurrency=concurrency):
+        assert join(add.run_later(1)) is State.FAILED
+        assert join(asleep.run_later()) is State.FAILED
+        assert add.run_later(1, 2).join(30) == 3
+    assert Job.objects.filter(state=State.RUNNING).count() == 0

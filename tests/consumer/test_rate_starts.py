@@ -1,0 +1,60 @@
+"""Jobs under a rate start in time or not at all: a late job is counted anew, and only once."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from djjp import run_many
+from djjp.consumer.consumer import Consumer
+from djjp.consumer.rate_starts import LONGEST_MARGIN, StartDeadlines
+from djjp.engine import START_MARGIN, Claimed, Engine
+from djjp.ids import new_id
+from djjp.models import Flag, RateStart
+from tests.project.shop.jobs import SPANS, acall_api, add, anap, call_api, nap
+
+JOB = Claimed(new_id(), "test.job", "[]", 1, 0, Flag.RATE_LIMITED)
+OTHER = Claimed(new_id(), "test.job", "[]", 1, 0, Flag.RATE_LIMITED)
+
+
+def test_a_job_can_start_within_half_of_the_margin() -> None:
+    starts = StartDeadlines()
+    now = time.monotonic()
+    starts.add(now + 60, [JOB], {JOB.id: 1.5})
+    assert not starts.missed(JOB)
+    starts.add(now - START_MARGIN / 2, [JOB], {JOB.id: 1.5})
+    assert starts.missed(JOB)
+    assert not starts.missed(OTHER)
+    starts.forget([JOB])
+    assert not starts.missed(JOB)
+
+
+def test_the_margin_grows_when_deadlines_are_missed_and_shrinks_again() -> None:
+    starts = StartDeadlines()
+    for _ in range(20):
+        starts.add(time.monotonic() - 60, [JOB], {JOB.id: 1.5})
+        assert starts.unused([JOB, OTHER]) == [(JOB.id, 1.5)]
+    assert START_MARGIN < starts.margin <= LONGEST_MARGIN
+    for _ in range(100):
+        starts.add(time.monotonic() + 60, [JOB], {JOB.id: 1.5})
+        starts.unused([JOB])
+    assert starts.margin == START_MARGIN
+
+
+@pytest.mark.parametrize("concurrency", ["threads", "asyncio"])
+def test_a_job_that_missed_its_start_deadline_is_released_and_counts_once(
+    engine: Engine, concurrency: str
+) -> None:
+    SPANS.unlink(missing_ok=True)
+    quick, slow, job = (add, nap, call_api) if concurrency == "threads" else (add, anap, acall_api)
+    # Many instant jobs, so that the consumer claims ahead; then a job for which the others wait.
+    run_many(quick.using(priority=1).bind(1) for _ in range(100))
+    slow.run_later(0.3)
+    handle = job.run_later(7)
+    Consumer(1, drain=True, concurrency=concurrency).run()
+    handle.join(0)
+    assert handle.attempts == 1
+    [line] = SPANS.read_text().splitlines()
+    # Counted from its first claim, it would count for too short a time.
+    assert RateStart.objects.get().until >= float(line.split()[2]) + 0.5
