@@ -153,6 +153,6 @@ def test_a_crowd_that_is_due_at_once_becomes_ready_in_parts_and_other_jobs_run_m
     with consuming(2) as consumer:
         handle.join(60)
         eventually(lambda: not Job.objects.filter(state="scheduled").exists(), within=60)
-        assert consumer.executed == 1
+    assert consumer.executed == 1
     assert max(promoted) <= PROMOTED_AT_ONCE
     assert sum(promoted) == count

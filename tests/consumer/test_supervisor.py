@@ -459,9 +459,10 @@ def test_a_second_signal_releases_running_jobs_without_an_attempt_spent(
 def test_sigquit_releases_running_jobs_at_once(
     processes: Processes, engine: Engine, options: list[str]
 ) -> None:
-    nap.run_later(60.0)
+    linger.run_later("begun", 60.0)
     consumer = processes.start("start_consumer", *options, DJJP_TEST_SHUTDOWN_TIMEOUT="600")
-    eventually(lambda: states()["running"])
+    # A job that is claimed and has not begun is given back, and the consumer ends well.
+    eventually(Execution.objects.exists)
 
     assert processes.end(consumer, signal.SIGQUIT)[0] == 1
     assert set(Job.objects.values_list("state", "attempts", "consumer")) == {("ready", 0, None)}
