@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from djjp.engine.database import Database
-from djjp.engine.rows import TABLE
+from djjp.engine.rows import TABLE, stepping
 
 #: The number of keys, of running jobs of a key, and of queues of its blocked jobs that are read.
 MOST_KEYS, MOST_HOLDERS, MOST_QUEUES = 1000, 1000, 100
@@ -21,11 +21,8 @@ FIRST_JOBS = 20
 MOST_COUNTED = 101
 
 _RUNNING = "waits_for = 0 AND state = 'running'"
-# From one key to the next, each a step into the index.
-_NEXT_KEY = f"FROM {TABLE} WHERE limit_key IS NOT NULL AND {_RUNNING}"
-_KEYS = f"""WITH RECURSIVE found(key) AS (SELECT min(limit_key) {_NEXT_KEY}
-UNION ALL SELECT (SELECT min(limit_key) {_NEXT_KEY} AND limit_key > found.key) FROM found
-WHERE found.key IS NOT NULL) SELECT key || '' FROM found WHERE key IS NOT NULL LIMIT {MOST_KEYS}"""
+_KEYS = f"""{stepping("limit_key", f"FROM {TABLE} WHERE limit_key IS NOT NULL AND {_RUNNING}")}
+SELECT limit_key || '' FROM found WHERE limit_key IS NOT NULL LIMIT {MOST_KEYS}"""
 
 # `>= key AND <= key`: see `limits`.
 _OF_KEY = "limit_key >= {key} AND limit_key <= {key}"
@@ -41,9 +38,7 @@ ORDER BY started_at LIMIT 1"""
 
 _BLOCKED = f"FROM {TABLE} WHERE limit_key = %s AND waits_for = 0 AND state = 'blocked'"
 _IN_QUEUE = f"{_BLOCKED} AND queue = found.queue ORDER BY queue, priority DESC, id LIMIT"
-_WAITING = f"""WITH RECURSIVE found(queue) AS (SELECT min(queue) {_BLOCKED}
-UNION ALL SELECT (SELECT min(queue) {_BLOCKED} AND queue > found.queue) FROM found
-WHERE found.queue IS NOT NULL) SELECT queue || '',
+_WAITING = f"""{stepping("queue", _BLOCKED)} SELECT queue || '',
 (SELECT {{due}} FROM (SELECT run_after, created_at {_IN_QUEUE} {FIRST_JOBS}) AS head),
 (SELECT count(*) FROM (SELECT 1 AS one {_IN_QUEUE} {MOST_COUNTED}) AS few)
 FROM found WHERE queue IS NOT NULL LIMIT {MOST_QUEUES}"""

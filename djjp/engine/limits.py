@@ -19,7 +19,7 @@ from uuid import UUID
 
 from djjp.engine.database import Database
 from djjp.engine.records import Claimed
-from djjp.engine.rows import TABLE, Key
+from djjp.engine.rows import TABLE, Key, stepping
 from djjp.models import Flag
 
 #: The number of ready jobs of a full key that are blocked at once: to claim them would have no effect.
@@ -35,13 +35,10 @@ _WAITING = _BLOCKED.format("%s")
 _MAX_RUNNING = f"(SELECT max(limit_max + 0) FROM (SELECT limit_max {_BLOCKED.format('key')} LIMIT 100) AS waiting)"
 
 # From one queue, or key, to the next, each a step into the index.
-_QUEUES = f"""WITH RECURSIVE found(queue) AS (SELECT min(queue) {_WAITING}
-UNION ALL SELECT (SELECT min(queue) {_WAITING} AND queue > found.queue) FROM found
-WHERE found.queue IS NOT NULL) SELECT queue FROM found WHERE queue IS NOT NULL"""
+_QUEUES = f"{stepping('queue', _WAITING)} SELECT queue FROM found WHERE queue IS NOT NULL"
 _ALL = f"FROM {TABLE} WHERE limit_key IS NOT NULL AND waits_for = 0 AND state = 'blocked'"
-_KEYS = f"""WITH RECURSIVE found(key) AS (SELECT min(limit_key) {_ALL} AND limit_key > %s
-UNION ALL SELECT (SELECT min(limit_key) {_ALL} AND limit_key > found.key) FROM found
-WHERE found.key IS NOT NULL) SELECT key FROM found WHERE key IS NOT NULL LIMIT {KEY_BATCH}"""
+_KEYS = f"""{stepping("limit_key", _ALL, " AND limit_key > %s")}
+SELECT limit_key FROM found WHERE limit_key IS NOT NULL LIMIT {KEY_BATCH}"""
 
 # In the order of the claim, queue by queue.
 _IN_ORDER = "ORDER BY queue, priority DESC, id LIMIT %s"

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from djjp.engine.database import Database
-from djjp.engine.rows import READY, SUSPECT, TABLE
+from djjp.engine.rows import READY, SUSPECT, TABLE, stepping
 from djjp.models import Queue
 
 _READY = f"FROM {TABLE} WHERE {READY}"
 _SUSPECTS = f"FROM {TABLE} WHERE {SUSPECT}"
-
-# Steps through an index from one queue to the next: the cost does not depend on the number of jobs.
-_WITH = """WITH RECURSIVE found(queue, number) AS (SELECT min(queue), 1 {rows}
-UNION ALL SELECT (SELECT min(queue) {rows} AND queue > found.queue), number + 1 FROM found
-WHERE found.queue IS NOT NULL{more}) {selected} FROM found WHERE queue IS NOT NULL"""
 
 # Read in every turn that claims, therefore without the ORM.
 _NAME = "name || ''"  # as text, because SQLite keeps a BLOB in a row by hand, which its JSON cannot have
@@ -37,10 +32,11 @@ class Queues:
         return self._with(_SUSPECTS, most)
 
     def _with(self, rows: str, most: int | None) -> list[str]:
-        more = "" if most is None else f" AND found.number < {most}"
+        limit = "" if most is None else f" LIMIT {most}"
+        named = f"(SELECT queue FROM found WHERE queue IS NOT NULL{limit}) AS named"
         selected = self._db.select("queue || ''")
         with self._db.connection.cursor() as cursor:
-            cursor.execute(_WITH.format(rows=rows, more=more, selected=selected))
+            cursor.execute(f"{stepping('queue', rows)} {selected} FROM {named}")
             return [name for (name,) in self._db.fetch(cursor)]
 
     def paused(self, now: float) -> frozenset[str]:

@@ -28,6 +28,22 @@ SUSPECT = "state = 'ready' AND rescues > 0"
 MISFIT = "(rescues < 0 OR rescues IS NULL) AND state = 'ready'"
 
 
+def stepping(column: str, rows: str, after: str = "") -> str:
+    """Return the WITH item `found`, which steps through an index from one value of a column to the next.
+
+    Its cost does not depend on the number of rows. `min(column)` would not promise this: a plan that was made
+    among few rows, and kept, can read all rows for it.
+
+    Args:
+        rows: the rest of a SELECT of the rows of the index, to which a condition can be added.
+        after: a condition on the first value.
+    """
+    first = f"ORDER BY {column} LIMIT 1"
+    return f"""WITH RECURSIVE found({column}) AS (SELECT (SELECT {column} {rows}{after} {first})
+UNION ALL SELECT (SELECT {column} {rows} AND {column} > found.{column} {first}) FROM found
+WHERE found.{column} IS NOT NULL)"""
+
+
 class RowAccess(ABC):
     """Statements on jobs that the concerns of the engine share. Each vendor gives ids their form."""
 

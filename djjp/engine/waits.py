@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from djjp.engine.database import Database
-from djjp.engine.rows import READY, TABLE, Key
+from djjp.engine.rows import READY, TABLE, Key, stepping
 
 #: The number of first jobs that are read of each queue and priority.
 FIRST_JOBS = 20
@@ -24,9 +24,7 @@ MOST_DUE = 1000
 _READY_IN = f"FROM {TABLE} {{hint}} WHERE {READY} AND {{of_queue}}"
 _TOP = f"SELECT priority {_READY_IN} AND priority IS NOT NULL{{below}} ORDER BY queue, priority DESC, id LIMIT 1"
 _FIRST = f"""{_READY_IN} AND priority = level.priority ORDER BY queue, priority DESC, id LIMIT"""
-_LEVELS = f"""WITH RECURSIVE found(queue) AS (SELECT min(queue) FROM {TABLE} WHERE {READY}
-UNION ALL SELECT (SELECT min(queue) FROM {TABLE} WHERE {READY} AND queue > found.queue) FROM found
-WHERE found.queue IS NOT NULL),
+_LEVELS = f"""{stepping("queue", f"FROM {TABLE} WHERE {READY}")},
 level(queue, priority) AS (SELECT found.queue, ({{top}}) FROM found WHERE found.queue IS NOT NULL
 UNION ALL SELECT level.queue, ({{next}}) FROM level WHERE level.priority IS NOT NULL)
 SELECT queue || '', (SELECT {{since}} FROM (
