@@ -22,8 +22,9 @@ from django.utils import timezone
 
 from djjp import queues
 from djjp.admin import panel_rows, snapshot, trend_charts
+from djjp.durations import to_datetime
 from djjp.engine import Engine
-from djjp.models import Incident, Operation, Release, Schedule, State, Total
+from djjp.models import Depth, Incident, Operation, Release, Schedule, State, Total
 from tests.admin.test_outage import away
 from tests.project.shop.jobs import add
 from tests.support.admin import (
@@ -245,12 +246,30 @@ def test_charts_have_the_same_numbers_as_their_table(everything: Client) -> None
         failed=5,
         waits='{"1": 42}',
     )
+    Depth.objects.create(minute=minute - 120, queue="q", ready=3, scheduled=4, blocked=5, running=6)
+    Release.objects.create(name="2.4<2", appeared_at=to_datetime(minute - 90.0))
 
     charts = panel(text(everything.get(BOARD)), "charts")
 
     assert charts.count('<svg class="djjp-chart" role="img"') == 3
-    assert "<td>42</td><td>5</td>" in charts
     assert "<details" in charts
+    head = re.findall('<th scope="col">(.*?)</th>', charts)
+    (row,) = re.findall(rf'<tr data-key="{minute - 120}">(.*?)</tr>', charts)
+    cells = re.findall("<t[hd].*?>(.*?)</t[hd]>", row)
+    at = timezone.localtime(to_datetime(minute - 120.0))
+    expected = {
+        "From": f"{at:%Y-%m-%d %H:%M}",
+        "Ended/min": "42",
+        "Wait p50": "1.5 s",
+        "Wait p95": "1.9 s",
+        "Failed/min": "5",
+        "Ready": "3",
+        "Running": "6",
+        "Scheduled": "4",
+        "Blocked": "5",
+        "Release": "2.4&lt;2",
+    }
+    assert dict(zip(head, cells, strict=True)) == expected
 
 
 def test_without_any_number_the_charts_say_so(everything: Client) -> None:

@@ -227,7 +227,9 @@ def plans_now(engine: Engine, vendor: str) -> dict[str, list[Plan]]:
 def plans_of_before(engine: Engine, vendor: str, size: int) -> dict[str, list[Plan]]:
     """Return the plans that each verb uses among many jobs after it was called, often, among few."""
     engine.db.listener()  # sets up the session as a consumer does
-    if vendor == "postgresql":  # its driver prepares a limited number, and forgets the least recent ones
+    if (
+        vendor == "postgresql"
+    ):  # its driver prepares a limited number, and forgets the least recent ones
         engine.db.connection.connection.prepared_max = None
     engine.jobs.enqueue_many([new_job(state=State.SUCCEEDED) for _ in range(size)])
     run(engine, ANALYSE[vendor])
