@@ -10,6 +10,7 @@ import asyncio
 import os
 import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from importlib import import_module
@@ -69,6 +70,13 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 
 #: The folder that all processes of a run share. Where there are several, each has its home in it.
 SHARED = settings.HOME.parent if "PYTEST_XDIST_WORKER" in os.environ else settings.HOME
+
+# The consumers of a user share a folder in the temporary one: those of each process of a run have their own.
+if SHARED != settings.HOME:
+    (temporary := settings.HOME / "tmp").mkdir(exist_ok=True)
+    for folder in (SHARED, settings.HOME):
+        folder.chmod(0o711)  # for processes of other users
+    tempfile.tempdir = os.environ["TMPDIR"] = str(temporary)
 
 #: A server to use instead of one from the wheel, and the database on it that the processes of a run copy.
 GIVEN_SERVER = os.environ.get("DJJP_TEST_POSTGRES_URL")
