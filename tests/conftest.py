@@ -89,6 +89,7 @@ FACES = ("tests.admin.", "tests.api.", "tests.contrib.", "tests.management.")
 #: The seconds after which a search begins no further step.
 SEARCH_LIMITS = (
     *(f"monitoring.{name}.SECONDS" for name in ("failures", "jobs", "search", "slowest")),
+    "monitoring.operations.COUNT_TIME",
     *("admin.jobs.SECONDS", "admin.failures.SECONDS"),
     *("admin.dashboard.FAILURES_SECONDS", "admin.names.SEARCH_SECONDS"),
 )

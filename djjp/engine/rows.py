@@ -36,9 +36,10 @@ def stepping(column: str, rows: str, after: str = "") -> str:
 
     Args:
         rows: the rest of a SELECT of the rows of the index, to which a condition can be added.
-        after: a condition on the first value.
+        after: a condition on the first value; by default it has one.
     """
     first = f"ORDER BY {column} LIMIT 1"
+    after = after or f" AND {column} IS NOT NULL"  # a row by hand would come first
     return f"""WITH RECURSIVE found({column}) AS (SELECT (SELECT {column} {rows}{after} {first})
 UNION ALL SELECT (SELECT {column} {rows} AND {column} > found.{column} {first}) FROM found
 WHERE found.{column} IS NOT NULL)"""
