@@ -40,10 +40,13 @@ _ENTRIES_READ = (
     "SELECT sum(pg_stat_get_xact_tuples_returned(name::regclass)) FROM unnest(%s::text[]) AS name"
 )
 
-#: A SELECT and its parameters.
+# The driver's number for results that are not text: ids, numbers and times need no formatting and parsing.
+_BINARY = 1
+
 _READY_OF = f"""SELECT id, priority FROM {TABLE} WHERE id = ANY(%s) AND state || '' = 'ready'
 FOR UPDATE SKIP LOCKED"""
 
+#: A SELECT and its parameters.
 Query = tuple[str, list[Any]]
 
 
@@ -130,6 +133,7 @@ class PostgreSQLClaimStrategy(ClaimStrategy):
     def _take(self, ready: Query, consumer: str, now: float) -> list[_Taken]:
         select, params = ready
         with self._db.connection.cursor() as cursor:
+            cursor.cursor.format = _BINARY
             cursor.execute(_CLAIM.format(ready=select), [*params, consumer, self._db.to_param(now)])
             return _taken(cursor.fetchall())
 
