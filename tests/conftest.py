@@ -12,7 +12,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -58,7 +58,7 @@ from tests.support.postgres import (
     one_process_at_a_time,
     shared_server,
 )
-from tests.support.processes import Processes
+from tests.support.processes import ROOT, Processes
 from tests.support.staying import start_staying
 
 # The development mode is for the process that runs the tests: those that they start are as users' are.
@@ -128,6 +128,24 @@ def migrate_postgresql(url: str) -> None:
     connections.settings["postgresql"].update(queue_database(url))
     migrate("postgresql")
     close_connections()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Import a part of the tests before the others do, so that each file's assertions are rewritten once.
+
+    All processes of a run collect all files in one order, and a new checkout has none that is rewritten.
+    """
+    worker = getattr(session.config, "workerinput", None)
+    if worker is None:
+        return
+    paths = [Path(argument.partition("::")[0]).absolute() for argument in session.config.args]
+    files = [
+        file for path in paths for file in ([path] if path.is_file() else path.rglob("test_*.py"))
+    ]
+    number, count = int(worker["workerid"].removeprefix("gw")), worker["workercount"]
+    for file in sorted(files)[number::count]:
+        with suppress(Exception, pytest.skip.Exception):  # which the collection reports
+            import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
 
 
 @pytest.fixture(scope="session", autouse=True)
