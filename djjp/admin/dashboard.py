@@ -38,7 +38,7 @@ MOST_KEPT = 20
 # Stands for the token of forms, which each user has for himself, in HTML that is drawn for all of them.
 _TOKEN = secrets.token_hex(32)
 #: The operations of which the panel has some, and the seconds for which failures are read.
-OPERATIONS, FAILURES_SECONDS = 50, 0.08
+OPERATIONS, FAILURES_SECONDS = 50, 0.05
 
 
 class Present(NamedTuple):

@@ -22,7 +22,7 @@ from djjp.monitoring.overview import OutboxInfo, QueueInfo
 from djjp.monitoring.upcoming import ScheduleInfo, Upcoming
 
 #: The queues and consumers of their panels, and the names of running jobs of each consumer.
-MOST_QUEUES, MOST_CONSUMERS, MOST_RUNS = 50, 20, 3
+MOST_QUEUES, MOST_CONSUMERS, MOST_RUNS = 30, 20, 3
 #: Seconds after its end for which an operation is shown.
 RECENT = 86_400.0
 
