@@ -27,7 +27,7 @@ from djjp.weak_groups import WeakGroup
 T = TypeVar("T")
 
 #: Seconds for which a snapshot is shown, and the part of the time for which one thread may read at most.
-SHOWN, LOAD = 1.0, 0.1
+SHOWN, LOAD = 1.0, 0.05
 #: Seconds that a request waits for the read of another one.
 PATIENCE = 20.0
 

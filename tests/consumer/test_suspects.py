@@ -193,30 +193,42 @@ def rescues(handles: list[JobHandle]) -> list[int]:
 
 
 @pytest.mark.end_to_end
+@pytest.mark.parametrize("fatal", [1, 2])
+def test_the_innocent_ones_of_ten_jobs_succeed(
+    processes: Processes, engine: Engine, fatal: int
+) -> None:
+    the_innocent_ones_succeed(processes, "SIGKILL", fatal)
+
+
+@pytest.mark.end_to_end
+@pytest.mark.sqlite_only
 @pytest.mark.parametrize(
-    ("how", "fatal", "options"),
+    ("how", "fatal", "concurrency"),
     [
-        ("SIGKILL", 1, ["--concurrency", "threads"]),
-        pytest.param("exit", 2, ["--concurrency", "asyncio"], marks=pytest.mark.end_to_end),
-        pytest.param(
-            "stack overflow", 1, ["--concurrency", "threads"], marks=pytest.mark.end_to_end
-        ),
-        pytest.param("SIGKILL", 5, ["--concurrency", "threads"], marks=pytest.mark.end_to_end),
-        pytest.param("exit", 5, ["--concurrency", "asyncio"], marks=pytest.mark.end_to_end),
+        ("exit", 2, "asyncio"),
+        ("stack overflow", 1, "threads"),
+        ("SIGKILL", 5, "threads"),
+        ("exit", 5, "asyncio"),
     ],
 )
-def test_the_innocent_ones_of_ten_jobs_succeed(
-    processes: Processes, engine: Engine, how: str, fatal: int, options: list[str]
+def test_the_innocent_ones_succeed_however_their_consumers_die(
+    processes: Processes, engine: Engine, how: str, fatal: int, concurrency: str
 ) -> None:
-    """All ten run when their consumer dies for the first time."""
-    innocent, deadly = (alinger, abe_fatal) if "asyncio" in options else (linger, be_fatal)
+    the_innocent_ones_succeed(processes, how, fatal, concurrency)
+
+
+def the_innocent_ones_succeed(
+    processes: Processes, how: str, fatal: int, concurrency: str = "threads"
+) -> None:
+    """Run ten jobs that all run when their consumer dies for the first time."""
+    innocent, deadly = (alinger, abe_fatal) if concurrency == "asyncio" else (linger, be_fatal)
     innocents, culprits = [], []
     for number in range(10):
         if number % (10 // fatal) == 0:
             culprits.append(deadly.run_later(f"fatal {number}", how, 0.3))
         else:
             innocents.append(innocent.run_later(str(number), SECONDS))
-    consumer = start(processes, "--processes", "1", *options)
+    consumer = start(processes, "--processes", "1", "--concurrency", concurrency)
 
     eventually(lambda: states(innocents) == {"succeeded"}, within=120)
     eventually(lambda: states(culprits) == {"failed"}, within=120)
