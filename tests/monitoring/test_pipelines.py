@@ -109,7 +109,13 @@ def check_state(handle: PipelineHandle) -> None:
     assert (info.state, info.progress) == (handle.state, handle.progress)
 
 
-@pytest.mark.parametrize("bad", ["", "a", "b", "c", "b c", "d", "b@2", "f b"])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *["", "b", "c", "f b"],
+        *(pytest.param(each, marks=pytest.mark.end_to_end) for each in ["a", "b c", "d", "b@2"]),
+    ],
+)
 def test_the_steps_that_a_retry_runs_again_are_predicted_exactly(
     engine: Engine, s: Callable[[str], Any], bad: str
 ) -> None:
