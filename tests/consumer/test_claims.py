@@ -71,7 +71,6 @@ def test_a_consumer_frozen_between_the_commit_of_a_claim_and_its_start_runs_the_
     engine: Engine,
 ) -> None:
     """Others have declared it dead and given the job back; it claims the job under its new name."""
-    handle = nap.run_later(0.0)
     with consuming(1) as consumer:
         start = consumer._turn._start
 
@@ -83,6 +82,7 @@ def test_a_consumer_frozen_between_the_commit_of_a_claim_and_its_start_runs_the_
 
         frozen, woken = threading.Event(), threading.Event()
         consumer._turn._start = freeze  # type: ignore[method-assign]
+        handle = nap.run_later(0.0)
         assert frozen.wait(30)
         [peer] = engine.consumers.peers()
         assert rescue(engine, peer)
