@@ -276,11 +276,12 @@ def test_a_consumer_sends_its_start_and_its_end(engine: Engine) -> None:
 
 
 def test_a_consumer_whose_job_does_not_end_stops_ungracefully(engine: Engine) -> None:
-    ends = threading.Event()
+    begun, ends = threading.Event(), threading.Event()
 
     @job(name="signals.endless")
     def endless() -> None:
-        ends.wait(30)
+        begun.set()
+        ends.wait(120)
 
     try:
         endless.run_later()
@@ -293,7 +294,7 @@ def test_a_consumer_whose_job_does_not_end_stops_ungracefully(engine: Engine) ->
 
             thread = threading.Thread(target=work)
             thread.start()
-            eventually(lambda: Job.objects.filter(state=State.RUNNING).exists())
+            assert begun.wait(30)
             consumer.stop()
             thread.join(30)
         (last,) = stopped

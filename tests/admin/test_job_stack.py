@@ -9,10 +9,10 @@ from djjp.admin import job_stack as module
 from djjp.engine import Engine
 from djjp.models import Job, State
 from tests.monitoring.situations import ELSEWHERE, SITUATIONS, consumer
-from tests.project.shop.jobs import nap
 from tests.support.admin import JOBS, LogIn, make_job, text
 from tests.support.consumers import consuming
 from tests.support.processes import eventually
+from tests.support.staying import let_end, stay
 
 # The requests have tests on each database.
 pytestmark = pytest.mark.one_database
@@ -22,13 +22,18 @@ def test_a_running_job_shows_its_calls_with_those_of_the_project_marked(
     engine: Engine, admin: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "ANSWER_WITHIN", 30.0)
-    handle = nap.run_later(3.0)
+    handle = stay.run_later()
+    shown: list[str] = []
+
+    def is_shown() -> bool:
+        shown.append(text(admin.get(f"{JOBS}{handle.id}/stack/")))
+        return "_over.wait(120)" in shown[-1] and "in stay" in shown[-1]
+
     with consuming(1):
         eventually(lambda: Job.objects.get().state == State.RUNNING)
-        eventually(lambda: "time.sleep(seconds)" in text(admin.get(f"{JOBS}{handle.id}/stack/")))
-        shown = text(admin.get(f"{JOBS}{handle.id}/stack/"))
-    assert '<pre class="djjp-part-project">' in shown
-    assert "in nap" in shown
+        eventually(is_shown)
+        let_end()
+    assert '<pre class="djjp-part-project">' in shown[-1]
 
 
 @pytest.mark.parametrize("name", ["it has failed", "it is the next one", "it is in an outbox"])

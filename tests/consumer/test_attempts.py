@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -113,6 +112,14 @@ def pause(handle: JobHandle) -> float:
     return float((due - timezone.now()).total_seconds())
 
 
+def backoff(handle: JobHandle) -> float:
+    """Return the seconds from the end of a job's last attempt until it is due."""
+    due = Job.objects.get(pk=handle.id).run_after
+    assert due is not None
+    ended = Attempt.objects.filter(job_id=handle.id).latest("pk").finished_at
+    return float((due - ended).total_seconds())
+
+
 def make_due(handle: JobHandle) -> None:
     Job.objects.filter(pk=handle.id).update(run_after=timezone.now() - timedelta(seconds=1))
 
@@ -181,7 +188,7 @@ def test_a_job_between_two_attempts_has_no_consumer(engine: Engine) -> None:
     trouble(OutOfStock("later"))
     handle = patient.run_later()
 
-    drain()
+    drain(max_jobs=1)  # the retry is due soon
 
     row = Job.objects.get(pk=handle.id)
     assert (row.state, row.attempts, row.consumer) == ("scheduled", 1, None)
@@ -207,16 +214,15 @@ def test_by_default_the_pauses_double_with_a_spread(engine: Engine) -> None:
     seen: list[list[float]] = []
     for _ in range(3):
         trouble(*(OutOfStock() for _ in handles))
-        before = time.time()
-        drain()
-        dues = Job.objects.filter(name=patient.name).values_list("run_after", flat=True)
-        seen.append([due.timestamp() - before for due in dues if due is not None])
+        drain(max_jobs=20)
+        seen.append([backoff(handle) for handle in handles])
         for handle in handles:
             make_due(handle)
 
     for pauses, around in zip(seen, (1, 2, 4), strict=True):
         assert len(set(pauses)) > 15
-        assert min(pauses) >= around * 0.75
+        # At least three quarters, less what passes until the end of the attempt is noted.
+        assert min(pauses) >= around * 0.7
     assert sum(seen[0]) < sum(seen[1]) < sum(seen[2])
 
 
@@ -257,11 +263,11 @@ def test_a_backoff_function_that_raises_costs_no_attempt_and_is_logged(
     handle = work.run_later()
 
     with caplog.at_level(logging.ERROR, "djjp"):
-        drain()
+        drain(max_jobs=1)
 
     handle.refresh()
     assert (handle.state, messages(handle)) == ("scheduled", ["first"])
-    assert 0 < pause(handle) < 1.5
+    assert 0 < backoff(handle) < 1.5
     assert f"backoff of job {work.name} raised or returned no duration" in caplog.text
     make_due(handle)
     drain()
@@ -296,8 +302,8 @@ def test_a_consumer_runs_a_retry_when_it_is_due(engine: Engine) -> None:
 
 
 def test_drain_runs_the_retries_that_are_due_and_leaves_the_others(engine: Engine) -> None:
-    trouble(OutOfStock("in a second"), OutOfStock("at once"))
-    later, due = patient.run_later(), thrice.run_later()
+    trouble(OutOfStock("in a minute"), OutOfStock("at once"))
+    later, due = listed.run_later(), thrice.run_later()
 
     assert drain(1).executed == 3
 
@@ -386,7 +392,7 @@ def test_a_retry_without_a_time_waits_for_the_backoff(engine: Engine) -> None:
 
     drain()
 
-    assert round(pause(handle)) in (59, 60)
+    assert 30 < pause(handle) <= 60
 
 
 @pytest.mark.parametrize("retry", [BareRetry(7), OddRetry()], ids=["bare", "odd"])
@@ -395,7 +401,7 @@ def test_a_subclass_of_retry_is_a_retry(engine: Engine, retry: Retry) -> None:
     trouble(retry)
     handle, other = once.run_later(), add.run_later(1)
 
-    drain(1)
+    drain(1, max_jobs=2)
 
     assert other.join(0) == 1
     handle.refresh()

@@ -14,6 +14,7 @@ from django.test.utils import CaptureQueriesContext
 
 from djjp import current_job, get_job, job, run_many
 from djjp.consumer.call_queue import CallQueue
+from djjp.consumer.pool import threads
 from djjp.consumer.pool.threads import ThreadPool
 from djjp.consumer.wakeup import Wakeup
 from djjp.engine import Claimed, Engine, Outcome
@@ -215,7 +216,10 @@ def test_a_running_coroutine_is_cancelled_where_it_awaits(engine: Engine) -> Non
 
 
 @pytest.mark.sqlite_only
-def test_a_function_that_does_not_poll_is_interrupted(engine: Engine) -> None:
+def test_a_function_that_does_not_poll_is_interrupted(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "INTERRUPT_GRACE", 30.0)
     handle = ignores.run_later()
     with consuming(1) as consumer:
         started()

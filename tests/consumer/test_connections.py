@@ -103,8 +103,9 @@ def sql_job(kind: str) -> Any:
 @pytest.mark.parametrize("concurrency", POOLS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_busy_slots_keep_a_connection_each_and_close_it_at_the_end(
-    engine: Engine, alias: str, concurrency: str, kind: str
+    engine: Engine, alias: str, concurrency: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(job_connections, "REST", 60.0)
     run_many([sql_job(kind).bind("SELECT 1") for _ in range(200)])
 
     consumers.drain(4, concurrency=concurrency)

@@ -39,12 +39,17 @@ def test_a_child_enqueues_on_connections_of_its_own_while_its_consumer_is_busy(
     handles = [in_child.using(priority=5).run_later(4) for _ in range(8)]
 
     for handle in handles:
-        code, ids, seconds = handle.join(timeout=60)
+        code, ids, seconds = handle.join(timeout=120)
         assert (code, len(ids)) == (0, 5), processes.end(consumer)
-        assert seconds < 15
+        assert seconds < 25  # a call that waits in vain waits for 30 s
         assert Job.objects.filter(pk__in=ids).count() == 5
     assert Execution.objects.filter(key="parent").count() == 8
-    assert processes.end(consumer) == (0, "")
+    code, err = processes.end(consumer)
+    assert code == 0
+    # On a busy machine the watchdog may log, with the calls indented below.
+    lines = [line for line in err.splitlines() if "has blocked the event loop" not in line]
+    assert [line for line in lines if not line.startswith("  ")] == [], err
+    assert "Traceback" not in err
 
 
 @pytest.mark.end_to_end
@@ -52,7 +57,7 @@ def test_a_child_enqueues_on_connections_of_its_own_while_its_consumer_is_busy(
 def test_the_jobs_of_a_killed_consumer_are_rescued_at_once_though_a_child_lives(
     engine: Engine, processes: Processes
 ) -> None:
-    handle = forking.leave_child_and_wait.run_later(20, "child")
+    handle = forking.leave_child_and_wait.run_later(300, "child")
     victim = processes.consumer()
     eventually(lambda: Execution.objects.filter(key="child").exists())
     processes.consumer()
@@ -62,7 +67,7 @@ def test_the_jobs_of_a_killed_consumer_are_rescued_at_once_though_a_child_lives(
     killed = time.monotonic()
     eventually(lambda: Execution.objects.filter(key="child").count() == 2)
 
-    assert time.monotonic() - killed < 4
+    assert time.monotonic() - killed < 25  # a heartbeat would decide after 30 s, a child after 300
     handle.refresh()
     assert handle.attempts == 2
 

@@ -6,6 +6,7 @@ import http.client
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -198,9 +199,11 @@ def test_a_coordinator_that_hangs_is_not_live(
     monkeypatch.setattr(health_module, "LIVE_WITHIN", -1.0)
     monkeypatch.setattr(health_module, "READY_WITHIN", -1.0)
 
-    reason = "its coordinator has not gone round for 0 s"
-    assert ask(port, "/live") == (503, {"status": "not live", "reason": reason})
-    assert ask(port, "/ready") == unready(reason)
+    for path, status in (("/live", "not live"), ("/ready", "not ready")):
+        code, answer = ask(port, path)
+        reason = answer.pop("reason")
+        assert (code, answer) == (503, {"status": status})
+        assert re.fullmatch(r"its coordinator has not gone round for \d+ s", reason)
 
 
 @pytest.mark.sqlite_only
@@ -281,7 +284,7 @@ def test_a_consumer_whose_job_holds_the_interpreter_or_that_is_stopped_shows_it_
     consumer = processes.consumer("--health-file", str(file), "--health-port", str(number))
     eventually(lambda: answers(number, "/ready") == READY)
 
-    handle = hold_interpreter.run_later("hold", 4.0)
+    handle = hold_interpreter.run_later("hold", 8.0)
     eventually(lambda: time.time() - file.stat().st_mtime > 2)
     # Both are answered as soon as the job lets go: nothing has to be restarted, and it claims again.
     assert ask(number, "/live") == LIVE

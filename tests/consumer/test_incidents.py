@@ -75,10 +75,10 @@ def test_a_job_that_blocks_the_event_loop_is_an_incident(engine: Engine, often: 
         time.sleep(seconds)  # noqa: ASYNC251  (it blocks the loop)
 
     with registered("test.hog", hog) as job, consuming(concurrency="asyncio"):
-        job.run_later(0.4).join(30)
-        eventually(lambda: kinds() == ["loop_blocked"])
-    row = Incident.objects.get()
-    assert row.subject == "test.hog"
+        job.run_later(1.5).join(30)
+        mine = Incident.objects.filter(kind="loop_blocked", subject="test.hog")
+        eventually(mine.exists)
+    row = Incident.objects.get(subject="test.hog")
     assert "test_incidents.py:" in row.facts
 
 

@@ -257,14 +257,14 @@ class SlowToLock(logging.Handler):
     count = 0
 
     def acquire(self) -> None:
-        time.sleep(0.5)
+        time.sleep(2.5)
         super().acquire()
 
     def emit(self, record: logging.LogRecord) -> None:
         self.count += 1
 
 
-@job(name="log.prompt", timeout=0.2)
+@job(name="log.prompt", timeout=2.0)
 def prompt() -> str:
     return "done"
 
@@ -275,12 +275,12 @@ def test_a_timeout_does_not_interrupt_the_log_of_a_job_that_has_ended(
     """It would leave the handler locked, and every thread that logs would wait for ever."""
     handle, handler = prompt.run_later(), SlowToLock()
     logger = logging.getLogger(logs.JOBS)
-    with caplog.at_level(logging.INFO, logs.JOBS), consuming():
-        logger.addHandler(handler)
-        try:
+    logger.addHandler(handler)
+    try:
+        with caplog.at_level(logging.INFO, logs.JOBS), consuming():
             assert handle.join(timeout=30) == "done"
-        finally:
-            logger.removeHandler(handler)
+    finally:
+        logger.removeHandler(handler)
     assert handler.count == 1
 
 

@@ -178,7 +178,7 @@ def test_two_processes_that_enqueue_one_key_get_the_same_jobs(
 
 @pytest.mark.end_to_end
 def test_a_rescued_job_keeps_its_unique_key(processes: Processes, engine: Engine) -> None:
-    handle = import_from.run_later("a", 60.0, 1.0)
+    handle = import_from.run_later("a", 60.0, 10.0)
     victim = processes.consumer()
     eventually(events)
     victim.send_signal(signal.SIGKILL)
@@ -186,7 +186,7 @@ def test_a_rescued_job_keeps_its_unique_key(processes: Processes, engine: Engine
     consumer = processes.consumer()
     eventually(lambda: len(events()) == 2)
     assert import_from.run_later("a") == handle
-    assert handle.join(30) == "a"
+    assert handle.join(60) == "a"
     later = import_from.run_later("a", 0.5)
     assert later != handle
     handle.retry()  # it runs at the same time as its successor
@@ -209,7 +209,7 @@ def test_a_job_that_does_not_start_in_time_is_cancelled_wherever_it_waits(
     for handle in handles:
         with pytest.raises(JobCancelled, match="did not start in time"):
             handle.join(30)
-    assert greet.run_later("d").join(30) == "hello d"
+    assert greet.using(expires_after=60).run_later("d").join(30) == "hello d"
     resume("paused")
     handles[1].retry()
     assert handles[1].join(30) == "hello b"

@@ -65,8 +65,8 @@ def runs_once_until_its_consumer_dies(
     first.kill()
     killed = time.monotonic()
     # Without its lock the consumer's heartbeat would decide, after 30 s.
-    assert handle.join(30) == second.pid
-    assert time.monotonic() - killed < 4
+    assert handle.join(60) == second.pid
+    assert time.monotonic() - killed < 20
 
 
 def test_a_file_with_a_second_name_has_one_folder_of_locks(

@@ -60,10 +60,11 @@ def test_an_outcome_whose_row_is_locked_waits_while_all_others_are_written(
             for _ in range(3):
                 for quick in run_many(add.bind(number) for number in range(20)):
                     quick.join(30)
-            assert time.monotonic() - began < 5
+            # If turns waited for the locked rows, it would take over 23 s.
+            assert time.monotonic() - began < 20
             assert {state(handle.id) for handle in locked} == {"running"}
             # They need no slots.
-            assert consumer._turn.room() >= 4
+            eventually(lambda: consumer._turn.room() >= 4)
         for handle in locked:
             handle.join(30)
     assert caplog.text.count("has locked the row") == 3

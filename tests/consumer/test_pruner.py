@@ -110,8 +110,7 @@ def test_finished_jobs_are_pruned_while_the_queue_is_busy(
         "2",
         DJJP_TEST_SETTINGS='{"keep_succeeded": 0.2}',
     )
-    for handle in old:
-        handle.join(30)
+    eventually(lambda: not Job.objects.filter(state__in=["ready", "running"]).exists())
     over = threading.Event()
 
     def feed() -> None:
@@ -123,8 +122,8 @@ def test_finished_jobs_are_pruned_while_the_queue_is_busy(
     feeder = threading.Thread(target=feed)
     feeder.start()
     try:
-        eventually(lambda: not Job.objects.filter(pk__in=[h.id for h in old]).exists(), within=60)
-        assert Job.objects.filter(state="running").exists()
+        eventually(lambda: not Job.objects.filter(pk__in=[h.id for h in old]).exists(), within=150)
+        eventually(lambda: Job.objects.filter(state="running").exists())
     finally:
         over.set()
         feeder.join()

@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 from django.db import connections
 
-from djjp import job, queues, run_many
+from djjp import current_job, job, queues, run_many
 from djjp.consumer.consumer import Consumer
 from djjp.consumer.inline import run_due
 from djjp.consumer.read_ahead import ReadAhead
 from djjp.engine import Engine
 from djjp.models import Job
 from djjp.testing import drain as drain_here
-from tests.project.shop.jobs import add, fail_once, nap, pause_queue
+from tests.project.shop.jobs import add, nap, pause_queue
 from tests.support.consumers import consuming, drain
-from tests.support.processes import Processes, eventually
+from tests.support.jobs import registered
+from tests.support.processes import Processes
 from tests.support.recorder import GATE
 
 
@@ -181,12 +182,31 @@ def test_an_idle_consumer_continues_when_a_queue_is_resumed(engine: Engine) -> N
 
 
 def test_running_jobs_of_a_paused_queue_continue_and_their_retries_wait(engine: Engine) -> None:
-    with consuming(3) as consumer:
-        running = nap.using(queue="mail").run_later(0.5)
-        again = fail_once.using(queue="mail").run_later()
-        eventually(lambda: len(consumer._ledger))
+    begun, over = threading.Barrier(3), threading.Event()
+
+    def fail_once() -> str:
+        if current_job().attempt == 1:
+            begun.wait(60)
+            over.wait(60)
+            raise ValueError("not yet")
+        return "at last"
+
+    def work() -> int:
+        begun.wait(60)
+        over.wait(60)
+        return 1
+
+    with (
+        registered("test.once", fail_once, max_attempts=2, backoff=0) as failing,
+        registered("test.work", work) as working,
+        consuming(3),
+    ):
+        running = working.using(queue="mail").run_later()
+        again = failing.using(queue="mail").run_later()
+        begun.wait(60)
         queues.pause("mail")
-        assert isinstance(running.join(30), float)
+        over.set()
+        assert running.join(30) == 1
         assert add.run_later(1).join(30) == 1
         again.refresh()
         assert again.state in ("ready", "scheduled")

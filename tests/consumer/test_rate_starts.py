@@ -7,6 +7,7 @@ import time
 import pytest
 
 from djjp import run_many
+from djjp.consumer import maintenance
 from djjp.consumer.consumer import Consumer
 from djjp.consumer.rate_starts import LONGEST_MARGIN, StartDeadlines
 from djjp.engine import START_MARGIN, Claimed, Engine
@@ -44,8 +45,11 @@ def test_the_margin_grows_when_deadlines_are_missed_and_shrinks_again() -> None:
 
 @pytest.mark.parametrize("concurrency", ["threads", "asyncio"])
 def test_a_job_that_missed_its_start_deadline_is_released_and_counts_once(
-    engine: Engine, concurrency: str
+    engine: Engine, concurrency: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(
+        maintenance, "TIDY_EVERY", 3600.0
+    )  # which deletes starts that no longer count
     SPANS.unlink(missing_ok=True)
     quick, slow, job = (add, nap, call_api) if concurrency == "threads" else (add, anap, acall_api)
     # Many instant jobs, so that the consumer claims ahead; then a job for which the others wait.

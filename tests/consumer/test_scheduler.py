@@ -259,14 +259,15 @@ def test_a_consumer_that_is_about_to_end_fires_nothing_and_waits_for_no_occurren
         for _ in range(3):
             chores.work(ending=True)
     assert fired() == []
-    assert chores.due() > 0, "a slot that is due would keep it from resting"
+    assert chores._scheduler.due() > 0, "a slot that is due would keep it from resting"
 
 
 def test_a_consumer_fires_an_occurrence_when_it_is_due_and_ends_as_usual(engine: Engine) -> None:
     with registered(every=0.2), consuming():
         eventually(lambda: Job.objects.filter(state=State.SUCCEEDED).count() >= 3)
     assert len(fired()) == Job.objects.count()
-    assert Job.objects.exclude(state=State.SUCCEEDED).count() <= 1
+    # Those that it gives back when it ends: one that waits for a slot, and one that was fired just now.
+    assert Job.objects.exclude(state=State.SUCCEEDED).count() <= 2
 
 
 def test_a_drain_fires_due_occurrences_and_waits_for_none(

@@ -181,7 +181,7 @@ def test_a_call_that_takes_too_long_fails_its_caller_alone(engine: Engine) -> No
     def ask(seconds: float) -> str:
         def verb(engine: Engine) -> str:
             with engine.db.connection.cursor() as cursor:
-                cursor.execute("SET LOCAL statement_timeout = '300ms'")
+                cursor.execute("SET LOCAL statement_timeout = '1500ms'")
                 cursor.execute("SELECT pg_sleep(%s)", [seconds])
             return "answered"
 
@@ -189,7 +189,7 @@ def test_a_call_that_takes_too_long_fails_its_caller_alone(engine: Engine) -> No
         return engine_room.run(verb)
 
     with registered("test.ask", ask) as function:
-        handles = run_many(function.bind(1.0 if n == 2 else 0.0) for n in range(4))
+        handles = run_many(function.bind(5.0 if n == 2 else 0.0) for n in range(4))
         drain(4)
 
     assert [state(handle) for handle in handles].count("succeeded") == 3

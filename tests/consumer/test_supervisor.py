@@ -6,6 +6,7 @@ Most of it does not depend on the database, and runs on one.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -244,8 +245,9 @@ def test_a_child_that_crashes_during_a_drain_is_replaced(
     eventually(lambda: states()["running"])
     late = add.run_later(1)
     (victim,) = children(supervisor)
-    app.go()
     os.kill(victim, signal.SIGKILL)
+    eventually(lambda: not alive(victim))
+    app.go()
     _, err = supervisor.communicate(timeout=60)
 
     assert supervisor.returncode == 0, err
@@ -330,7 +332,10 @@ def test_children_that_keep_crashing_are_restarted_ever_more_slowly_until_a_sign
     output = lines_until(supervisor, "another starts in 1 s", "another starts in 2 s")
     code, rest = processes.end(supervisor)
 
-    assert output.count("RuntimeError: only in a child") == 2
+    # On a busy machine a child can live for five seconds: then the next one starts at once, and it begins anew.
+    pauses = re.findall(r"another starts in (\d+) s", output)
+    assert output.count("RuntimeError: only in a child") == len(pauses)
+    assert pauses[-2:] == ["1", "2"]
     assert "RuntimeError" not in rest
     assert code == 1
 
@@ -375,7 +380,7 @@ def test_a_signal_to_the_whole_group_counts_once(
 @pytest.mark.end_to_end
 @pytest.mark.sqlite_only
 def test_a_child_takes_any_number_of_signals_as_one(processes: Processes, engine: Engine) -> None:
-    handle = linger.run_later("long", 1.5)
+    handle = linger.run_later("long", 5)
     supervisor = processes.consumer("--processes", "1")
     eventually(Execution.objects.count)
     (child,) = children(supervisor)
@@ -396,7 +401,7 @@ SLOW = """
 import os, sys, time
 if "DJJP_SUPERVISOR" in os.environ:
     sys.stderr.write("a child is starting\\n")
-    time.sleep(0.5)
+    time.sleep(2)
 """
 
 

@@ -230,8 +230,8 @@ def the_innocent_ones_succeed(
             innocents.append(innocent.run_later(str(number), SECONDS))
     consumer = start(processes, "--processes", "1", "--concurrency", concurrency)
 
-    eventually(lambda: states(innocents) == {"succeeded"}, within=120)
-    eventually(lambda: states(culprits) == {"failed"}, within=120)
+    eventually(lambda: states(innocents) == {"succeeded"}, within=240)
+    eventually(lambda: states(culprits) == {"failed"}, within=240)
 
     assert rescues(culprits) == [3] * fatal
     assert max(rescues(innocents)) == 1
@@ -245,8 +245,8 @@ def the_innocent_ones_succeed(
 def test_with_few_rescues_the_innocent_ones_succeed_if_they_get_one(
     processes: Processes, engine: Engine, most: int
 ) -> None:
-    innocents = [linger.run_later(str(i), SECONDS, SECONDS) for i in range(3)]
-    culprit = be_fatal.run_later("fatal", "SIGKILL", 0.3)
+    innocents = [linger.run_later(str(i), 60, SECONDS) for i in range(3)]
+    culprit = be_fatal.run_later("fatal", "SIGKILL", 2.0)
     consumer = start(processes, "--processes", "1", max_rescues=most)
     ended = {"succeeded", "failed"}
     eventually(lambda: states([*innocents, culprit]) <= ended, within=60)

@@ -79,7 +79,7 @@ def asleep(seconds: float) -> None:
     time.sleep(seconds)
 
 
-@job(name="timeouts.slow_once", timeout=0.3, max_attempts=2, backoff=0, retry_on=KeyError)
+@job(name="timeouts.slow_once", timeout=1.0, max_attempts=2, backoff=0, retry_on=KeyError)
 def slow_once() -> int:
     current = current_job()
     if current.attempt == 1:
@@ -129,7 +129,7 @@ def together() -> bool:
     return True
 
 
-@job(name="timeouts.in_a_transaction", timeout=0.2)
+@job(name="timeouts.in_a_transaction", timeout=1.0)
 def in_a_transaction(key: str) -> None:
     with transaction.atomic():
         Execution.objects.create(key=key, process=0, at=0.0)
@@ -283,7 +283,7 @@ def test_a_job_that_cannot_be_stopped_is_retried_while_it_still_runs(engine: Eng
     assert [error.exception_class for error in handle.errors] == ["djjp.exceptions.JobTimedOut"]
 
 
-@job(name="timeouts.asleep_once", timeout=0.2, max_attempts=2, backoff=0)
+@job(name="timeouts.asleep_once", timeout=1.0, max_attempts=2, backoff=0)
 def asleep_once() -> int:
     current = current_job()
     if current.attempt == 1:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -151,7 +152,7 @@ def test_own_writes_do_not_keep_the_consumer_awake(
 
 @on_linux
 def test_a_commit_that_is_visible_long_after_its_write_is_reported_wakes_soon(
-    database: SQLiteDatabase, file: Path, wakeup: Wakeup
+    database: SQLiteDatabase, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A large transaction writes to the log before its end, as a slow commit does."""
     listener: Any = database.listener()
@@ -161,6 +162,8 @@ def test_a_commit_that_is_visible_long_after_its_write_is_reported_wakes_soon(
         other.execute("BEGIN")
         other.executemany("INSERT INTO notes VALUES (?)", [(" " * 500,)] * 200)
         assert select.select([listener.fileno()], [], [], IDLE)[0]
+        now = time.monotonic()
+        monkeypatch.setattr(listener_module, "time", SimpleNamespace(monotonic=lambda: now))
         assert not listener.woken()
         listener._log.written()  # drops the reports of all that it has written so far
         assert listener.interval(IDLE) < 0.01
@@ -236,7 +239,7 @@ def test_a_system_that_misses_a_write_is_distrusted_for_a_while(
 ) -> None:
     """As on a network folder."""
     monkeypatch.setattr(listener_module, "_LONGEST_COMMIT", 0.0)
-    monkeypatch.setattr(listener_module, "_DISTRUST", 0.3)
+    monkeypatch.setattr(listener_module, "_DISTRUST", 60.0)
     listener: Any = database.listener()
     at_rest(listener)
     write(file, WRITE)
@@ -245,6 +248,8 @@ def test_a_system_that_misses_a_write_is_distrusted_for_a_while(
     assert listener.woken()
     assert listener.interval(IDLE) < 0.01
     assert listener.unheard() is None
+    assert 0 < listener._distrust_until - time.monotonic() <= 60
+    listener._distrust_until = time.monotonic()  # as a minute later
     eventually(lambda: listener.interval(IDLE) == 0.25)
 
 
@@ -279,17 +284,19 @@ def test_under_a_flood_of_writes_a_consumer_polls_by_the_clock(
 ) -> None:
     listener = database.listener()
     at_rest(listener)
-    over = threading.Event()
+    begun, over = threading.Event(), threading.Event()
 
     def flood() -> None:
         with closing(sqlite3.connect(file, isolation_level=None)) as other:
             while not over.is_set():
                 other.execute(WRITE)
+                begun.set()
 
     writer = threading.Thread(target=flood)
     writer.start()
-    woken, began = 0, time.monotonic()
     try:
+        assert begun.wait(30)
+        woken, began = 0, time.monotonic()
         while (took := time.monotonic() - began) < 0.5:
             woken += wait(wakeup, listener, 0.5, IDLE)
     finally:
@@ -304,7 +311,7 @@ def test_not_every_page_of_a_long_transaction_makes_the_consumer_poll(
 ) -> None:
     listener = database.listener()
     at_rest(listener)
-    over = threading.Event()
+    begun, over = threading.Event(), threading.Event()
 
     def flood() -> None:
         with closing(sqlite3.connect(file, isolation_level=None)) as other:
@@ -312,12 +319,14 @@ def test_not_every_page_of_a_long_transaction_makes_the_consumer_poll(
             other.execute("BEGIN")
             while not over.is_set():
                 other.executemany("INSERT INTO notes VALUES (?)", [(" " * 500,)] * 4)
+                begun.set()
             other.execute("ROLLBACK")
 
     writer = threading.Thread(target=flood)
-    polls, began = record_polls(listener), time.monotonic()
     writer.start()
     try:
+        assert begun.wait(30)
+        polls, began = record_polls(listener), time.monotonic()
         assert wait(wakeup, listener, 0.5, IDLE) is False
     finally:
         over.set()

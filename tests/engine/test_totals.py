@@ -68,7 +68,8 @@ def request_cancel(engine: Engine, job: Any) -> None:
 def test_a_success_is_counted_with_its_times(engine: Engine) -> None:
     enqueue(engine, name="shop.mail", queue="mail", created_at=NOW - 8)
     [job] = claim(engine)
-    finish(engine, "one", Outcome(job, State.SUCCEEDED, time.time(), time.time() + 3, "null"))
+    now = time.time()
+    finish(engine, "one", Outcome(job, State.SUCCEEDED, now, now + 3, "null"))
 
     [figures] = monitoring.ever()
     assert (figures.queue, figures.name, figures.succeeded) == ("mail", "shop.mail", 1)
@@ -528,6 +529,9 @@ def test_a_consumer_adds_up_beside_its_turns_and_at_its_end(
 def test_few_entries_wait_until_their_minute_is_over(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    now = time.time()  # whose minute does not end
+    clock = SimpleNamespace(time=lambda: now, monotonic=time.monotonic)
+    monkeypatch.setattr("djjp.consumer.bookkeeping.time", clock)
     with consuming():
         add.run_later(1)
         eventually(lambda: not Job.objects.filter(finished_at=None).exists())

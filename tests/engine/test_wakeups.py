@@ -175,7 +175,7 @@ def test_a_consumer_does_not_wait_after_a_wake_up_during_other_statements(
 def test_a_listener_polls_twice_more_for_suppressed_notifications(engine: Engine) -> None:
     listener = engine.db.listener()
     quiet(listener)
-    elsewhere(lambda other: [other.jobs.enqueue(new_job()) for _ in range(2)])
+    elsewhere(lambda other: other.jobs.enqueue_many([new_job(), new_job()]))
     with closing(Wakeup()) as wakeup:
         assert [wait(wakeup, listener, 0.5, 60.0) for _ in range(4)] == [True, True, True, False]
 

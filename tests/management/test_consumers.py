@@ -7,12 +7,20 @@ import pytest
 from djjp import job
 from djjp.engine import Engine
 from djjp.models import Consumer
+from djjp.monitoring.requests import quiet, request_stack, stop, unquiet
 from tests.management.conftest import Djjp
 from tests.support.consumers import consuming
 from tests.support.processes import eventually
 from tests.support.recorder import GATE, SEEN, recorder
 
 __all__ = ["recorder"]
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for longer than users do, because tests can run on a busy machine."""
+    for each in (request_stack, quiet, unquiet, stop):
+        monkeypatch.setattr(each, "__defaults__", (60.0,))
 
 
 @job(name="management.gate")
@@ -32,7 +40,7 @@ def test_a_consumer_is_listed_with_its_jobs_and_answers_requests(
         shown = djjp("consumers", "stack", consumer.name)
         (listed,) = djjp("consumers", "--json").document("Consumers")["consumers"]
         table = djjp("consumers").out
-        quiet = djjp("consumers", "quiet", consumer.name)
+        made_quiet = djjp("consumers", "quiet", consumer.name)
         is_quiet = Consumer.objects.get().quiet
         again = djjp("consumers", "unquiet", consumer.name, "--json").document("Request")
         stopped = djjp("consumers", "stop", consumer.name)
@@ -43,7 +51,7 @@ def test_a_consumer_is_listed_with_its_jobs_and_answers_requests(
     assert (listed["name"], listed["life"], listed["limit"]) == (consumer.name, "alive", 3)
     assert listed["queues"] == ["default", "mail"]
     assert consumer.name in table
-    assert quiet.out == f"{consumer.name} claims no further jobs\n"
+    assert made_quiet.out == f"{consumer.name} claims no further jobs\n"
     assert is_quiet
     assert again == {"consumer": consumer.name, "requested": "unquiet"}
     assert stopped.code == 0

@@ -21,11 +21,12 @@ from djjp.jobs import registry
 from djjp.models import Consumer, Job, State
 from djjp.monitoring.consumers import Life, jobs_of, names_missing, read
 from djjp.queues import serves
-from tests.project.shop.jobs import add, nap
+from tests.project.shop.jobs import add
 from tests.support.consumers import consuming
 from tests.support.engine_calls import at_once
 from tests.support.factories import consumer_row
 from tests.support.processes import eventually
+from tests.support.staying import let_end, stay
 
 
 def row(name: str = "elsewhere:1:a", **given: Any) -> Consumer:
@@ -97,13 +98,14 @@ def test_jobs_whose_consumer_has_no_row_are_no_consumers(engine: Engine) -> None
 
 
 def test_a_consumer_in_this_process_shows_what_it_runs(engine: Engine) -> None:
-    run_many(nap.bind(0.3) for _ in range(3))
+    run_many(stay.bind() for _ in range(3))
     with consuming(2) as consumer:
         eventually(lambda: Job.objects.filter(state=State.RUNNING).count() >= 2)
         [found] = monitoring.consumers()
         assert found.name == consumer.name
-        assert [each.name for each in found.runs] in ([], [nap.name])
+        assert [each.name for each in found.runs] in ([], [stay.name])
         assert found.life is Life.ALIVE
+        let_end()
     assert monitoring.consumers() == []
 
 

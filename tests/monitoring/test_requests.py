@@ -34,6 +34,13 @@ __all__ = ["recorder"]
 pytestmark = pytest.mark.usefixtures("recorder")
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for longer than users do, because tests can run on a busy machine."""
+    for each in (request_stack, quiet, unquiet, stop):
+        monkeypatch.setattr(each, "__defaults__", (60.0,))
+
+
 @job(name="requests.gate")
 def gate() -> None:
     wait_at_the_gate()
@@ -231,7 +238,7 @@ def test_a_quiet_consumer_goes_on_with_its_jobs_and_claims_no_others(engine: Eng
 
 
 def test_a_consumer_that_was_declared_dead_stays_quiet_under_its_new_name(engine: Engine) -> None:
-    limits = {"db_name": engine.db.alias, "heartbeat_limit": 2}  # so that it sends heartbeats often
+    limits = {"db_name": engine.db.alias, "heartbeat_limit": 6}  # so that it sends heartbeats often
     with override_settings(DJJP=limits), consuming(1) as consumer:
         eventually(Consumer.objects.exists)
         name = consumer.name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -309,15 +310,22 @@ def test_a_failure_that_takes_long_is_reported_at_once_and_narrowed_down_later(
             raise
 
     outbox = Sweep("default", call)
-    for calls in (1, 2):
+
+    def run() -> None:
+        """Sweep, and again where what was read has become too old, as on a busy machine."""
+        for _ in range(20):
+            slow.calls = 0
+            with suppress(relay.Stale):
+                outbox.run()
+                return
+
+    for _ in range(2):
         with pytest.raises(OperationalError):
-            outbox.run()
-        assert slow.calls == calls
+            run()
+        assert slow.calls == 1
     for _ in range(3):
-        try:
-            outbox.run()
-        except OperationalError:
-            continue
+        with suppress(OperationalError):
+            run()
     assert queued() == ids[1:]
 
 
