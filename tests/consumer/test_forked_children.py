@@ -41,7 +41,7 @@ def test_a_child_enqueues_on_connections_of_its_own_while_its_consumer_is_busy(
     for handle in handles:
         code, ids, seconds = handle.join(timeout=120)
         assert (code, len(ids)) == (0, 5), processes.end(consumer)
-        assert seconds < 25  # a call that waits in vain waits for 30 s
+        assert seconds < 25  # a call without an answer waits for 30 s
         assert Job.objects.filter(pk__in=ids).count() == 5
     assert Execution.objects.filter(key="parent").count() == 8
     code, err = processes.end(consumer)

@@ -117,7 +117,9 @@ def test_a_folder_that_was_removed_makes_nobody_dead_and_the_locks_are_taken_aga
     second = start(file, "2")
     eventually(lambda: Consumer.objects.count() == 2)
 
-    shutil.rmtree(folder)
+    # At once: a consumer that misses its lock makes the folder anew.
+    removed = folder.rename(folder.with_name("removed"))
+    shutil.rmtree(removed)
 
     eventually(lambda: len([*folder.glob(f"*-{first.pid}-*.lock")]) == 1)
     runs_once_until_its_consumer_dies(handle, "job", first, second)

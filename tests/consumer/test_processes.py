@@ -115,7 +115,10 @@ def test_three_consumers_and_four_enqueuers_run_each_job_exactly_once(
     eventually(lambda: states()["succeeded"] == jobs, within=240)
     endings = [processes.end(consumer) for consumer in consumers]
 
-    assert endings == [(0, "")] * 3
+    assert [code for code, _ in endings] == [0] * 3
+    # On a busy machine one of seven writers can wait for SQLite's lock for longer than its timeout.
+    said = "".join(err for _, err in endings).splitlines()
+    assert [line for line in said if "(database is locked); again in" not in line] == []
     assert states() == {"succeeded": jobs}
     assert set(Job.objects.values_list("attempts", flat=True)) == {1}
     lines = [line.split() for line in TALLY.read_text().splitlines()]

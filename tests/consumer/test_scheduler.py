@@ -266,7 +266,7 @@ def test_a_consumer_fires_an_occurrence_when_it_is_due_and_ends_as_usual(engine:
     with registered(every=0.2), consuming():
         eventually(lambda: Job.objects.filter(state=State.SUCCEEDED).count() >= 3)
     assert len(fired()) == Job.objects.count()
-    # Those that it gives back when it ends: one that waits for a slot, and one that was fired just now.
+    # The consumer gives jobs back when it ends: the one in its pool's queue, and the next occurrence.
     assert Job.objects.exclude(state=State.SUCCEEDED).count() <= 2
 
 
