@@ -36,7 +36,7 @@ def stepping(column: str, rows: str, after: str = "") -> str:
 
     Args:
         rows: the rest of a SELECT of the rows of the index, to which a condition can be added.
-        after: a condition on the first value; by default it has one.
+        after: a condition on the first value; by default that it is not NULL.
     """
     first = f"ORDER BY {column} LIMIT 1"
     after = after or f" AND {column} IS NOT NULL"  # a row by hand would come first

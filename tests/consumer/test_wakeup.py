@@ -116,6 +116,7 @@ def test_a_wakeup_after_the_close_has_no_effect() -> None:
     wakeup.armed = True
     wakeup.close()
     wakeup.set()
+    assert not wakeup.armed
 
 
 def test_jobs_enqueued_one_soon_after_the_other_are_all_claimed_without_a_poll(
