@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 from uuid import UUID
 
 from djjp.engine.database import ClaimStrategy
 from djjp.engine.payloads import LARGE
 from djjp.engine.postgresql.ready import (
     INDEXES,
+    Query,
     ready_after_marks,
     ready_query,
     ready_within_horizon,
+    with_locks,
 )
 from djjp.engine.postgresql.watermark import Marks, marks_of
 from djjp.engine.records import Claimed, new_record, require_counts
@@ -46,9 +48,6 @@ _BINARY = 1
 _READY_OF = f"""SELECT id, priority FROM {TABLE} WHERE id = ANY(%s) AND state || '' = 'ready'
 FOR UPDATE SKIP LOCKED"""
 
-#: A SELECT and its parameters.
-Query = tuple[str, list[Any]]
-
 
 class _Taken(NamedTuple):
     """A claimed job with its place in the order of claims; the number of its id is compared faster than the id."""
@@ -72,8 +71,7 @@ class PostgreSQLClaimStrategy(ClaimStrategy):
         marks = self._marks(queues, exclude_names)
         taken: list[_Taken] = []
         if marks.valid:
-            ready = ready_after_marks(marks, queues, exclude_names, limit, lock=True)
-            taken = self._take(ready, consumer, now)
+            taken = self._take_after(marks, consumer, limit, now, queues, exclude_names)
             marks.advance(_positions(taken, queues), may_go_back=False)
         if (rest := limit - len(taken)) > 0:
             if marks.due:
@@ -113,6 +111,25 @@ class PostgreSQLClaimStrategy(ClaimStrategy):
         self._db.connection.ensure_connection()
         return marks_of(self._db.connection.connection, queues, exclude_names)
 
+    def _take_after(
+        self,
+        marks: Marks,
+        consumer: str,
+        limit: int,
+        now: float,
+        queues: Sequence[str] | None,
+        exclude_names: Sequence[str],
+    ) -> list[_Taken]:
+        """Claim from behind the marks."""
+        rows: list[_Taken] = []
+        if _are_several(queues):
+            first = ready_after_marks(marks, queues, exclude_names, limit, lock=False)
+            rows = self._take(with_locks(first), consumer, now)
+        if (rest := limit - len(rows)) > 0:
+            ready = ready_after_marks(marks, queues, exclude_names, rest, lock=True)
+            rows += self._take(ready, consumer, now)
+        return rows
+
     def _take_first(
         self,
         consumer: str,
@@ -123,10 +140,11 @@ class PostgreSQLClaimStrategy(ClaimStrategy):
     ) -> list[_Taken]:
         """Claim from the start of the order, not behind the marks."""
         rows: list[_Taken] = []
-        if queues is not None and len(queues) > 1:
-            rows = self._take(ready_within_horizon(queues, exclude_names, limit), consumer, now)
-        if len(rows) < limit:
-            ready = ready_query(queues, exclude_names, limit - len(rows), lock=True)
+        if _are_several(queues):
+            first = ready_within_horizon(queues, exclude_names, limit)
+            rows = self._take(with_locks(first), consumer, now)
+        if (rest := limit - len(rows)) > 0:
+            ready = ready_query(queues, exclude_names, rest, lock=True)
             rows += self._take(ready, consumer, now)
         return rows
 
@@ -148,6 +166,10 @@ class PostgreSQLClaimStrategy(ClaimStrategy):
             cursor.execute(_ENTRIES_READ, [INDEXES])
             (count,) = cursor.fetchone()
             return int(count)
+
+
+def _are_several(queues: Sequence[str] | None) -> TypeGuard[Sequence[str]]:
+    return queues is not None and len(queues) > 1
 
 
 def _taken(rows: Sequence[Any]) -> list[_Taken]:

@@ -12,6 +12,9 @@ from typing import Any
 from djjp.engine.postgresql.watermark import BELOW, Marks
 from djjp.engine.rows import READY, TABLE
 
+#: A SELECT and its parameters.
+Query = tuple[str, list[Any]]
+
 #: The indexes with the order: of all queues together, and of each queue.
 INDEXES = ["djjp_job_ready", "djjp_job_ready_queue"]
 
@@ -49,32 +52,26 @@ _SOME_QUEUES = {
 
 _SERVED = f"{_READY} AND {_QUEUE.format('served.queue')}"
 
-# The first jobs of several queues, of which only the claimed ones are locked. The horizon is the last job that the
-# claim can need; it is searched among the first few jobs of each queue. The first jobs are then merged from
-# each queue's jobs up to the horizon (from all jobs, where there is no horizon), and only those are locked.
+# The first jobs of several queues. The horizon is the last job that the claim can need; it is searched among the
+# first few jobs of each queue. The first jobs are then merged from each queue's jobs up to the horizon (from all
+# jobs, where there is no horizon).
 _WITHIN_HORIZON = f"""WITH horizon AS MATERIALIZED (
 SELECT head.priority, head.id FROM unnest(%s::text[]) AS served(queue) CROSS JOIN LATERAL (
 {_SERVED}{{excluded}} {_QUEUE_ORDER}) AS head ORDER BY priority DESC, id LIMIT 1 OFFSET %s)
-SELECT job.id, job.priority FROM (
-SELECT head.id FROM unnest(%s::text[]) AS served(queue) CROSS JOIN LATERAL (
+SELECT head.id, head.priority FROM unnest(%s::text[]) AS served(queue) CROSS JOIN LATERAL (
 SELECT * FROM ({_SERVED}
 AND priority > coalesce((SELECT priority FROM horizon), {BELOW}){{excluded}} {_QUEUE_ORDER}) AS higher
 UNION ALL
 SELECT * FROM ({_SERVED}
 AND priority = (SELECT priority FROM horizon)
 AND id <= (SELECT id FROM horizon){{excluded}} {_QUEUE_ORDER}) AS level
-) AS head {_ORDER}) AS first CROSS JOIN LATERAL ({_READY} AND id = first.id FOR UPDATE SKIP LOCKED) AS job"""
+) AS head {_ORDER}"""
 # To find the horizon the query reads this multiple of the limit: some queues can have fewer than their share.
 _HORIZON_FACTOR = 4
 
 
-def ready_within_horizon(
-    queues: Sequence[str], exclude_names: Sequence[str], limit: int
-) -> tuple[str, list[Any]]:
-    """Return a locking SELECT of the first ready jobs of several queues, and its parameters.
-
-    It returns fewer jobs where other transactions have locked some of them; `ready_query` finds the rest.
-    """
+def ready_within_horizon(queues: Sequence[str], exclude_names: Sequence[str], limit: int) -> Query:
+    """Return a SELECT of the first ready jobs of several queues that reads few of each, and its parameters."""
     excluded, names = _exclusion(exclude_names)
     queues = list(dict.fromkeys(queues))
     per_queue = min(limit, -(-_HORIZON_FACTOR * limit // len(queues)))
@@ -83,9 +80,24 @@ def ready_within_horizon(
     return _WITHIN_HORIZON.format(excluded=excluded), [*horizon, *merge]
 
 
+def with_locks(ready: Query) -> Query:
+    """Return a SELECT of those of a query's ready jobs that no other transaction locks, and lock only these.
+
+    To claim from several queues, more jobs are read than claimed. A query that locks all that it reads would
+    keep other consumers from the jobs that it leaves.
+    """
+    select, params = ready
+    # `state || ''` fits no index of ready jobs: of these one could be kept that was as good as the primary key
+    # while few jobs were ready.
+    locking = f"""SELECT job.id, job.priority FROM ({select}) AS first CROSS JOIN LATERAL (
+SELECT id, priority FROM {TABLE} WHERE id = first.id AND state || '' = 'ready' AND rescues = 0
+FOR UPDATE SKIP LOCKED) AS job"""
+    return locking, params
+
+
 def ready_query(
     queues: Sequence[str] | None, exclude_names: Sequence[str], limit: int, *, lock: bool
-) -> tuple[str, list[Any]]:
+) -> Query:
     """Return a SELECT of the first ready jobs in claim order, and its parameters."""
     excluded, names = _exclusion(exclude_names)
     if queues is None:
@@ -109,7 +121,7 @@ def ready_after_marks(
     limit: int,
     *,
     lock: bool,
-) -> tuple[str, list[Any]]:
+) -> Query:
     """Return a SELECT of the first ready jobs after the marks in claim order, and its parameters."""
     if queues is not None:
         queues = list(dict.fromkeys(queues))
