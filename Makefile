@@ -28,7 +28,7 @@ PIP = $(BIN)/python $(QUIETLY)
 AT_REST = DJJP_TEST_HOME=$(abspath $(VENV)) DJJP_TEST_SERVER_URL=sqlite://:memory:
 
 .NOTPARALLEL:
-.PHONY: help venv demo demo-site test test-all check fix lint types migrations messages docs package fixture
+.PHONY: help venv demo demo-site test test-all test-long check fix lint types migrations messages docs package fixture
 .PHONY: clean
 .PHONY: test-browser screenshots chaos openapi bench bench-peers bench-scale bench-isolation
 
@@ -45,10 +45,13 @@ demo-site: $(VENV)/.installed-demo ## the same, then serve its admin
 	$(BIN)/python example_multidb/demo.py --site $(ARGS)
 
 test: $(VENV)/.installed-test ## each promise, on SQLite and PostgreSQL; processes mostly on SQLite only
-	$(PYTEST) -m "not end_to_end" $(ARGS)
+	$(PYTEST) -m "not (end_to_end or long)" $(ARGS)
 
-test-all: $(VENV)/.installed-browser ## all tests: also in a browser, pages of the docs, chaos, benchmarks, crowds
-	$(PYTEST) $(ARGS)
+test-all: $(VENV)/.installed-browser ## also in a browser, pages of the docs, processes on both databases, chaos
+	$(PYTEST) -m "not long" $(ARGS)
+
+test-long: $(VENV)/.installed-test ## the longest: small runs of the benchmarks, crowds of 100,000 jobs
+	$(PYTEST) -m long $(ARGS)
 
 test-browser: $(VENV)/.installed-browser ## the pages of the admin in a browser
 	$(PYTEST) tests/browser $(ARGS)

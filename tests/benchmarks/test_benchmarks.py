@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.benchmarks import benchmark_with_progress
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = pytest.mark.long
 
 SMALL = (
     "--databases sqlite --rows 20x4 --drain-jobs 100 --pipelines 5 --enqueue-jobs 30 "

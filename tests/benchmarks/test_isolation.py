@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.benchmarks import benchmark
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = pytest.mark.long
 
 
 def test_a_small_run_measures_the_writes_beside_nothing_a_queue_and_the_same_cpu_without_one() -> (

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.benchmarks import benchmark
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = pytest.mark.long
 
 
 def test_a_small_run_measures_everything_on_the_small_queue_and_on_the_full_one() -> None:

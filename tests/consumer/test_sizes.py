@@ -64,7 +64,7 @@ def test_after_a_claim_of_large_jobs_none_is_claimed_ahead(
     assert max(held) <= 350_000
 
 
-@pytest.mark.end_to_end
+@pytest.mark.long
 def test_a_crowd_of_large_jobs_behind_quick_ones_fits_into_little_memory(
     engine: Engine, processes: Processes
 ) -> None:

@@ -109,7 +109,13 @@ PAGES_WITH_CODE = [
 ]
 
 #: The longest pages, whose commands and jobs do the same on each database; tests of the package run them on both.
-ON_SQLITE_ONLY = ["docs/commands.md", "docs/consumer.md", "docs/queues.md", "docs/testing.md"]
+ON_SQLITE_ONLY = [
+    "docs/commands.md",
+    "docs/consumer.md",
+    "docs/queues.md",
+    "docs/testing.md",
+    "docs/tutorial.md",
+]
 
 
 @pytest.fixture(scope="session")
