@@ -271,9 +271,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         is_face = metafunc.module.__name__.startswith(FACES)
         starts_processes = STARTING_PROCESSES & set(metafunc.fixturenames)
         is_costly = "one_database" in names or is_face or starts_processes
-        later = [pytest.mark.end_to_end] if is_costly and "both_databases" not in names else []
-        if later and is_face and not starts_processes and "end_to_end" not in names:
-            later.append(pytest.mark.second_face)
+        later = [pytest.mark.second_database]
+        if is_costly and "both_databases" not in names:
+            later.append(pytest.mark.end_to_end)
+            if is_face and not starts_processes and "end_to_end" not in names:
+                later.append(pytest.mark.second_face)
         params = [
             pytest.param(alias, marks=later if alias in aliases[1:] else []) for alias in aliases
         ]

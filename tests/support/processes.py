@@ -9,9 +9,10 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.support.forked import ROOT, Forked, zygote
+
+__all__ = ["ROOT", "Processes", "eventually"]
 
 
 class Processes:
@@ -23,7 +24,12 @@ class Processes:
 
     def start(self, *command: str, **environment: str) -> subprocess.Popen[str]:
         """Start `python -m tests.project.manage COMMAND …`; its output is there when it has ended."""
-        return self._popen(["-m", "tests.project.manage", *command], environment)
+        given = self._environment(environment)
+        if not zygote().fits(given):
+            return self._popen(["-m", "tests.project.manage", *command], environment)
+        process = Forked([*command], given)
+        self._started.append(process)
+        return process
 
     def python(self, code: str, **environment: str) -> subprocess.Popen[str]:
         """Start a Python process with this code; the code must set Django up."""
@@ -45,15 +51,10 @@ class Processes:
         return self._start([sys.executable, *arguments], environment)
 
     def _start(self, command: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
-        settings = {
-            "DJJP_TEST_ALIAS": self._alias,
-            "DJJP_TEST_PAGES": "no",
-            "DJANGO_SETTINGS_MODULE": "tests.project.settings",
-        }
         process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env=os.environ | settings | environment,
+            env=self._environment(environment),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -61,6 +62,14 @@ class Processes:
         )
         self._started.append(process)
         return process
+
+    def _environment(self, given: dict[str, str]) -> dict[str, str]:
+        settings = {
+            "DJJP_TEST_ALIAS": self._alias,
+            "DJJP_TEST_PAGES": "no",
+            "DJANGO_SETTINGS_MODULE": "tests.project.settings",
+        }
+        return os.environ | settings | given
 
     def consumer(self, *options: str) -> subprocess.Popen[str]:
         """Start a consumer."""
