@@ -95,7 +95,7 @@ def hold():
 threading.Thread(target=hold, daemon=True).start()
 locked.wait()
 if (child := os.fork()) == 0:
-    signal.alarm(20)
+    signal.alarm(90)
     add.run_later(1)
     asyncio.run(add.arun_later(2))
     os._exit(0)
@@ -141,7 +141,7 @@ codes = []
 for number in range(20):
     Execution.objects.count()
     if (child := os.fork()) == 0:
-        signal.alarm(20)
+        signal.alarm(90)
         Execution.objects.create(key="child", process=0, at=0.0)
         os._exit(0)
     codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))

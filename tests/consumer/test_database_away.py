@@ -24,6 +24,7 @@ from djjp import job
 from djjp.consumer.consumer import Consumer
 from djjp.databases import queue_database
 from djjp.engine import Engine
+from djjp.engine.postgresql import session
 from djjp.exceptions import QueueUnavailable
 from djjp.jobs import registry
 from djjp.models import Consumer as ConsumerRow
@@ -239,12 +240,16 @@ def opening() -> Iterator[tuple[Any, threading.Event, threading.Event]]:
 
 
 def test_a_job_that_enqueues_while_the_database_is_away_is_refused_in_time(
-    engine: Engine, opening: tuple[Any, threading.Event, threading.Event]
+    engine: Engine,
+    opening: tuple[Any, threading.Event, threading.Event],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # The statement must not be refused before the call is.
+    monkeypatch.setattr(session, "_TIMEOUTS", ("lock_timeout = '60s'", "statement_timeout = 0"))
     function, there, go = opening
     handle = function.run_later()
     consumer = Consumer(1, drain=True)
-    consumer._call_queue._timeout = 0.1  # less than a statement waits for a lock
+    consumer._call_queue._timeout = 0.1
     ended: list[bool] = []
 
     def run() -> None:
