@@ -245,7 +245,7 @@ def test_a_job_that_enqueues_while_the_database_is_away_is_refused_in_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # The statement must not be refused before the call is.
-    monkeypatch.setattr(session, "_TIMEOUTS", ("lock_timeout = '60s'", "statement_timeout = 0"))
+    monkeypatch.setattr(session, "_TIMEOUTS", ("lock_timeout = '5s'", "statement_timeout = 0"))
     function, there, go = opening
     handle = function.run_later()
     consumer = Consumer(1, drain=True)
