@@ -14,7 +14,7 @@ from djjp.engine.database import Database
 from djjp.engine.rows import READY, TABLE, Key, stepping
 
 #: The number of first jobs that are read of each queue and priority.
-FIRST_JOBS = 20
+FIRST_JOBS = 10
 #: The number of queues and priorities that are read.
 MOST_LEVELS = 2000
 #: The number of due scheduled jobs that are read.

@@ -26,7 +26,7 @@ from djjp.outbox import table
 #: The number at which a count of live jobs ends, unless a sample has the rest.
 MOST = 1_000
 #: The ready jobs that are counted in all queues together.
-MOST_READY = 50_000
+MOST_READY = 20_000
 #: The seconds over which rates are taken, and for which a queue in which jobs have ended is shown at least.
 RATE_SECONDS, SHOWN_SECONDS = 300.0, 3600.0
 # The number at which a count of refused jobs of an outbox ends.
