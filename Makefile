@@ -50,7 +50,7 @@ test: $(VENV)/.installed-test ## each promise, on SQLite and PostgreSQL; process
 test-all: $(VENV)/.installed-browser ## also in a browser, pages of the docs, processes on both databases, chaos
 	$(PYTEST) -m "not long" $(ARGS)
 
-test-long: $(VENV)/.installed-test ## the longest: small runs of the benchmarks, crowds of 100,000 jobs
+test-long: $(VENV)/.installed-test ## benchmarks, crowds of 100,000 jobs, pages of the docs on PostgreSQL too
 	$(PYTEST) -m long $(ARGS)
 
 test-browser: $(VENV)/.installed-browser ## the pages of the admin in a browser

@@ -274,6 +274,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         later = [pytest.mark.second_database]
         if is_costly and "both_databases" not in names:
             later.append(pytest.mark.end_to_end)
+            if "one_database" in names:
+                later.append(pytest.mark.long)
             if is_face and not starts_processes and "end_to_end" not in names:
                 later.append(pytest.mark.second_face)
         params = [

@@ -207,7 +207,7 @@ def test_the_innocent_ones_of_ten_jobs_succeed(
     [
         ("exit", 2, "asyncio"),
         ("stack overflow", 1, "threads"),
-        ("SIGKILL", 5, "threads"),
+        pytest.param("SIGKILL", 5, "threads", marks=pytest.mark.long),
         ("exit", 5, "asyncio"),
     ],
 )

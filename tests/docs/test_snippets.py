@@ -15,7 +15,7 @@ from tests.docs.markdown import PAGES, Block, blocks
 from tests.docs.project import SETTINGS, Project, settings_of_the_readme
 from tests.support.processes import ROOT
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = [pytest.mark.end_to_end, pytest.mark.one_database]
 
 #: The blocks that no test runs, by the first line of each: installation, targets of the Makefile (which take
 #: too long, and have other tests), pictures and a unit of systemd.
