@@ -208,7 +208,7 @@ def test_the_innocent_ones_of_ten_jobs_succeed(
         ("exit", 2, "asyncio"),
         ("stack overflow", 1, "threads"),
         pytest.param("SIGKILL", 5, "threads", marks=pytest.mark.long),
-        ("exit", 5, "asyncio"),
+        pytest.param("exit", 5, "asyncio", marks=pytest.mark.long),
     ],
 )
 def test_the_innocent_ones_succeed_however_their_consumers_die(

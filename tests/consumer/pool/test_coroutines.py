@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import sys
 import threading
 import time
+import traceback
 import uuid
 from typing import Any
 
@@ -50,9 +52,22 @@ def states() -> dict[str, int]:
     return {state: found.count(state) for state in set(found)}
 
 
+def database_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "djjp-sync"]
+
+
 def sync_threads_end() -> None:
     """Wait for the end of all threads for databases, also those of tests before this one."""
-    eventually(lambda: not [t for t in threading.enumerate() if t.name == "djjp-sync"])
+    try:
+        eventually(lambda: not database_threads())
+    except AssertionError:
+        frames = sys._current_frames()
+        stacks = [
+            "".join(traceback.format_stack(frames[thread.ident]))
+            for thread in database_threads()
+            if thread.ident in frames
+        ]
+        pytest.fail("threads for databases do not end:\n" + "\n".join(stacks))
 
 
 async def until(true: Any) -> None:
@@ -191,7 +206,7 @@ async def stuck_query() -> None:
 @job(name="async.enqueue")
 async def enqueue(count: int) -> int:
     await asyncio.gather(*(add.arun_later(n) for n in range(count)))
-    return sum(thread.name == "djjp-sync" for thread in threading.enumerate())
+    return len(database_threads())
 
 
 @job(name="async.enqueue_now")

@@ -152,7 +152,7 @@ def executor_of(threads: ThreadCache) -> JobThreadExecutor:
 
 def test_a_coroutine_waits_for_the_thread_of_another(refused: list[bool]) -> None:
     threads = ThreadCache()
-    first, second = executor_of(threads), executor_of(threads)
+    first, second, third = (executor_of(threads) for _ in range(3))
     used = first.submit(threading.get_ident).result(30)
     refused.append(True)
     call = second.submit(threading.get_ident)
@@ -163,7 +163,8 @@ def test_a_coroutine_waits_for_the_thread_of_another(refused: list[bool]) -> Non
 
     assert call.result(30) == used
     asyncio.run(second.finish(None))
-    assert executor_of(threads).submit(threading.get_ident).result(30) == used
+    assert third.submit(threading.get_ident).result(30) == used
+    asyncio.run(third.finish(None))
     threads.close()
 
 
