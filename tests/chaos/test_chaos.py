@@ -14,7 +14,10 @@ from tests.support.processes import ROOT
 pytestmark = pytest.mark.end_to_end
 
 
-@pytest.mark.parametrize("database", QUEUES)
+# The first database is left to `make test-long`: `.ci/run` has no time for both.
+@pytest.mark.parametrize(
+    "database", [*(pytest.param(each, marks=pytest.mark.long) for each in QUEUES[:-1]), QUEUES[-1]]
+)
 def test_nothing_is_lost_and_nothing_run_twice_while_consumers_and_the_database_die(
     database: str,
 ) -> None:
