@@ -7,7 +7,8 @@ were claimed before: see `djjp.engine.postgresql.watermark`.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeGuard
 from uuid import UUID
 
@@ -121,14 +122,9 @@ class PostgreSQLClaimStrategy(ClaimStrategy):
         exclude_names: Sequence[str],
     ) -> list[_Taken]:
         """Claim from behind the marks."""
-        rows: list[_Taken] = []
-        if _are_several(queues):
-            first = ready_after_marks(marks, queues, exclude_names, limit, lock=False)
-            rows = self._take(with_locks(first), consumer, now)
-        if (rest := limit - len(rows)) > 0:
-            ready = ready_after_marks(marks, queues, exclude_names, rest, lock=True)
-            rows += self._take(ready, consumer, now)
-        return rows
+        after_marks = partial(ready_after_marks, marks, queues, exclude_names)
+        few = after_marks(limit, lock=False) if _are_several(queues) else None
+        return self._take_up_to(limit, few, partial(after_marks, lock=True), consumer, now)
 
     def _take_first(
         self,
@@ -139,13 +135,22 @@ class PostgreSQLClaimStrategy(ClaimStrategy):
         exclude_names: Sequence[str],
     ) -> list[_Taken]:
         """Claim from the start of the order, not behind the marks."""
-        rows: list[_Taken] = []
-        if _are_several(queues):
-            first = ready_within_horizon(queues, exclude_names, limit)
-            rows = self._take(with_locks(first), consumer, now)
+        few = ready_within_horizon(queues, exclude_names, limit) if _are_several(queues) else None
+        ready = partial(ready_query, queues, exclude_names, lock=True)
+        return self._take_up_to(limit, few, ready, consumer, now)
+
+    def _take_up_to(
+        self,
+        limit: int,
+        few: Query | None,
+        ready: Callable[[int], Query],
+        consumer: str,
+        now: float,
+    ) -> list[_Taken]:
+        """Claim what `few` finds, and lock no other jobs; claim the rest by the locking query of that limit."""
+        rows = [] if few is None else self._take(with_locks(few), consumer, now)
         if (rest := limit - len(rows)) > 0:
-            ready = ready_query(queues, exclude_names, rest, lock=True)
-            rows += self._take(ready, consumer, now)
+            rows += self._take(ready(rest), consumer, now)
         return rows
 
     def _take(self, ready: Query, consumer: str, now: float) -> list[_Taken]:
