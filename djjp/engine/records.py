@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum, auto
-from math import isfinite
 from types import MappingProxyType
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -108,7 +107,7 @@ class Claimed(NamedTuple):
     Attributes:
         claim: how often the job had been claimed, this time included. It only grows, unlike `attempt`, which a
             release takes back: a job that is claimed anew while its last execution still runs is another claim.
-        created_at, run_after: in seconds or, from SQLite, as the columns' texts: few jobs need them.
+        created_at, run_after: as the database has returned them, because few jobs need them: `waited` reads them.
         input: the values before its arguments, for a job that takes input.
         options: those of its call for the execution: see `djjp.call_options`.
         context: the text of its context; read only where there are instruments.
@@ -148,12 +147,19 @@ class Claimed(NamedTuple):
         return _seconds(self.created_at) or made_at(self.id)
 
 
+# PostgreSQL counts microseconds since 2000, and has these two for infinite times.
+_YEAR_2000 = datetime(2000, 1, 1, tzinfo=UTC).timestamp()
+_INFINITE = -(2**63), 2**63 - 1
+
+
 def _seconds(value: object) -> float | None:
-    """Return a time in seconds; None if it is none, or infinite."""
+    """Return a time that a database has returned in seconds; None if it is none, or infinite."""
     if isinstance(value, str):  # of SQLite, in UTC
         with suppress(ValueError, OverflowError):  # a row by hand
             return datetime.fromisoformat(value).replace(tzinfo=UTC).timestamp()
-    return value if isinstance(value, float) and isfinite(value) else None
+    if isinstance(value, int) and value not in _INFINITE:
+        return _YEAR_2000 + value / 1e6
+    return None
 
 
 def require_counts(bits: int) -> None:

@@ -17,6 +17,7 @@ from django.core.checks import run_checks
 from django.core.management import call_command
 from django.db import connections
 from django.test import override_settings
+from psycopg import ClientCursor
 
 import djjp.engine
 from djjp import Limit, Rate, chain, group, run_many
@@ -250,6 +251,21 @@ def test_options_of_the_alias_set_the_isolation_of_no_consumer(
         )
         engine.db.listener()
         assert isolation(engine) == "read committed"
+
+
+@pytest.mark.skipif("postgresql" not in QUEUES, reason="there is no PostgreSQL")
+def test_the_server_binds_the_statements_of_a_consumer_whatever_its_alias_sets(
+    postgres_url: str,
+) -> None:
+    config = queue_database(postgres_url)
+    config["OPTIONS"]["server_side_binding"] = False
+    with alias_for(config) as alias, override_settings(DJJP={"db_name": alias}):
+        engine = djjp.engine.for_alias(alias)
+        with engine.db.connection.cursor() as cursor:
+            assert isinstance(cursor.cursor, ClientCursor)
+        engine.db.listener()
+        with engine.db.connection.cursor() as cursor:
+            assert not isinstance(cursor.cursor, ClientCursor)
 
 
 # SQLite: what OPTIONS set

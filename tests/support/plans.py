@@ -88,7 +88,7 @@ def postgresql_plan_in_use(engine: Engine, sql: str, params: Any) -> Plan:
     Not after a rollback: the driver then discards its prepared statements.
     """
     numbers = iter(range(1, 1000))
-    prepared = re.sub("%s", lambda _: f"${next(numbers)}", sql)
+    prepared = re.sub("%[sb]", lambda _: f"${next(numbers)}", sql)
     values = ", ".join(_literal(value) for value in params or [])
     with engine.db.connection.cursor() as cursor:
         cursor.execute("SELECT name FROM pg_prepared_statements WHERE statement = %s", [prepared])

@@ -36,14 +36,15 @@ FROM picked WHERE job.id = picked.id AND picked.priority - picked.priority = 0
 RETURNING job.id, job.name,
 CASE WHEN octet_length(job.arguments) <= {LARGE} THEN job.arguments ELSE '' END,
 job.attempts, job.rescues, job.flags, job.claim, job.queue,
-date_part('epoch', job.created_at), date_part('epoch', job.run_after), job.priority"""
+job.created_at, job.run_after, job.priority"""
 
 # The number of entries, dead ones too, that this session's scans have read in the indexes of ready jobs.
 _ENTRIES_READ = (
     "SELECT sum(pg_stat_get_xact_tuples_returned(name::regclass)) FROM unnest(%s::text[]) AS name"
 )
 
-# The driver's number for results that are not text: ids, numbers and times need no formatting and parsing.
+# The driver's number for results that are not text: ids, numbers and times need no formatting and parsing. Times
+# are read as numbers, because few jobs need them.
 _BINARY = 1
 
 _READY_OF = f"""SELECT id, priority FROM {TABLE} WHERE id = ANY(%s) AND state || '' = 'ready'
@@ -157,6 +158,9 @@ class PostgreSQLClaimStrategy(ClaimStrategy):
         select, params = ready
         with self._db.connection.cursor() as cursor:
             cursor.cursor.format = _BINARY
+            adapters = cursor.cursor.adapters
+            to_number = adapters.get_loader(adapters.types["bigint"].oid, _BINARY)
+            adapters.register_loader("timestamptz", to_number)
             cursor.execute(_CLAIM.format(ready=select), [*params, consumer, self._db.to_param(now)])
             return _taken(cursor.fetchall())
 

@@ -24,11 +24,11 @@ WHERE job.id = row.id AND job.claim = row.claim AND row.claim - row.claim = 0
 AND job.consumer || '' = %s AND job.state || '' = 'running'
 RETURNING job.id, job.claim, {{cancelled}} AS cancelled"""
 
-# A plain end leaves consumer and attempts unchanged. The server reads arrays in a third of the time of JSON.
+# A plain end leaves consumer and attempts unchanged. Binary arrays take the server less time than text, and text less than JSON.
 _WRITE_PLAIN_ENDS = _FENCED.format(
     changes="""state = row.state, result = row.result, reason = NULL,
 started_at = to_timestamp(row.began), finished_at = to_timestamp(row.ended)""",
-    batch="""unnest(%s::uuid[], %s::integer[], %s::text[], %s::text[], %s::float8[], %s::float8[])
+    batch="""unnest(%b::uuid[], %b::integer[], %b::text[], %b::text[], %b::float8[], %b::float8[])
 AS row(id, claim, state, result, began, ended)""",
     cancelled="false",
 )
@@ -75,13 +75,13 @@ class PostgreSQLFence(Fence):
         return AS_ASKED if rows is None else _fenced(((e.id, e.claim) for e in updates), rows)
 
     def write_ends(self, consumer: str, outcomes: Sequence[Outcome], entry: Entry | None) -> Fenced:
-        params = [*_ends(sorted(outcomes, key=attrgetter("claimed.id.int"))), consumer]
         number = len(outcomes)
+        params = [*_columns(sorted(outcomes, key=attrgetter("claimed.id.int"))), consumer]
         rows = self._unexpected(_WRITE_PLAIN_ENDS, _COUNT_PLAIN_ENDS, params, number, entry)
         return AS_ASKED if rows is None else _fenced((o.claimed.key for o in outcomes), rows)
 
     def _unexpected(
-        self, update: str, counted: str, params: list[str], number: int, entry: Entry | None
+        self, update: str, counted: str, params: list[Any], number: int, entry: Entry | None
     ) -> list[_Written] | None:
         """Write a batch, with its entry if it has one; return what was written, or None if all is as asked."""
         with self._db.connection.cursor() as cursor:
@@ -100,27 +100,16 @@ def _fenced(claims: Iterable[ClaimKey], written: list[_Written]) -> Fenced:
     return Fenced(set(claims) - {(id, claim) for id, claim, _ in written}, cancelled)
 
 
-def _ends(outcomes: Sequence[Outcome]) -> list[str]:
-    """Return the arrays of plain ends. There can be thousands in a second, and a driver's lists take longer."""
-    rows = [
-        (
-            f"{job.id.int:032x}",
-            f"{job.claim}",
-            state._value_,
-            "NULL" if result is None else _element(result),
-            f"{started:.6f}",
-            f"{finished:.6f}",
-        )
-        for job, state, started, finished, result, _, _, _ in outcomes
+def _columns(outcomes: Sequence[Outcome]) -> list[list[Any]]:
+    """Return the columns of plain ends."""
+    return [
+        [outcome.claimed.id for outcome in outcomes],
+        [outcome.claimed.claim for outcome in outcomes],
+        [outcome.state._value_ for outcome in outcomes],
+        [outcome.result for outcome in outcomes],
+        [_rounded(outcome.started_at) for outcome in outcomes],
+        [_rounded(outcome.finished_at) for outcome in outcomes],
     ]
-    columns = zip(*rows, strict=True) if rows else [()] * 6
-    return [f"{{{','.join(values)}}}" for values in columns]
-
-
-def _element(text: str) -> str:
-    """Return a text as an element of an array."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
 
 
 def _values(update: FencedUpdate) -> dict[str, Any]:
@@ -140,4 +129,5 @@ def _values(update: FencedUpdate) -> dict[str, Any]:
 
 def _rounded(seconds: float | None) -> float | None:
     """Round to microseconds here, because the server rounds a half the other way."""
-    return None if seconds is None else round(seconds, 6)
+    # As `round(seconds, 6)`, which takes twice the time.
+    return None if seconds is None else seconds - seconds % 1 + round(seconds % 1 * 1e6) / 1e6
