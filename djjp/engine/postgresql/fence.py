@@ -24,7 +24,7 @@ WHERE job.id = row.id AND job.claim = row.claim AND row.claim - row.claim = 0
 AND job.consumer || '' = %s AND job.state || '' = 'running'
 RETURNING job.id, job.claim, {{cancelled}} AS cancelled"""
 
-# A plain end leaves consumer and attempts unchanged. Binary arrays take the server less time than text, and text less than JSON.
+# A plain end leaves consumer and attempts unchanged. The server reads binary arrays faster than JSON.
 _WRITE_PLAIN_ENDS = _FENCED.format(
     changes="""state = row.state, result = row.result, reason = NULL,
 started_at = to_timestamp(row.began), finished_at = to_timestamp(row.ended)""",
