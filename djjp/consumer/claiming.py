@@ -69,11 +69,12 @@ class Claimer:
         Args:
             slots: the number of jobs that can run at the same time.
             stalled: the number of slots that are not expected to become free soon.
-            ended: the number of held jobs whose outcomes are about to be written.
+            ended: the number of jobs whose outcomes are about to be written or dropped.
         """
         if self.stopped or self.quiet:
             return 0
-        held = len(self._ledger) - len(self._ledger.deferred) - ended
+        # A job that other consumers have now keeps its slot until it has ended here.
+        held = len(self._ledger) + self._ledger.disowned - len(self._ledger.deferred) - ended
         ahead = 0 if self._is_heavy else self.read_ahead.size(slots - stalled)
         room = slots + ahead - held
         if self.max_jobs is not None:

@@ -67,6 +67,11 @@ class Ledger:
         """Return the number of jobs that are held."""
         return len(self._held)
 
+    @property
+    def disowned(self) -> int:
+        """Return the number of jobs that run here although other consumers have rescued them."""
+        return len(self._disowned)
+
     # The threads of jobs
 
     def may_start(self, job: Claimed) -> bool:
@@ -143,6 +148,7 @@ class Ledger:
         for job in batch.releases:
             self._releases.popleft()
             self._held.pop(id(job), None)
+            self._disowned.pop(id(job), None)
         if batch.releases:
             self._forget(batch.releases)
         return retries

@@ -51,7 +51,7 @@ class Turn:
         """Take a turn, unless there is nothing to do; return whether there was."""
         claimer, calls = self._claimer, self._call_queue
         batch, now = self._ledger.batch(), time.time()
-        room = self.room(len(batch.outcomes))
+        room = self.room(len(batch.reported))
         promotes = claimer.is_due(now)
         idle = batch.is_empty() and not calls and not promotes
         if idle and not self._finds_ready(room):

@@ -200,12 +200,13 @@ def test_disowned_jobs_are_not_written_and_the_ledger_continues_under_a_new_name
 
     ledger.disown([waiting], "host:7:two")
 
-    assert (ledger.owner, len(ledger)) == ("host:7:two", 0)
+    assert (ledger.owner, len(ledger), ledger.disowned) == ("host:7:two", 0, 1)
     ledger.report(done(running))
     batch = ledger.batch()
     assert (batch.reported, batch.outcomes) == ([done(running)], [])
     write(engine, ledger)
     assert not ledger.has_writes
+    assert ledger.disowned == 0
     assert {row(job.id)["state"] for job in (running, waiting)} == {"ready"}
 
 

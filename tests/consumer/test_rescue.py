@@ -225,6 +225,7 @@ def test_a_consumer_that_was_declared_dead_is_refused_and_continues_as_a_new_one
     assert name != old_name
     assert f":{frozen.pid}:" in name
     assert {shown(job)["attempts"] for job in waiting} == {1}
+    assert {shown(job)["claim"] for job in waiting} == {1}, "claimed while there was no slot"
     assert not Consumer.objects.exists()
     assert files_of(frozen.pid, other.pid) == []
 
