@@ -8,6 +8,7 @@ failure before another attempt a WARNING, any other end an INFO. Nothing is form
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from threading import current_thread, main_thread
 
@@ -17,6 +18,9 @@ from djjp.engine import Claimed, Outcome
 from djjp.models import FINISHED, State
 
 logger = logging.getLogger(logs.JOBS)
+
+#: The number of dropped outcomes that are logged one by one.
+_DROPPED_SHOWN = 10
 
 
 def shows_success() -> bool:
@@ -51,10 +55,13 @@ def is_interrupt(error: BaseException | None) -> bool:
     return isinstance(error, KeyboardInterrupt) and current_thread() is main_thread()
 
 
-def log_dropped(job: Claimed) -> None:
-    """Log that the outcome of a job is dropped, because other consumers have taken the job over."""
+def log_dropped(jobs: Sequence[Claimed]) -> None:
+    """Log that outcomes are dropped, because other consumers have taken these jobs over."""
     text = "%s %s is no longer ours; its outcome is dropped"
-    logger.warning(text, job.name, job.id, extra=logs.of_job(job))
+    for job in jobs[:_DROPPED_SHOWN]:
+        logger.warning(text, job.name, job.id, extra=logs.of_job(job))
+    if (more := len(jobs) - _DROPPED_SHOWN) > 0:
+        logger.warning("%d more jobs are no longer ours; their outcomes are dropped", more)
 
 
 def _log_failure(

@@ -164,7 +164,7 @@ class Ledger:
         """Return the jobs whose outcomes were written, and the outcomes of those that will run again."""
         del self._outcomes[: len(batch.reported)]
         held, locked = self._held, batch.locked
-        jobs, retries = [], []
+        jobs, retries, dropped = [], [], []
         for outcome in batch.reported:
             job, state, _, _, _, _, _, _ = outcome
             if locked and id(job) in locked:
@@ -172,9 +172,10 @@ class Ledger:
             jobs.append(job)
             if held.pop(id(job), None) is None or (refused and job.key in refused):
                 self._disowned.pop(id(job), None)
-                log_dropped(job)
+                dropped.append(job)
             elif state not in FINISHED:
                 retries.append(outcome)
+        log_dropped(dropped)
         return jobs, retries
 
     def _defer_locked(self, batch: Batch) -> None:

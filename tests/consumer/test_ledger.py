@@ -125,6 +125,22 @@ def test_outcomes_of_jobs_that_run_again_are_returned(engine: Engine, ledger: Le
     assert len(ledger) == 0
 
 
+def test_of_many_dropped_outcomes_ten_are_logged_one_by_one(
+    engine: Engine, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    jobs = hold(engine, ledger, 12)
+    rescue(engine, ledger.owner)
+    for job in jobs:
+        ledger.report(done(job))
+    write(engine, ledger)
+
+    *shown, last = caplog.messages
+    assert shown == [
+        f"{job.name} {job.id} is no longer ours; its outcome is dropped" for job in jobs[:10]
+    ]
+    assert last == "2 more jobs are no longer ours; their outcomes are dropped"
+
+
 def test_a_refused_outcome_is_dropped_and_logged(
     engine: Engine, ledger: Ledger, caplog: pytest.LogCaptureFixture
 ) -> None:
