@@ -98,7 +98,7 @@ def test_after_the_shutdown_timeout_running_jobs_are_released(
 
 
 @pytest.mark.end_to_end
-@pytest.mark.parametrize("jobs", [2_000, 10_000])
+@pytest.mark.parametrize("jobs", [2_000, pytest.param(10_000, marks=pytest.mark.long)])
 def test_three_consumers_and_four_enqueuers_run_each_job_exactly_once(
     processes: Processes, engine: Engine, jobs: int
 ) -> None:
