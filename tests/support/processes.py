@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 from tests.support.forked import ROOT, Forked, zygote
 
@@ -82,7 +84,9 @@ class Processes:
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def end(self, process: subprocess.Popen[str], number: int = signal.SIGTERM) -> tuple[int, str]:
-        """Send a signal and wait for the end; returns the exit code and what was written to stderr."""
+        """Send a consumer a signal and wait for its end; returns the exit code and what was written to stderr."""
+        # While it still starts, which can take longer than its jobs take another consumer, a signal would kill it.
+        eventually(lambda: process.poll() is not None or _handles_signals(process.pid))
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
         return process.returncode, err
@@ -92,6 +96,12 @@ class Processes:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
+
+
+def _handles_signals(pid: int) -> bool:
+    """Return whether a process has a handler for SIGTERM; Linux only."""
+    caught = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return caught is not None and bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def eventually(true: Callable[[], object], within: float = 90.0) -> None:
