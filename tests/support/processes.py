@@ -99,9 +99,10 @@ class Processes:
 
 
 def _handles_signals(pid: int) -> bool:
-    """Return whether a process has a handler for SIGTERM; Linux only."""
-    caught = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    return caught is not None and bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
+    """Return whether a process has a handler for SIGTERM, or waits for it as an init does; Linux only."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    masks = re.findall(r"^Sig(?:Cgt|Blk):\s*(\w+)$", status, re.MULTILINE)
+    return any(int(mask, 16) >> (signal.SIGTERM - 1) & 1 for mask in masks)
 
 
 def eventually(true: Callable[[], object], within: float = 90.0) -> None:
