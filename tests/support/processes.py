@@ -23,14 +23,17 @@ class Processes:
     def __init__(self, alias: str) -> None:
         self._alias = alias
         self._started: list[subprocess.Popen[str]] = []
+        self._commands: list[subprocess.Popen[str]] = []  # of these, those that `start` has started
 
     def start(self, *command: str, **environment: str) -> subprocess.Popen[str]:
         """Start `python -m tests.project.manage COMMAND …`; its output is there when it has ended."""
         given = self._environment(environment)
-        if not zygote().fits(given):
-            return self._popen(["-m", "tests.project.manage", *command], environment)
-        process = Forked([*command], given)
-        self._started.append(process)
+        if zygote().fits(given):
+            process: subprocess.Popen[str] = Forked([*command], given)
+            self._started.append(process)
+        else:
+            process = self._popen(["-m", "tests.project.manage", *command], environment)
+        self._commands.append(process)
         return process
 
     def python(self, code: str, **environment: str) -> subprocess.Popen[str]:
@@ -85,8 +88,9 @@ class Processes:
 
     def end(self, process: subprocess.Popen[str], number: int = signal.SIGTERM) -> tuple[int, str]:
         """Send a consumer a signal and wait for its end; returns the exit code and what was written to stderr."""
-        # While it still starts, which can take longer than its jobs take another consumer, a signal would kill it.
-        eventually(lambda: process.poll() is not None or _handles_signals(process.pid))
+        if process in self._commands:
+            # While it still starts, which can take longer than others take for its jobs, a signal would kill it.
+            eventually(lambda: process.poll() is not None or _handles_signals(process.pid))
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
         return process.returncode, err
@@ -99,10 +103,9 @@ class Processes:
 
 
 def _handles_signals(pid: int) -> bool:
-    """Return whether a process has a handler for SIGTERM, or waits for it as an init does; Linux only."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    masks = re.findall(r"^Sig(?:Cgt|Blk):\s*(\w+)$", status, re.MULTILINE)
-    return any(int(mask, 16) >> (signal.SIGTERM - 1) & 1 for mask in masks)
+    """Return whether a process has a handler for SIGTERM; Linux only."""
+    caught = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return caught is not None and bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def eventually(true: Callable[[], object], within: float = 90.0) -> None:
