@@ -24,6 +24,7 @@ def memory() -> int:
 
 
 @pytest.mark.end_to_end
+@pytest.mark.one_database
 @pytest.mark.parametrize("debug", [False, True])
 def test_memory_does_not_grow_with_the_number_of_jobs_run(engine: Engine, debug: bool) -> None:
     """Also with `DEBUG`, where Django keeps the statements that each connection has run."""

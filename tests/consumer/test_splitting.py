@@ -22,6 +22,7 @@ from djjp.models import Attempt, Job, State
 from tests.project.shop.jobs import add
 from tests.support.consumers import consuming, drain
 from tests.support.jobs import registered
+from tests.support.postgres import PATIENTLY
 from tests.support.processes import eventually
 from tests.support.staying import let_end, stay
 
@@ -34,7 +35,10 @@ RETURN NEW; END $$;
 CREATE TRIGGER test_guard BEFORE UPDATE ON djjp_job FOR EACH ROW EXECUTE FUNCTION test_guard()"""
 GUARDS = {
     "sqlite": (_SQLITE, "DROP TRIGGER test_guard"),
-    "postgresql": (_POSTGRESQL, "DROP TRIGGER test_guard ON djjp_job; DROP FUNCTION test_guard"),
+    "postgresql": (
+        PATIENTLY + _POSTGRESQL,
+        PATIENTLY + "DROP TRIGGER test_guard ON djjp_job; DROP FUNCTION test_guard",
+    ),
 }
 
 

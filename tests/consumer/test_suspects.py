@@ -193,7 +193,7 @@ def rescues(handles: list[JobHandle]) -> list[int]:
 
 
 @pytest.mark.end_to_end
-@pytest.mark.parametrize("fatal", [1, 2])
+@pytest.mark.parametrize("fatal", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_the_innocent_ones_of_ten_jobs_succeed(
     processes: Processes, engine: Engine, fatal: int
 ) -> None:

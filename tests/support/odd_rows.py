@@ -12,6 +12,7 @@ from django.db import Error as DatabaseError
 from django.db import connections, transaction
 
 from djjp.engine import Engine
+from tests.support.postgres import PATIENTLY
 
 #: Values of PostgreSQL's types that no row of djjp has, as SQL.
 ODD: dict[str, list[str]] = {
@@ -78,8 +79,8 @@ def _drop_constraints(cursor: Any, table: str) -> list[str]:
         [table],
     )
     for name, definition in cursor.fetchall():
-        cursor.execute(f'ALTER TABLE {table} DROP CONSTRAINT "{name}"')
-        undo.append(f'ALTER TABLE {table} ADD CONSTRAINT "{name}" {definition}')
+        cursor.execute(f'{PATIENTLY}ALTER TABLE {table} DROP CONSTRAINT "{name}"')
+        undo.append(f'{PATIENTLY}ALTER TABLE {table} ADD CONSTRAINT "{name}" {definition}')
     cursor.execute(
         "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND attnotnull"
         " AND attnum <> ALL(SELECT unnest(conkey) FROM pg_constraint"
@@ -87,8 +88,8 @@ def _drop_constraints(cursor: Any, table: str) -> list[str]:
         [table, table],
     )
     for (column,) in cursor.fetchall():
-        cursor.execute(f'ALTER TABLE {table} ALTER "{column}" DROP NOT NULL')
-        undo.append(f'ALTER TABLE {table} ALTER "{column}" SET NOT NULL')
+        cursor.execute(f'{PATIENTLY}ALTER TABLE {table} ALTER "{column}" DROP NOT NULL')
+        undo.append(f'{PATIENTLY}ALTER TABLE {table} ALTER "{column}" SET NOT NULL')
     return undo
 
 

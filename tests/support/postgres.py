@@ -17,6 +17,10 @@ from typing import Any
 TERMINATE = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"""
 
+#: Before a change of a table, in one string with it: the session of a consumer does not wait until an autovacuum
+#: of the table gives way, which takes a second.
+PATIENTLY = "SET LOCAL lock_timeout = 0; "
+
 # The lock under which one process of a run makes the template.
 _TEMPLATE_LOCK = 7106
 
