@@ -34,6 +34,7 @@ from tests.support.admin import (
     text,
 )
 from tests.support.consumers import drain
+from tests.support.postgres import AWAITS_LOCK
 from tests.support.processes import eventually
 
 # The pages read rows by their ids, and call verbs, which have tests on each database.
@@ -438,7 +439,7 @@ def failed(claimed: Claimed) -> Outcome:
 
 def is_a_lock_awaited(engine: Engine) -> bool:
     with engine.db.connection.cursor() as cursor:
-        cursor.execute("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
+        cursor.execute(AWAITS_LOCK)
         return bool(cursor.fetchone()[0])
 
 

@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,9 @@ from djjp.models import Consumer as ConsumerRow
 from djjp.models import Incident, Job
 from djjp.monitoring.detection import look
 from tests.project.shop.jobs import add, nap
-from tests.support.postgres import TERMINATE, Server
+from tests.support.consumers import consuming
+from tests.support.jobs import registered
+from tests.support.postgres import AWAITS_LOCK, TERMINATE, Server
 from tests.support.processes import Processes, eventually
 from tests.support.projects import alias_for
 
@@ -42,19 +44,22 @@ IMPATIENT = {"DJANGO_SETTINGS_MODULE": "tests.chaos.settings"}
 
 
 @contextmanager
-def locked(engine: Engine) -> Iterator[None]:
-    """Hold, on another connection, the lock that every write of jobs needs."""
+def locked(engine: Engine) -> Iterator[Callable[[], bool]]:
+    """Hold, on another connection, the lock that every write of jobs needs.
+
+    Yield whether a transaction that has begun waits for it; on SQLite none begins.
+    """
     settings = engine.db.connection.settings_dict
     if engine.db.alias == "sqlite":
         with closing(sqlite3.connect(settings["NAME"], isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            yield
+            yield lambda: True
     else:
         import psycopg
 
         with psycopg.connect(os.environ["DJJP_TEST_SERVER_URL"]) as other:
             other.execute("LOCK TABLE djjp_job IN ACCESS EXCLUSIVE MODE")
-            yield
+            yield lambda: bool(other.execute(AWAITS_LOCK).fetchone()[0])
 
 
 @pytest.fixture(scope="module")
@@ -221,54 +226,46 @@ def test_a_consumer_ends_while_the_database_is_away_and_others_rescue_its_jobs(
     eventually(lambda: Job.objects.filter(state="running", rescues=1, attempts=2).exists())
 
 
-@pytest.fixture
-def opening() -> Iterator[tuple[Any, threading.Event, threading.Event]]:
-    """Yield a job that enqueues another one after an event, its start as an event, and that event."""
-    there, go = threading.Event(), threading.Event()
+def test_a_job_that_enqueues_while_the_database_is_away_is_refused_in_time(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while the consumer's turn waits for the database."""
+    # The turn must not be refused before the call is.
+    monkeypatch.setattr(session, "_TIMEOUTS", ("lock_timeout = '60s'", "statement_timeout = 0"))
+    away, in_turn, answered = (threading.Event() for _ in range(3))
+    both_started = threading.Barrier(3)
+
+    def end() -> None:
+        both_started.wait(60)
+        away.wait(60)
 
     def enqueue() -> str:
-        there.set()
-        go.wait(60)
+        both_started.wait(60)
+        in_turn.wait(60)
         try:
             return str(add.run_later(1).id)
         except QueueUnavailable as error:
             return str(error)
+        finally:
+            answered.set()
 
-    registered = job(name="test.enqueue_during_an_outage")(enqueue)
-    yield registered, there, go
-    del registry._jobs[registered.name]
+    with (
+        registered("test.end_during_an_outage", end) as ends,
+        registered("test.enqueue_during_an_outage", enqueue) as enqueues,
+    ):
+        ends.run_later()
+        handle = enqueues.run_later()
+        with consuming() as consumer:
+            consumer._call_queue._timeout = 0.1
+            both_started.wait(60)
+            with locked(engine) as awaited:
+                away.set()
+                eventually(awaited)
+                in_turn.set()
+                assert answered.wait(60)
+            answer = handle.join(60)
 
-
-def test_a_job_that_enqueues_while_the_database_is_away_is_refused_in_time(
-    engine: Engine,
-    opening: tuple[Any, threading.Event, threading.Event],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    # The statement must not be refused before the call is.
-    monkeypatch.setattr(session, "_TIMEOUTS", ("lock_timeout = '5s'", "statement_timeout = 0"))
-    function, there, go = opening
-    handle = function.run_later()
-    consumer = Consumer(1, drain=True)
-    consumer._call_queue._timeout = 0.1
-    ended: list[bool] = []
-
-    def run() -> None:
-        ended.append(consumer.run())
-        connections.close_all()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    assert there.wait(60)
-    with locked(engine):
-        go.set()
-        eventually(lambda: consumer._ledger.has_writes, within=60)
-    thread.join()
-
-    assert ended == [True]
-    assert (
-        handle.join(0)
-        == f"the queue's database '{engine.db.alias}' did not take the call within 0.1 s"
-    )
+    assert answer == f"the queue's database '{engine.db.alias}' did not take the call within 0.1 s"
     assert not Job.objects.filter(name=add.name).exists()
 
 

@@ -21,6 +21,13 @@ WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type 
 #: of the table gives way, which takes a second.
 PATIENTLY = "SET LOCAL lock_timeout = 0; "
 
+#: Whether a session of this database waits for a lock; also true within a transaction that has asked before.
+AWAITS_LOCK = """SELECT EXISTS (
+    SELECT FROM pg_locks awaited JOIN pg_locks of_same_session USING (pid)
+    WHERE NOT awaited.granted
+    AND of_same_session.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+)"""
+
 # The lock under which one process of a run makes the template.
 _TEMPLATE_LOCK = 7106
 
