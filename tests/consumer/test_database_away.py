@@ -59,7 +59,7 @@ def locked(engine: Engine) -> Iterator[Callable[[], bool]]:
 
         with psycopg.connect(os.environ["DJJP_TEST_SERVER_URL"]) as other:
             other.execute("LOCK TABLE djjp_job IN ACCESS EXCLUSIVE MODE")
-            yield lambda: bool(other.execute(AWAITS_LOCK).fetchone()[0])
+            yield lambda: other.execute(AWAITS_LOCK).fetchall() == [(True,)]
 
 
 @pytest.fixture(scope="module")
