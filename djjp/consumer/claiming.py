@@ -120,9 +120,9 @@ class Claimer:
 
     def refresh(self, now: float) -> None:
         """Read what others can change: the next scheduled job, suspects, paused queues. Ready jobs may be new."""
-        self.next_due, self._may_have_suspects = self._engine.jobs.outlook()
+        self.next_due, self._may_have_suspects, paused = self._engine.jobs.outlook(now)
         self.may_have_ready = True
-        self.notice_pauses(self._engine.queues.paused(now))
+        self.notice_pauses(paused)
 
     def expect_rescued(self) -> None:
         """Record that jobs of a dead consumer may be ready now."""

@@ -216,6 +216,7 @@ class Splitter:
         """
         try:
             self._claimer.refresh(now)
+            self._claimer.notice_pauses(self._engine.queues.paused(now))
             return self._claimer.ready_keys(room)
         except Exception as error:
             if isinstance(error, DatabaseError):

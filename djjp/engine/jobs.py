@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from djjp.durations import to_datetime
 from djjp.engine.database import Database
 from djjp.engine.payloads import Payloads
 from djjp.engine.pipelines import Pipelines
+from djjp.engine.queues import NAME, PAUSED
 from djjp.engine.records import (
     AS_ASKED,
     NO_HOLDERS,
@@ -49,7 +50,17 @@ _ALL_SUCCEEDED = {State.SUCCEEDED}
 _SEEN_AT_THE_END = Flag.HAS_DEPENDENTS | Flag.TAGGED
 
 _NEXT_DUE = f"SELECT {{next_due}} FROM {TABLE} WHERE state = 'scheduled'"
-_OUTLOOK = f"SELECT ({_NEXT_DUE}), EXISTS (SELECT 1 FROM {TABLE} WHERE {SUSPECT})"
+# One statement, because a consumer that is woken waits for its answer before it claims.
+_OUTLOOK = f"""SELECT ({_NEXT_DUE}), EXISTS (SELECT 1 FROM {TABLE} WHERE {SUSPECT}), paused.name
+FROM (SELECT 1) AS outlook LEFT JOIN (SELECT {NAME} AS name {PAUSED}) AS paused ON true"""
+
+
+class Outlook(NamedTuple):
+    """The due time of the next scheduled job, whether there are suspects, and the queues that are paused."""
+
+    next_due: float | None
+    has_suspects: bool
+    paused: frozenset[str]
 
 
 class Jobs:
@@ -286,12 +297,15 @@ class Jobs:
         except (AttributeError, TypeError, ValueError):  # a row by hand, which `Repair` fails
             return time.time() + 1.0
 
-    def outlook(self) -> tuple[float | None, bool]:
-        """Return the time at which the next scheduled job is due, and whether there are suspects."""
+    def outlook(self, now: float) -> Outlook:
+        """Return what others can change that a claim depends on."""
+        statement = _OUTLOOK.format(next_due=self._db.next_due)
         with self._db.connection.cursor() as cursor:
-            cursor.execute(_OUTLOOK.format(next_due=self._db.next_due))
-            due, suspects = cursor.fetchone()
-        return self._due(due), bool(suspects)
+            cursor.execute(statement, [self._db.to_param(now)])
+            rows = cursor.fetchall()
+        due, suspects, _ = rows[0]
+        paused = frozenset(name for _, _, name in rows if name is not None)
+        return Outlook(self._due(due), bool(suspects), paused)
 
     def has_ready(self, queues: Sequence[str] | None, exclude_names: Sequence[str]) -> bool:
         """Return whether `claim` would find a job, without taking a lock."""

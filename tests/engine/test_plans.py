@@ -181,7 +181,7 @@ CASES = {
     "first suspect, a hundred queues": Case(
         lambda engine: engine.suspects.first(SERVED, ["x"]), SUSPECTS
     ),
-    "outlook": Case(lambda engine: engine.jobs.outlook(), DUE | SUSPECTS),
+    "outlook": Case(lambda engine: engine.jobs.outlook(NOW), DUE | SUSPECTS),
     "promote": Case(lambda engine: engine.jobs.promote(NOW), DUE),
     "next due": Case(lambda engine: engine.jobs.next_due(), DUE),
     "finish": Case(_finish, BATCH),

@@ -83,6 +83,17 @@ def test_a_pause_that_has_ended_cannot_be_resumed(engine: Engine) -> None:
     assert not Queue.objects.exists()
 
 
+def test_the_outlook_of_a_consumer_names_the_paused_queues(engine: Engine) -> None:
+    assert engine.jobs.outlook(NOW) == (None, False, frozenset())
+
+    engine.queues.pause("mail", NOW, None)
+    engine.queues.pause("reports", NOW, NOW + 60)
+    enqueue(engine, state=State.SCHEDULED, run_after=NOW + 5)
+
+    assert engine.jobs.outlook(NOW) == (NOW + 5, False, frozenset({"mail", "reports"}))
+    assert engine.jobs.outlook(NOW + 61) == (NOW + 5, False, frozenset({"mail"}))
+
+
 def test_the_last_pause_counts(engine: Engine) -> None:
     queues.pause("mail", 60)
     queues.pause("mail")

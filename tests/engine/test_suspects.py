@@ -32,7 +32,7 @@ def test_a_claim_takes_no_suspect_and_finds_none(engine: Engine) -> None:
             assert engine.jobs.claim("one", 100, NOW, queues=queues) == []
     assert engine.queues.with_ready() == []
     assert engine.queues.with_suspects() == ["default"]
-    assert engine.jobs.outlook() == (None, True)
+    assert engine.jobs.outlook(NOW) == (None, True, frozenset())
 
 
 def test_a_suspect_is_claimed_once_as_any_job_is(engine: Engine) -> None:
@@ -47,7 +47,7 @@ def test_a_suspect_is_claimed_once_as_any_job_is(engine: Engine) -> None:
     with engine.db.transaction():
         assert engine.suspects.claim("two", id, NOW) == []
     assert engine.suspects.first(["default"]) is None
-    assert engine.jobs.outlook() == (None, False)
+    assert engine.jobs.outlook(NOW) == (None, False, frozenset())
 
 
 def test_the_first_suspect_has_the_highest_priority_then_the_fewest_rescues_then_the_longest_wait(
