@@ -120,8 +120,15 @@ class Claimer:
 
     def refresh(self, now: float) -> None:
         """Read what others can change: the next scheduled job, suspects, paused queues. Ready jobs may be new."""
-        self.next_due, self._may_have_suspects, paused = self._engine.jobs.outlook(now)
+        self.catch_up(now)
         self.may_have_ready = True
+
+    def catch_up(self, now: float) -> None:
+        """Read the same after a claim: ready jobs are new only where the claim did not look for them."""
+        self.next_due, has_suspects, paused = self._engine.jobs.outlook(now)
+        if (has_suspects and not self._may_have_suspects) or self._queues.paused - paused:
+            self.may_have_ready = True
+        self._may_have_suspects = has_suspects
         self.notice_pauses(paused)
 
     def expect_rescued(self) -> None:

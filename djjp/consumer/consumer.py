@@ -37,6 +37,8 @@ logger = logging.getLogger("djjp.consumer")
 
 #: Seconds after which a consumer polls the queue, in case a wake-up was missed.
 _POLL_EVERY = 1.0
+# Seconds for which an idle consumer that has claimed a job leaves the interpreter to the job's thread.
+_HANDS_OVER = 0.00002
 #: Seconds that a consumer which must end waits for a database that is away.
 _LAST_WAIT = 3.0
 
@@ -109,6 +111,9 @@ class Consumer:
         self.on_round: Callable[[str | None], object] = lambda obstacle: None
         self._stops, self._is_registered, self._has_started = 0, False, False
         self._poll_at = self._stop_by = self._enforce_at = 0.0
+        self._is_woken = (
+            False  # whether the listener has reported a write that no read has followed
+        )
         self._worked_at = time.monotonic()
 
     @property
@@ -223,9 +228,19 @@ class Consumer:
         return self._listener
 
     def _work(self, listener: Listener) -> None:
-        self._poll(listener)
+        self._is_woken = listener.woken() or self._is_woken
+        if self._is_woken and not self._ledger:
+            # An idle consumer claims first, because a new job waits for that. The claim reads the pauses itself.
+            self._claimer.may_have_ready = True
+        else:
+            self._poll()
         if self._turn.run():
             self._worked_at = time.monotonic()
+            if self._is_woken:
+                time.sleep(_HANDS_OVER)
+        if self._is_woken:
+            self._claimer.catch_up(time.time())
+            self._is_woken = False
         if self._maintenance.work(ending=self._stops > 0):
             self._claimer.expect_rescued()
 
@@ -271,11 +286,12 @@ class Consumer:
         if suspected:
             self._ledger.clear_suspicion()
 
-    def _poll(self, listener: Listener) -> None:
-        """Read what others have changed, if the listener reports a write or the last poll is long ago."""
+    def _poll(self) -> None:
+        """Read what others have changed, if the listener has reported a write or the last poll is long ago."""
         now = time.monotonic()
-        if listener.woken() or now >= self._poll_at:
+        if self._is_woken or now >= self._poll_at:
             self._poll_at = now + _POLL_EVERY
+            self._is_woken = False
             self._claimer.refresh(time.time())
             if self._ledger:
                 self._pool.cancel(self._ledger.held(self._engine.jobs.to_cancel(self.name)))
@@ -301,7 +317,7 @@ class Consumer:
             if (due := self._claimer.next_due) is not None:
                 timeout = min(timeout, due - time.time())
         if not busy and wait(self._wakeup, listens, timeout, now - self._worked_at):
-            self._poll_at = 0.0
+            self._is_woken = True
         self._wakeup.armed = False
 
     def _is_over(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -144,13 +145,16 @@ def test_the_drain_of_tests_reads_the_paused_queues_once_for_each_claim(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[float] = []
-    paused = engine.queues.paused
 
-    def counting(now: float) -> frozenset[str]:
-        reads.append(now)
-        return paused(now)
+    def counted(read: Callable[[float], Any]) -> Callable[[float], Any]:
+        def counting(now: float) -> Any:
+            reads.append(now)
+            return read(now)
 
-    monkeypatch.setattr(engine.queues, "paused", counting)
+        return counting
+
+    monkeypatch.setattr(engine.jobs, "outlook", counted(engine.jobs.outlook))
+    monkeypatch.setattr(engine.queues, "paused", counted(engine.queues.paused))
     run_many(add.bind(i) for i in range(3))
 
     assert run_due() == 3
@@ -237,8 +241,8 @@ class PausedMeanwhile(Consumer):
 
         self._queues.select = spy  # type: ignore[method-assign]  # a hook in this one consumer
 
-    def _poll(self, *args: Any) -> None:
-        super()._poll(*args)
+    def _poll(self) -> None:
+        super()._poll()
         self._now("before the turn")
 
 
@@ -307,12 +311,12 @@ class PausedWhileQueued(Consumer):
 
         self._claimer.notice_pauses = spy  # type: ignore[method-assign]  # a hook in this one consumer
 
-    def _poll(self, *args: Any) -> None:
+    def _poll(self) -> None:
         if not self.queued and (waiting := self._pool.waiting()):
             self.queued = waiting
             elsewhere(lambda: queues.pause("mail"))
             self._poll_at = 0.0
-        super()._poll(*args)
+        super()._poll()
 
 
 @pytest.mark.usefixtures("recorder")

@@ -7,13 +7,16 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
 
 import pytest
 
+from djjp import queues
 from djjp.consumer import consumer as coordinator
 from djjp.consumer.wakeup import Wakeup, wait
 from djjp.engine import Engine
-from djjp.models import Consumer
+from djjp.models import Consumer, Job
 from tests.project.shop.jobs import add
 from tests.support.consumers import consuming
 from tests.support.processes import Processes, eventually
@@ -131,3 +134,52 @@ def test_jobs_enqueued_one_soon_after_the_other_are_all_claimed_without_a_poll(
             time.sleep(gap)
             assert add.run_later(1).join(30) == 1
             time.sleep(0.03)
+
+
+@pytest.fixture
+def never_polled(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[coordinator.Consumer]:
+    """Yield an idle consumer that hears of the work of others from its listener only."""
+    monkeypatch.setattr(coordinator, "_POLL_EVERY", 3600.0)
+    with consuming(2) as consumer:
+        assert add.run_later(1).join(30) == 1
+        yield consumer
+
+
+def test_an_idle_consumer_claims_a_new_job_before_it_reads_what_else_is_new(
+    never_polled: coordinator.Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs, order = never_polled._engine.jobs, []
+
+    def spied(name: str) -> None:
+        method = getattr(jobs, name)
+
+        def spy(*args: Any, **given: Any) -> Any:
+            order.append(name)
+            return method(*args, **given)
+
+        monkeypatch.setattr(jobs, name, spy)
+
+    time.sleep(0.1)  # what the last job has left is done
+    for name in ("claim", "outlook"):
+        spied(name)
+    assert add.run_later(1).join(30) == 1
+    eventually(lambda: "outlook" in order)
+
+    assert order[0] == "claim"
+
+
+@pytest.mark.usefixtures("never_polled")
+def test_an_idle_consumer_hears_of_pauses_and_their_end() -> None:
+    queues.pause("mail")
+    kept = add.using(queue="mail").run_later(1)
+    assert add.run_later(2).join(30) == 2
+    assert add.run_later(3).join(30) == 3
+    assert Job.objects.get(pk=kept.id).attempts == 0
+
+    queues.resume("mail")
+    assert kept.join(30) == 1
+
+
+@pytest.mark.usefixtures("never_polled")
+def test_an_idle_consumer_hears_of_jobs_that_are_due_later() -> None:
+    assert add.using(run_after=timedelta(seconds=0.2)).run_later(1).join(30) == 1
