@@ -391,7 +391,9 @@ def saved(admin: Client, row: Schedule, **fields: str) -> tuple[Response, list[A
 
 @pytest.fixture
 def signing_in(engine: Engine) -> Schedule:
-    arguments = codec.encode_arguments(("ada", "hunter2"), {"login": {"key": "x1", "n": [1]}}, None)
+    arguments = codec.encode_arguments(
+        ("lovelace", "hunter2"), {"login": {"key": "x1", "n": [1]}}, None
+    )
     return by_hand(sign_in.name, NOW, cron="0 9 * * *", tz="UTC", arguments=arguments)
 
 
@@ -420,8 +422,8 @@ def test_a_hidden_value_cannot_be_moved_to_where_it_is_shown(
     before = codec.decode_arguments(signing_in.arguments)
     for fields in (
         {"positional": f'["{hidden}", "{hidden}"]', "keyword": "{}"},
-        {"job": "shop.echo", "positional": f'["ada", "{hidden}"]', "keyword": "{}"},
-        {"positional": '["ada"]', "keyword": f'{{"login": {{"n": "{hidden}"}}}}'},
+        {"job": "shop.echo", "positional": f'["lovelace", "{hidden}"]', "keyword": "{}"},
+        {"positional": '["lovelace"]', "keyword": f'{{"login": {{"n": "{hidden}"}}}}'},
     ):
         response, arguments = saved(admin, signing_in, **fields)
         assert "stands for a hidden value" in text(response)
@@ -433,12 +435,12 @@ def test_without_the_permission_to_see_arguments_a_schedule_is_changed_without_t
 ) -> None:
     admin = log_in("view", "change")
     shown = text(admin.get(change_url(signing_in)))
-    assert "ada" not in shown
+    assert "lovelace" not in shown
     assert 'name="positional"' not in shown
     response, arguments = saved(admin, signing_in, tz="Europe/Berlin", positional='["grace"]')
     assert response.status_code == 302, text(response)
     assert signing_in.tz == "Europe/Berlin"
-    assert arguments[0] == ["ada", "hunter2"]
+    assert arguments[0] == ["lovelace", "hunter2"]
 
 
 def test_arguments_that_cannot_be_shown_are_kept_unless_they_are_replaced(

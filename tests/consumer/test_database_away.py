@@ -306,7 +306,7 @@ def test_consumers_whose_sessions_are_terminated_reconnect_and_keep_their_jobs(
     assert set(Job.objects.values_list("state", "attempts", "rescues")) == {("succeeded", 1, 0)}
     for _, err in endings:
         assert "Traceback" not in err
-        assert "dead" not in err
+        assert " dead" not in err
 
 
 # A server that is stopped
