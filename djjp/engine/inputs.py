@@ -23,6 +23,7 @@ from djjp.exceptions import JobNotFinished
 from djjp.models import Flag
 
 _EDGES = f"FROM {EDGES} WHERE {{ids}} AND result_path <> '{ON_FAILURE}'"
+_UP_TO = "CASE WHEN length(result) <= {} THEN result END"
 _RESULTS = f"FROM {TABLE} WHERE {{ids}} AND state = 'succeeded'"
 _OF_PARENTS = f"""FROM {EDGES} AS edge {{join}} {TABLE} AS job ON job.id = edge.parent
 WHERE {{ids}} AND edge.result_path <> '{ON_FAILURE}'"""
@@ -47,11 +48,28 @@ class Inputs:
 
     def with_inputs(self, jobs: list[Claimed]) -> list[Claimed]:
         """Return the claimed jobs, with the input of those that take one."""
-        taking = [job for job in jobs if job.flags & Flag.TAKES_INPUT]
-        if not taking:
-            return jobs
-        on_failure = [job.id for job in taking if job.flags & Flag.ON_FAILURE]
-        texts = self._results([job.id for job in taking if not job.flags & Flag.ON_FAILURE])
+        return self._with(jobs, self._results(_with_parents(jobs)))
+
+    def with_small_inputs(self, jobs: list[Claimed], size: int) -> list[Claimed] | None:
+        """Return the same in one statement less; None if the inputs may come to more characters than this."""
+        texts: dict[UUID, str] = {}
+        ids = _with_parents(jobs)
+        if ids:
+            edges = self._edges(ids)
+            parents = {parent for _, parent, _ in edges}
+            # Each result may have its share wherever it goes: a power of two, for few different statements.
+            share = size >> len(edges).bit_length()
+            rows = self._db.rows(f"id, {_UP_TO.format(share)}", _RESULTS, parents)
+            found: _Texts = {id: text for id, text in rows}  # noqa: C416  (pairs)
+            if None in found.values():
+                return None
+            texts = self._nested(edges, found)
+        return self._with(jobs, texts)
+
+    def _with(self, jobs: list[Claimed], texts: dict[UUID, str]) -> list[Claimed]:
+        on_failure = [
+            job.id for job in jobs if job.flags & Flag.TAKES_INPUT and job.flags & Flag.ON_FAILURE
+        ]
         if on_failure:
             rows = self._db.rows(
                 "id, input", f"FROM {TABLE} WHERE {{ids}}", self._db.keys(on_failure)
@@ -108,13 +126,20 @@ class Inputs:
         """Return the nested results of the parents by child, without the children that miss one of them."""
         if not ids:
             return {}
-        edges = self._db.rows("child, parent, result_path", _EDGES, self._db.keys(ids), "child")
+        edges = self._edges(ids)
         parents = {parent for _, parent, _ in edges}
         texts: _Texts = {id: text for id, text in self._db.rows("id, result", _RESULTS, parents)}  # noqa: C416  (pairs)
         if None in texts.values():
             self._collect(texts, edges)
+        return self._nested(edges, texts)
+
+    def _edges(self, ids: Collection[UUID]) -> _Edges:
+        return self._db.rows("child, parent, result_path", _EDGES, self._db.keys(ids), "child")
+
+    def _nested(self, edges: _Edges, texts: _Texts) -> dict[UUID, str]:
+        """Return the texts nested by child, without the children that miss one."""
         reasons: dict[Key, JobNotFinished] = {}
-        if len(texts) < len(parents):
+        if any(parent not in texts for _, parent, _ in edges):
             tolerated = {p for _, p, path in edges if p not in texts and tolerates(path)}
             reasons = self._causes.reasons(tolerated)
         pieces: dict[Key, list[tuple[str, str | JobNotFinished | None]]] = defaultdict(list)
@@ -139,3 +164,10 @@ class Inputs:
 
     def _uuids(self, keys: Iterable[Key]) -> list[UUID]:
         return [self._db.to_uuid(key) for key in keys]
+
+
+def _with_parents(jobs: Sequence[Claimed]) -> list[UUID]:
+    """Return the ids of the jobs whose input is in the rows of their parents."""
+    return [
+        job.id for job in jobs if job.flags & Flag.TAKES_INPUT and not job.flags & Flag.ON_FAILURE
+    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
 import pytest
@@ -207,3 +207,22 @@ def test_inputs_of_one_claim_are_bounded_together(
     first = take(engine, "one", done(parent, '"' + "x" * 400 + '"'))
     assert [len(job.input or "") for job in first] == [402, 402]
     assert len(take(engine)) == 2
+
+
+def test_small_inputs_are_read_without_a_look_at_their_sizes(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from djjp import chain, group
+
+    def not_asked(*_: object) -> NoReturn:
+        raise AssertionError("the sizes are read")
+
+    monkeypatch.setattr(engine.jobs._payloads._inputs, "sizes", not_asked)
+    with (
+        registered("test.part", lambda: None) as part,
+        registered("test.end", lambda given: None) as end,
+    ):
+        chain(group(part.bind(), part.bind()), end.bind()).run_later()
+    parts = take(engine)
+    [last] = take(engine, "one", *[done(job, f'"{number}"') for number, job in enumerate(parts)])
+    assert last.input == '["0","1"]'
