@@ -63,7 +63,7 @@ class Inputs:
             found: _Texts = {id: text for id, text in rows}  # noqa: C416  (pairs)
             if None in found.values():
                 return None
-            texts = self._nested(edges, found)
+            texts = self._nested(edges, parents, found)
         return self._with(jobs, texts)
 
     def _with(self, jobs: list[Claimed], texts: dict[UUID, str]) -> list[Claimed]:
@@ -131,15 +131,15 @@ class Inputs:
         texts: _Texts = {id: text for id, text in self._db.rows("id, result", _RESULTS, parents)}  # noqa: C416  (pairs)
         if None in texts.values():
             self._collect(texts, edges)
-        return self._nested(edges, texts)
+        return self._nested(edges, parents, texts)
 
     def _edges(self, ids: Collection[UUID]) -> _Edges:
         return self._db.rows("child, parent, result_path", _EDGES, self._db.keys(ids), "child")
 
-    def _nested(self, edges: _Edges, texts: _Texts) -> dict[UUID, str]:
+    def _nested(self, edges: _Edges, parents: Collection[Key], texts: _Texts) -> dict[UUID, str]:
         """Return the texts nested by child, without the children that miss one."""
         reasons: dict[Key, JobNotFinished] = {}
-        if any(parent not in texts for _, parent, _ in edges):
+        if len(texts) < len(parents):
             tolerated = {p for _, p, path in edges if p not in texts and tolerates(path)}
             reasons = self._causes.reasons(tolerated)
         pieces: dict[Key, list[tuple[str, str | JobNotFinished | None]]] = defaultdict(list)

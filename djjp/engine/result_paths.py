@@ -70,6 +70,9 @@ def nest(pieces: Iterable[tuple[str, str | JobNotFinished | None]]) -> str:
 
 
 def _at(place: str, pieces: list[tuple[str, str | JobNotFinished | None]]) -> str:
+    rest, text = pieces[0]
+    if not rest and isinstance(text, str):  # most places have one result and no list
+        return text
     if not place.endswith(TOLERANT):
         return nest(pieces)
     try:
