@@ -111,9 +111,8 @@ class Consumer:
         self.on_round: Callable[[str | None], object] = lambda obstacle: None
         self._stops, self._is_registered, self._has_started = 0, False, False
         self._poll_at = self._stop_by = self._enforce_at = 0.0
-        self._is_woken = (
-            False  # whether the listener has reported a write that no read has followed
-        )
+        # Whether the listener has reported a write that no read has followed.
+        self._is_woken = False
         self._worked_at = time.monotonic()
 
     @property
@@ -240,7 +239,7 @@ class Consumer:
                 time.sleep(_HANDS_OVER)
         if self._is_woken:
             self._claimer.catch_up(time.time())
-            self._is_woken = False
+            self._is_woken, self._poll_at = False, time.monotonic() + _POLL_EVERY
         if self._maintenance.work(ending=self._stops > 0):
             self._claimer.expect_rescued()
 

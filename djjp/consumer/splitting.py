@@ -216,6 +216,7 @@ class Splitter:
         """
         try:
             self._claimer.refresh(now)
+            # Read once more as the claim reads them.
             self._claimer.notice_pauses(self._engine.queues.paused(now))
             return self._claimer.ready_keys(room)
         except Exception as error:

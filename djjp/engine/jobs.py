@@ -21,7 +21,7 @@ from djjp.durations import to_datetime
 from djjp.engine.database import Database
 from djjp.engine.payloads import Payloads
 from djjp.engine.pipelines import Pipelines
-from djjp.engine.queues import NAME, PAUSED
+from djjp.engine.queues import PAUSED_NAMES
 from djjp.engine.records import (
     AS_ASKED,
     NO_HOLDERS,
@@ -50,9 +50,9 @@ _ALL_SUCCEEDED = {State.SUCCEEDED}
 _SEEN_AT_THE_END = Flag.HAS_DEPENDENTS | Flag.TAGGED
 
 _NEXT_DUE = f"SELECT {{next_due}} FROM {TABLE} WHERE state = 'scheduled'"
-# One statement, because a consumer that is woken waits for its answer before it claims.
+# One statement, because each consumer asks at each poll, and a busy one before it claims.
 _OUTLOOK = f"""SELECT ({_NEXT_DUE}), EXISTS (SELECT 1 FROM {TABLE} WHERE {SUSPECT}), paused.name
-FROM (SELECT 1) AS outlook LEFT JOIN (SELECT {NAME} AS name {PAUSED}) AS paused ON true"""
+FROM (SELECT 1) AS outlook LEFT JOIN ({PAUSED_NAMES}) AS paused ON true"""
 
 
 class Outlook(NamedTuple):

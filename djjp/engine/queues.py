@@ -9,10 +9,11 @@ from djjp.models import Queue
 _READY = f"FROM {TABLE} WHERE {READY}"
 _SUSPECTS = f"FROM {TABLE} WHERE {SUSPECT}"
 
-#: A queue's name, as text, because SQLite keeps a BLOB in a row by hand, which its JSON cannot have.
-NAME = "name || ''"
-#: The paused queues. Read in every turn that claims, therefore without the ORM.
-PAUSED = f"FROM {Queue._meta.db_table} WHERE paused_until IS NULL OR paused_until > %s"
+# Read in every turn that claims, therefore without the ORM.
+_NAME = "name || ''"  # as text, because SQLite keeps a BLOB in a row by hand, which its JSON cannot have
+_PAUSED = f"FROM {Queue._meta.db_table} WHERE paused_until IS NULL OR paused_until > %s"
+#: A SELECT of the names of the queues that are paused at the time that it takes.
+PAUSED_NAMES = f"SELECT {_NAME} AS name {_PAUSED}"
 
 _PAUSE = f"""INSERT INTO {Queue._meta.db_table} (name, paused_at, paused_until) VALUES (%s, %s, %s)
 ON CONFLICT (name) DO UPDATE SET paused_at = excluded.paused_at, paused_until = excluded.paused_until"""
@@ -43,7 +44,7 @@ class Queues:
     def paused(self, now: float) -> frozenset[str]:
         """Return the names of the queues that are paused now."""
         with self._db.connection.cursor() as cursor:
-            cursor.execute(f"{self._db.select(NAME)} {PAUSED}", [self._db.to_param(now)])
+            cursor.execute(f"{self._db.select(_NAME)} {_PAUSED}", [self._db.to_param(now)])
             return frozenset(name for (name,) in self._db.fetch(cursor))
 
     def pause(self, name: str, now: float, until: float | None) -> None:

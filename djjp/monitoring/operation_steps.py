@@ -106,7 +106,8 @@ class Worker:
         unfinished = Operation.objects.using(engine.db.alias).filter(state__in=UNFINISHED)
         if id is not None:
             unfinished = unfinished.filter(pk=id)
-        if not unfinished.exists():  # asked each second, which costs a third of reading no row
+        # Asked each second, which is quicker than to look for a whole row.
+        if not unfinished.exists():
             return None
         operation = with_choice(unfinished).order_by("pk").first()
         if operation is None or operation.worker in ("", self.name) or operation.worked_at is None:
