@@ -34,6 +34,7 @@ PER_SECOND = float(1 << 20)
 #: Figures by queue and name.
 ByName = dict[str, dict[str, Any]]
 
+_FOLLOWS = Flag.FOLLOWS
 _ALL_SUCCEEDED = {State.SUCCEEDED}
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -131,7 +132,9 @@ def _times(outcomes: Iterable[Outcome], uncounted: int) -> ByName:
         id, name, _, _, _, flags, claim, queue, created, due, _, _, _ = job
         if flags & uncounted:
             continue
-        if flags or claim != 1 or due is not None:
+        if flags & _FOLLOWS:  # it is due by the end of others, which no row has
+            waited = None
+        elif flags or claim != 1 or due is not None:
             waited = _waited(job, began)
         elif isinstance(created, float) and -inf < created < inf:
             waited = int((began - created) * PER_SECOND)
@@ -146,8 +149,8 @@ def _times(outcomes: Iterable[Outcome], uncounted: int) -> ByName:
 
 
 def _waited(job: Claimed, began: float) -> int | None:
-    """Return how long a job waited for its first start; a step is due by the end of others, which no row has."""
-    waited = None if job.flags & Flag.FOLLOWS else job.waited(began)
+    """Return how long a job waited for its first start."""
+    waited = job.waited(began)
     return None if waited is None else int(waited * PER_SECOND)
 
 

@@ -167,6 +167,19 @@ def test_a_large_batch_is_written_whole(engine: Engine) -> None:
         assert result == f'"{id}"'
 
 
+@pytest.mark.parametrize("lost", [0, 50, 99], ids=["first", "middle", "last"])
+def test_a_large_batch_is_written_but_for_the_job_of_another_consumer(
+    engine: Engine, lost: int
+) -> None:
+    ids = enqueue(engine, 100)
+    jobs = claim(engine, limit=100)
+    Job.objects.filter(id=jobs[lost].id).update(consumer="two")
+    assert finish(engine, "one", *(done(job) for job in jobs)) == set(ids) - {jobs[lost].id}
+    running = Job.objects.filter(state="running").values_list("id", "consumer")
+    assert list(running) == [(jobs[lost].id, "two")]
+    assert Job.objects.filter(state="succeeded").count() == 99
+
+
 #: Results that have signs of an array, of JSON, of a format, or of SQL.
 RESULTS = [
     *(
@@ -190,13 +203,15 @@ RESULTS = [
 ]
 
 
-def test_each_result_of_a_batch_is_written_as_it_is(engine: Engine) -> None:
-    ids = enqueue(engine, len(RESULTS))
-    jobs = claim(engine, limit=len(RESULTS))
-    outcomes = [done(job, result) for job, result in zip(jobs, RESULTS, strict=True)]
+@pytest.mark.parametrize("times", [1, 5], ids=["few", "many"])
+def test_each_result_of_a_batch_is_written_as_it_is(engine: Engine, times: int) -> None:
+    results = RESULTS * times
+    ids = enqueue(engine, len(results))
+    jobs = claim(engine, limit=len(results))
+    outcomes = [done(job, result) for job, result in zip(jobs, results, strict=True)]
     assert finish(engine, "one", *outcomes) == set(ids)
     written = dict(Job.objects.values_list("id", "result"))
-    assert [written[job.id] for job in jobs] == RESULTS
+    assert [written[job.id] for job in jobs] == results
 
 
 def test_an_empty_batch_is_accepted(engine: Engine) -> None:

@@ -72,14 +72,14 @@ class Case(NamedTuple):
     groups: bool = False
 
 
-def _finish(engine: Engine) -> object:
-    jobs = _claimed(engine)
+def _finish(engine: Engine, *queues: str) -> object:
+    jobs = _claimed(engine, *queues)
     return engine.jobs.finish("me", [Outcome(job, State.SUCCEEDED, NOW, NOW) for job in jobs])
 
 
-def _claimed(engine: Engine) -> list[Claimed]:
+def _claimed(engine: Engine, *queues: str) -> list[Claimed]:
     """Return running jobs of this consumer."""
-    ready = Job.objects.filter(queue="served-7", state="ready")
+    ready = Job.objects.filter(queue__in=queues or ["served-7"], state="ready")
     ids = list(ready.values_list("id", flat=True))
     ready.update(state="running", consumer="me", attempts=1, claim=1)
     return [Claimed(id, "test.job", "[]", 1, 0, claim=1) for id in ids]
@@ -185,6 +185,7 @@ CASES = {
     "promote": Case(lambda engine: engine.jobs.promote(NOW), DUE),
     "next due": Case(lambda engine: engine.jobs.next_due(), DUE),
     "finish": Case(_finish, BATCH),
+    "finish, a large batch": Case(lambda engine: _finish(engine, *SERVED[:20]), BATCH),
     "release": Case(lambda engine: engine.jobs.release("me", _claimed(engine)), BATCH),
     "resolve dependents": Case(_resolve_dependents, {KEY, "djjp_dependency_pkey"}, groups=True),
     # It queries for steps of pipelines too; where there are hardly any, their index is as good.

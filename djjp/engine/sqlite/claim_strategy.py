@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import reduce
+from itertools import chain, repeat
+from operator import or_
 from typing import Any
 
 from djjp.engine.database import ClaimStrategy
@@ -17,18 +20,32 @@ from djjp.engine.rows import TABLE, Key
 from djjp.engine.sqlite.ready import MAX_UNION, leading_queues, ready_query
 from djjp.ids import from_hex
 
-# OR FAIL: no value that is set here can be refused. Without it SQLite would first copy each page that it changes,
-# to be able to undo this statement alone.
-# Long arguments are read later. `claim_keys` and `claim` read the same.
-_COLUMNS = f"""id, name, CASE WHEN length(arguments) <= {LARGE} THEN arguments ELSE '' END,
-attempts, rescues, flags, claim, queue, created_at, run_after"""
+# Long arguments are read later.
+_COLUMNS = (
+    "id",
+    "name",
+    f"CASE WHEN length(arguments) <= {LARGE} THEN arguments ELSE '' END",
+    "attempts",
+    "rescues",
+    "flags",
+    "claim",
+    "queue",
+    "created_at",
+    "run_after",
+)
+# Column by column, which takes a tenth less time than row by row: Python makes no list of each row.
+_READ = f"SELECT json_array({', '.join(f'json_group_array({each})' for each in _COLUMNS)}) FROM ({{select}})"
 
+# OR FAIL as in `djjp.engine.sqlite.database`.
 _TAKE = f"""UPDATE OR FAIL {TABLE} INDEXED BY sqlite_autoindex_{TABLE}_1
 SET state = 'running', consumer = %s, started_at = %s, attempts = attempts + 1, claim = claim + 1
 WHERE id IN (SELECT value FROM json_each(%s))"""
 
 _READY_OF = f"""SELECT * FROM {TABLE} INDEXED BY sqlite_autoindex_{TABLE}_1
 WHERE id IN (SELECT value FROM json_each(%s)) AND +state = 'ready' ORDER BY priority DESC, id"""
+
+# The input, the options and the context.
+_READ_LATER = (repeat(None), repeat(None), repeat(None))
 
 
 class SQLiteClaimStrategy(ClaimStrategy):
@@ -84,22 +101,25 @@ class SQLiteClaimStrategy(ClaimStrategy):
 
     def _take(self, consumer: str, now: float, select: str, params: list[Any]) -> list[Claimed]:
         with self._db.connection.cursor() as cursor:
-            cursor.execute(
-                f"SELECT json_group_array(json_array({_COLUMNS})) FROM ({select})", params
-            )
-            rows = json.loads(cursor.fetchone()[0])
-            if rows:
-                cursor.execute(
-                    _TAKE, [consumer, self._db.to_param(now), json.dumps([row[0] for row in rows])]
-                )
-        jobs, counts = [], 0
-        for id, name, args, tries, rescues, flags, claim, queue, made, due in rows:
-            counts |= tries | rescues | flags | claim
-            numbers = (tries + 1, rescues, flags, claim + 1)
-            values = (from_hex(id), name, args, *numbers, queue, made, due, None, None, None)
-            jobs.append(new_record(Claimed, values))
-        require_counts(counts)
-        return jobs
+            cursor.execute(_READ.format(select=select), params)
+            columns = json.loads(cursor.fetchone()[0])
+            ids, names, arguments, attempts, rescues, flags, claims, *others = columns
+            if ids:
+                cursor.execute(_TAKE, [consumer, self._db.to_param(now), json.dumps(ids)])
+        require_counts(reduce(or_, chain(attempts, rescues, flags, claims), 0))
+        rows = zip(
+            map(from_hex, ids),
+            names,
+            arguments,
+            [number + 1 for number in attempts],
+            rescues,
+            flags,
+            [number + 1 for number in claims],
+            *others,
+            *_READ_LATER,
+            strict=False,
+        )
+        return [new_record(Claimed, row) for row in rows]
 
     def _leading(self, queues: Sequence[str] | None) -> Sequence[str] | None:
         if queues is None or len(queues) <= MAX_UNION:

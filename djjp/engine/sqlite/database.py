@@ -48,9 +48,11 @@ _RESCHEDULE = f"""UPDATE {TABLE} {_PRIMARY} SET {{changes}}, run_after = due
 FROM (SELECT json_extract(value, '$[0]') AS key, json_extract(value, '$[1]') AS due FROM json_each(%s)) AS listed
 WHERE id = listed.key"""
 
+# OR FAIL, because without it SQLite would first copy each page that it changes, to be able to undo this statement
+# alone. A row that is refused undoes the whole transaction anyway.
 _COUNT_DOWN = f"""WITH arriving AS MATERIALIZED (SELECT child, count(*) AS count FROM {EDGES} AS edge
 WHERE parent IN (SELECT value FROM json_each(%s)) GROUP BY child)
-UPDATE {TABLE} AS job {_PRIMARY} SET {ARRIVED} FROM arriving
+UPDATE OR FAIL {TABLE} AS job {_PRIMARY} SET {ARRIVED} FROM arriving
 WHERE job.id = arriving.child AND +job.state = 'blocked'"""
 _COUNT_TOLERANT = _COUNT_DOWN.replace("GROUP BY", f"AND {IS_TOLERANT} GROUP BY")
 
@@ -74,7 +76,7 @@ class SQLiteDatabase(Database):
     claim_strategy_class = SQLiteClaimStrategy
     fence_class = SQLiteFence
     join = "CROSS JOIN"
-    promotion = f"""UPDATE {TABLE} {_PRIMARY} SET state = 'ready' WHERE id IN (
+    promotion = f"""UPDATE OR FAIL {TABLE} {_PRIMARY} SET state = 'ready' WHERE id IN (
 SELECT id FROM {TABLE} INDEXED BY djjp_job_scheduled
 WHERE state = 'scheduled' AND run_after <= %s ORDER BY run_after LIMIT %s)"""
     # `datetime()` also takes a number of days, a time without a date, 30 February and 24:00. The column would make

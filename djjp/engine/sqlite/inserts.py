@@ -21,12 +21,13 @@ from djjp.engine.records import (
     NewJob,
 )
 from djjp.engine.rows import TABLE, TAGS
+from djjp.engine.sqlite.raw import RawStatement
 from djjp.models import Flag
 
 # A call that is repeated, in another turn, can find its row in the table.
 _INSERT = f"""INSERT INTO {TABLE} ({PLAIN_COLUMNS}) VALUES ({PLAIN_VALUES})
 ON CONFLICT (id) DO NOTHING"""
-_DRIVERS_INSERT = _INSERT.replace("%s", "?")
+_INSERT_ONE = RawStatement(_INSERT)
 
 _INSERT_WHOLE = f"""INSERT INTO {TABLE} ({ALL_COLUMNS}) VALUES ({ALL_VALUES})
 ON CONFLICT DO NOTHING"""
@@ -49,7 +50,7 @@ class SQLiteInserts(Inserts):
 
     def plain(self, job: NewJob) -> None:
         row, connection = self._row(job), self._db.connection
-        self._db.with_retry(lambda: _insert(connection, row), connection)
+        self._db.with_retry(lambda: _INSERT_ONE.execute(connection, row), connection)
 
     def many(self, jobs: Sequence[NewJob]) -> None:
         to_param = cache(self._db.to_param)  # most have the same time
@@ -106,25 +107,3 @@ class SQLiteInserts(Inserts):
             job.options,
             job.context,
         )
-
-
-def _insert(connection: Any, row: tuple[Any, ...]) -> None:
-    """Insert one job by Django's cursor while the statements are observed, else by the raw driver cursor.
-
-    Django's cursor and its translation of the placeholders make an insert take half as long again.
-    """
-    # "cursor": a TestCase has replaced the method, because the TestCase does not list this database.
-    if connection.queries_logged or connection.execute_wrappers or "cursor" in vars(connection):
-        with connection.cursor() as cursor:
-            cursor.execute(_INSERT, row)
-        return
-    # As that cursor does, without the calls that find nothing to do.
-    if connection.connection is None:
-        connection.ensure_connection()
-    if connection.needs_rollback:
-        connection.validate_no_broken_transaction()
-    try:
-        connection.connection.execute(_DRIVERS_INSERT, row)
-    except Exception:
-        with connection.wrap_database_errors:
-            raise
