@@ -187,8 +187,12 @@ class Database(RowAccess):
     def classify(self, error: BaseException) -> Refusal:
         """Return the kind of an error that was raised while the database was used."""
 
-    def notify(self) -> None:
-        """Wake idle consumers once the open transaction commits."""
+    def notify(self, connection: BaseDatabaseWrapper | None = None) -> None:
+        """Wake idle consumers once the open transaction commits.
+
+        Args:
+            connection: this thread's connection to the queue; None to look it up.
+        """
 
     @abstractmethod
     def listener(self) -> Listener:

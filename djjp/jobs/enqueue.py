@@ -45,8 +45,8 @@ class Sender:
         settings = conf.current()
         alias = self.find_transaction(database, settings)
         if settings.instruments or job_enqueued.receivers:
-            return self.route_hooked(jobs, alias)[1]
-        return self.route(jobs, alias)[1]
+            return self.route_hooked(jobs, alias, settings.db_name)[1]
+        return self.route(jobs, alias, settings.db_name)[1]
 
     @contextmanager
     def held_back(self) -> Iterator[bool]:
@@ -72,20 +72,24 @@ class Sender:
         hookless = transactions.is_of_testcase(alias) or transactions.is_manual(alias)
         return None if hookless else alias
 
-    def route_hooked(self, jobs: Unit, alias: str | None) -> tuple[Destination, KeyHolders]:
+    def route_hooked(
+        self, jobs: Unit, alias: str | None, queue: str
+    ) -> tuple[Destination, KeyHolders]:
         """Do `route` inside the instruments, and send the signal."""
         with hooks.around(jobs) as jobs:
-            destination, held = self.route(jobs, alias)
-        hooks.announce(jobs, held, alias or conf.db_name())
+            destination, held = self.route(jobs, alias, queue)
+        hooks.announce(jobs, held, alias or queue)
         return destination, held
 
-    def route(self, jobs: Unit, alias: str | None) -> tuple[Destination, KeyHolders]:
+    def route(self, jobs: Unit, alias: str | None, queue: str) -> tuple[Destination, KeyHolders]:
         """Send jobs with the open transaction of this alias, or without one.
+
+        Args:
+            queue: the alias of the queue.
 
         Returns:
             Where they went, and the holders of the unique keys of jobs that were not enqueued.
         """
-        queue = conf.db_name()
         connection = connections[alias or queue]
         if connection.in_atomic_block:
             transactions.record(connection, _all_ids(jobs))

@@ -144,8 +144,9 @@ class _TestSender(enqueue.Sender):
         self._here = _Here()
 
     def send(self, jobs: enqueue.Unit, database: str | None) -> KeyHolders:
-        alias = None if self.runs_inline else self.find_transaction(database, conf.current())
-        destination, held = self.route_hooked(jobs, alias)
+        settings = conf.current()
+        alias = None if self.runs_inline else self.find_transaction(database, settings)
+        destination, held = self.route_hooked(jobs, alias, settings.db_name)
         sent = jobs.jobs if isinstance(jobs, NewPipeline) else jobs
         for capture in tuple(self.captures):
             capture.extend(from_new([each for each in sent if each.id not in held], destination))

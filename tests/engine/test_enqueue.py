@@ -147,6 +147,27 @@ def test_a_chunk_is_written_whole_or_not_at_all(engine: Engine) -> None:
     assert not Job.objects.exists()
 
 
+@pytest.mark.parametrize("flags", [0, Flag.OPTIONS], ids=["plain", "with options"])
+@pytest.mark.parametrize("size", [1, 2, 3, 31, 32, 33, 63, 64, 65, 200])
+def test_each_job_of_a_chunk_of_any_size_is_one_row(engine: Engine, size: int, flags: int) -> None:
+    options = '{"tags": []}' if flags else None
+    jobs = [new_job(arguments=f"[{n}]", flags=flags, options=options) for n in range(size)]
+    engine.jobs.enqueue_many(jobs)
+    written = Job.objects.values_list("id", "arguments", "options")
+    assert sorted(written) == sorted((job.id, job.arguments, options) for job in jobs)
+
+
+@pytest.mark.parametrize("refused", [0, 70, 199])
+def test_a_large_chunk_is_written_whole_or_not_at_all(engine: Engine, refused: int) -> None:
+    jobs = [new_job() for _ in range(200)]
+    jobs[refused] = jobs[refused]._replace(name=None)  # type: ignore[arg-type]  # refused by the database
+    with pytest.raises(IntegrityError):
+        engine.jobs.enqueue_many(jobs)
+    assert not Job.objects.exists()
+    engine.jobs.enqueue_many([job for job in jobs if job.name])
+    assert Job.objects.count() == 199
+
+
 def test_a_job_that_is_enqueued_twice_with_one_id_is_one_row(engine: Engine) -> None:
     """As when a call is repeated because it is unknown whether its commit took place."""
     job, other = new_job(), new_job()
@@ -197,7 +218,7 @@ def test_arguments_and_results_come_back_character_by_character(engine: Engine, 
         assert row(id)["result"] == text
 
 
-def test_rows_are_inserted_one_by_one_where_a_tool_observes_the_cursors(engine: Engine) -> None:
+def test_no_executemany_inserts_rows_where_a_tool_observes_the_cursors(engine: Engine) -> None:
     """django-debug-toolbar replaces the cursor of a connection, and fails in `executemany()`."""
     connection: Any = engine.db.connection
     original = connection.cursor

@@ -118,8 +118,8 @@ UPDATE {TABLE} AS job SET state = 'ready' FROM due WHERE job.id = due.id"""
     def classify(self, error: BaseException) -> Refusal:
         return classify(error)
 
-    def notify(self) -> None:
-        connection: Any = self.connection
+    def notify(self, connection: Any = None) -> None:
+        connection = connection or self.connection
         if not _must_notify(connection):
             return
         try:

@@ -51,11 +51,12 @@ class PostgreSQLInserts(Inserts):
     """The inserts of a PostgreSQL queue."""
 
     def plain(self, job: NewJob) -> None:
-        with self._db.connection.cursor() as cursor:
+        connection = self._db.connection
+        with connection.cursor() as cursor:
             cursor.execute(_INSERT, self._row(job))
         # After the commit, in a commit of its own, which waits for no disk: the lock that a notification takes
         # would otherwise make each enqueuer's commit wait for those of all others.
-        self._db.notify()
+        self._db.notify(connection)
 
     def many(self, jobs: Sequence[NewJob]) -> None:
         with transaction.atomic(using=self._db.alias):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 from djjp.engine.database import Fence
@@ -22,7 +21,7 @@ from djjp.engine.records import (
     update_for,
 )
 from djjp.engine.rows import APPEND, TABLE
-from djjp.engine.sqlite.raw import RawStatement
+from djjp.engine.sqlite.raw import BatchStatement, RawStatement
 
 # CROSS JOIN: the batch comes first, each row of it is looked up.
 _FENCE = f"""SELECT {{what}} FROM json_each(%s) AS row CROSS JOIN {TABLE} AS job
@@ -40,22 +39,17 @@ SET state = %s, result = %s, started_at = %s, finished_at = %s, reason = NULL
 WHERE id = %s AND claim = %s AND +consumer = %s AND +state = 'running'"""
 )
 
-# The same for several jobs, which takes half the time of the two steps that parse a batch as JSON. A batch is
-# written in parts of 128 jobs, and the rest in one of 2, 4, 8 … rows, filled up with NULLs, which find no job: few
-# statements, so that all of them stay prepared, each below the 999 parameters that some libraries have as limit.
-# Python counts the rows of a statement only if its first word is UPDATE, so no WITH can name the columns. OR FAIL
-# as in `djjp.engine.sqlite.database`.
-_MOST = 128
-_NO_JOB = (None,) * 7
-_WRITE_ENDS = {
-    size: RawStatement(
-        f"""UPDATE OR FAIL {TABLE} AS job INDEXED BY sqlite_autoindex_{TABLE}_1
+# The same for several jobs, which takes half the time of the two steps that parse a batch as JSON. Python counts
+# the rows of a statement only if its first word is UPDATE, so no WITH can name the columns. OR FAIL as in
+# `djjp.engine.sqlite.database`.
+_WRITE_ENDS = BatchStatement(
+    f"""UPDATE OR FAIL {TABLE} AS job INDEXED BY sqlite_autoindex_{TABLE}_1
 SET state = column1, result = column2, started_at = column3, finished_at = column4, reason = NULL
-FROM (VALUES {", ".join(["(%s, %s, %s, %s, %s, %s, %s)"] * size)}) AS ended
-WHERE job.id = column5 AND job.claim = column6 AND +job.consumer = column7 AND +job.state = 'running'"""
-    )
-    for size in (2, 4, 8, 16, 32, 64, _MOST)
-} | {1: _WRITE_END}
+FROM (VALUES {{rows}}) AS ended
+WHERE job.id = column5 AND job.claim = column6 AND +job.consumer = column7 AND +job.state = 'running'""",
+    row="(%s, %s, %s, %s, %s, %s, %s)",
+    most=128,
+)
 
 # Upserts that never insert, because behind the fence each id exists. An UPDATE … FROM would leave the order of the
 # join to the planner. A job with a cancel request does not run again.
@@ -125,28 +119,19 @@ class SQLiteFence(Fence):
             )
             for job, state, started, finished, result, _, _, _ in outcomes
         ]
-        several = len(rows) > 1  # a single one is written, or is not, and needs no savepoint
-        with self._db.connection.cursor() as cursor:
-            if several:
+        connection = self._db.connection
+        if len(rows) == 1:  # it is written, or is not, and needs no savepoint
+            passed = _WRITE_END.execute(connection, rows[0]) == 1
+        else:
+            with connection.cursor() as cursor:
                 cursor.execute("SAVEPOINT djjp_fence")
-            passed = self._write_rows(rows) == len(rows)
-            if several and not passed:
-                cursor.execute("ROLLBACK TO djjp_fence")
-            if several:
+                passed = _WRITE_ENDS.execute(connection, rows) == len(rows)
+                if not passed:
+                    cursor.execute("ROLLBACK TO djjp_fence")
                 cursor.execute("RELEASE djjp_fence")
         if passed and entry is not None:
             self._append(entry)
         return passed
-
-    def _write_rows(self, rows: list[tuple[Any, ...]]) -> int:
-        """Write the ends of those jobs that pass; return their number."""
-        connection, written = self._db.connection, 0
-        for start in range(0, len(rows), _MOST):
-            part = rows[start : start + _MOST]
-            size = 1 << (len(part) - 1).bit_length()
-            values = [*chain.from_iterable(part), *_NO_JOB * (size - len(part))]
-            written += _WRITE_ENDS[size].execute(connection, values)
-        return written
 
     def _append(self, entry: Entry) -> None:
         # By the driver itself: Django's cursor would take longer than the insert, which each turn makes.

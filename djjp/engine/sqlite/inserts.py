@@ -8,7 +8,6 @@ from functools import cache
 from typing import Any
 from uuid import UUID
 
-from djjp.databases import execute_many
 from djjp.engine.database import Inserts
 from djjp.engine.pipelines import EDGES
 from djjp.engine.receipts import RELAYED
@@ -21,16 +20,24 @@ from djjp.engine.records import (
     NewJob,
 )
 from djjp.engine.rows import TABLE, TAGS
-from djjp.engine.sqlite.raw import RawStatement
+from djjp.engine.sqlite.raw import BatchStatement, RawStatement
 from djjp.models import Flag
 
 # A call that is repeated, in another turn, can find its row in the table.
-_INSERT = f"""INSERT INTO {TABLE} ({PLAIN_COLUMNS}) VALUES ({PLAIN_VALUES})
-ON CONFLICT (id) DO NOTHING"""
-_INSERT_ONE = RawStatement(_INSERT)
-
-_INSERT_WHOLE = f"""INSERT INTO {TABLE} ({ALL_COLUMNS}) VALUES ({ALL_VALUES})
-ON CONFLICT DO NOTHING"""
+_INSERT = RawStatement(
+    f"INSERT INTO {TABLE} ({PLAIN_COLUMNS}) VALUES ({PLAIN_VALUES}) ON CONFLICT (id) DO NOTHING"
+)
+# OR FAIL as in `djjp.engine.sqlite.database`.
+_INSERT_MANY = BatchStatement(
+    f"INSERT OR FAIL INTO {TABLE} ({PLAIN_COLUMNS}) VALUES {{rows}} ON CONFLICT (id) DO NOTHING",
+    row=f"({PLAIN_VALUES})",
+    most=64,
+)
+_INSERT_WHOLE = BatchStatement(
+    f"INSERT OR FAIL INTO {TABLE} ({ALL_COLUMNS}) VALUES {{rows}} ON CONFLICT DO NOTHING",
+    row=f"({ALL_VALUES})",
+    most=32,
+)
 
 # Of the jobs that are in the table: some of these can have met the holder of their unique key.
 _INSERT_TAGS = f"""INSERT INTO {TAGS} (tag, job_id) SELECT tags.value, job.id FROM {TABLE} AS job,
@@ -50,23 +57,23 @@ class SQLiteInserts(Inserts):
 
     def plain(self, job: NewJob) -> None:
         row, connection = self._row(job), self._db.connection
-        self._db.with_retry(lambda: _INSERT_ONE.execute(connection, row), connection)
+        self._db.with_retry(lambda: _INSERT.execute(connection, row), connection)
 
     def many(self, jobs: Sequence[NewJob]) -> None:
         to_param = cache(self._db.to_param)  # most have the same time
         rows = [self._row(job, to_param(job.created_at)) for job in jobs]
 
         def insert() -> None:
-            with self._db.transaction(), self._db.connection.cursor() as cursor:
-                execute_many(cursor, _INSERT, rows)
+            with self._db.transaction():
+                _INSERT_MANY.execute(self._db.connection, rows)
 
         self._db.with_retry(insert)
 
     def whole(self, jobs: Sequence[NewJob]) -> None:
         rows = [(*self._row(job), *self._rare(job)) for job in jobs]
-        with self._db.connection.cursor() as cursor:
-            execute_many(cursor, _INSERT_WHOLE, rows)
-            if tagged := [job.id for job in jobs if job.flags & Flag.TAGGED]:
+        _INSERT_WHOLE.execute(self._db.connection, rows)
+        if tagged := [job.id for job in jobs if job.flags & Flag.TAGGED]:
+            with self._db.connection.cursor() as cursor:
                 cursor.execute(_INSERT_TAGS, [self._db.id_list(tagged)])
 
     def edges(self, new: Sequence[Edge]) -> None:

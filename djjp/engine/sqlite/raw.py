@@ -1,12 +1,12 @@
 """Raw statements: the driver itself executes them, unless somebody observes the statements.
 
-Django's cursor translates the placeholders each time. With it a plain insert takes half as long again, and the end
-of a batch a fifth.
+Django's cursor translates the placeholders each time. With it a plain insert takes half as long again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 
@@ -41,3 +41,39 @@ class RawStatement:
             with connection.wrap_database_errors:
                 raise
         return rowcount
+
+
+class BatchStatement:
+    """A statement that writes many rows, which takes half the time of one execution for each row.
+
+    SQLite opens the table and all its indexes once for each execution, which takes longer than to write a row. A
+    batch is written in parts of `most` rows, and the rest in one of 1, 2, 4, 8 … rows: few statements, so that all
+    of them stay prepared. The rest is filled up with copies of its last row, so the statement must do nothing with
+    a copy.
+
+    Args:
+        text: with `{rows}` for the rows of VALUES.
+        row: the placeholders of one row.
+        most: the rows of a part, a power of two. Some libraries of SQLite take no more than 999 parameters.
+    """
+
+    __slots__ = ("_by_size", "_most")
+
+    def __init__(self, text: str, row: str, most: int) -> None:
+        self._most = most
+        sizes = [1 << power for power in range(most.bit_length())]
+        self._by_size = {
+            size: RawStatement(text.replace("{rows}", ", ".join([row] * size))) for size in sizes
+        }
+
+    def execute(self, connection: Any, rows: Sequence[Sequence[Any]]) -> int:
+        """Execute it for these rows and return the number of rows that it has written."""
+        written = 0
+        for start in range(0, len(rows), self._most):
+            part = rows[start : start + self._most]
+            size = 1 << (len(part) - 1).bit_length()
+            copies = [*part[-1]] * (size - len(part))
+            written += self._by_size[size].execute(
+                connection, [*chain.from_iterable(part), *copies]
+            )
+        return written
