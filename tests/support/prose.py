@@ -6,7 +6,7 @@ import ast
 import io
 import re
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 #: What is not written, by what to write instead.
 BANNED = {
@@ -31,8 +31,9 @@ BAD_START = re.compile(r"(?:Whether|How many|How much|Told|What|Who|Where|When|W
 def findings(source: str) -> list[str]:
     """Return what is wrong with the prose of a module, each as `line: text: what to write instead`."""
     found = []
-    tree = ast.parse(source)
-    texts = {*_docstrings(tree), *_messages(tree)}
+    nodes = [*ast.walk(ast.parse(source))]
+    docstrings = [*_docstrings(nodes)]
+    texts = {*docstrings, *_messages(nodes)}
     # To find comments takes ten times as long as all else, and few sources have a phrase anywhere.
     if _ANY.search(re.sub(r"[\s#:]+", " ", source)):
         texts.update(_comments(source))
@@ -40,7 +41,7 @@ def findings(source: str) -> list[str]:
         for phrase, instead in BANNED.items():
             if match := re.search(phrase, text, re.IGNORECASE):
                 found.append(f"{line}: {match[0]!r}: write {instead}")
-    for line, text in _docstrings(tree):
+    for line, text in docstrings:
         if match := BAD_START.match(text):
             found.append(f"{line}: the docstring begins with {match[0]!r}: write Return …, Take …")
     return found
@@ -57,9 +58,9 @@ def findings_in_page(text: str) -> list[str]:
     ]
 
 
-def _docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
+def _docstrings(nodes: Iterable[ast.AST]) -> Iterator[tuple[int, str]]:
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, kinds) and (text := ast.get_docstring(node)):
             yield getattr(node, "lineno", 1), text
 
@@ -81,9 +82,9 @@ def _comments(source: str) -> Iterator[tuple[int, str]]:
         yield start, text
 
 
-def _messages(tree: ast.Module) -> Iterator[tuple[int, str]]:
+def _messages(nodes: Iterable[ast.AST]) -> Iterator[tuple[int, str]]:
     """Return the texts that are logged or raised."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Raise) and node.exc is not None:
             yield from _texts(node.exc)
         elif (
