@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from django.test.utils import CaptureQueriesContext
 
 from djjp.engine import Claimed, Engine
 from djjp.ids import new_id
@@ -178,6 +179,17 @@ def test_a_large_batch_is_written_but_for_the_job_of_another_consumer(
     running = Job.objects.filter(state="running").values_list("id", "consumer")
     assert list(running) == [(jobs[lost].id, "two")]
     assert Job.objects.filter(state="succeeded").count() == 99
+
+
+def test_the_largest_result_of_a_batch_is_sent_once(engine: Engine) -> None:
+    enqueue(engine, 65)
+    jobs = claim(engine, limit=65)
+    large = f'"{"x" * 1_000_000}"'
+    outcomes = [*(done(job) for job in jobs[:-1]), done(jobs[-1], large)]
+    with CaptureQueriesContext(engine.db.connection) as sent:
+        finish(engine, "one", *outcomes)
+    assert sum(query["sql"].count("x" * 1_000_000) for query in sent) <= 1
+    assert row(jobs[-1].id)["result"] == large
 
 
 #: Results that have signs of an array, of JSON, of a format, or of SQL.

@@ -6,6 +6,7 @@ ready rows, and counts the rows that it reads for them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -372,3 +373,26 @@ def test_finished_jobs_cost_a_new_job_nothing(crowded: tuple[Engine, Any]) -> No
         definitions = dict(cursor.fetchall())
     for name in names:
         assert " WHERE " in definitions[name], definitions[name]
+
+
+@pytest.mark.sqlite_only
+@pytest.mark.parametrize("analysed", [1, 2, 30, 300, 3000])
+def test_no_batch_reads_the_whole_table_after_an_analysis_of_a_small_one(
+    engine: Engine, analysed: int
+) -> None:
+    engine.jobs.enqueue_many([new_job() for _ in range(analysed)])
+    run(engine, ANALYSE["sqlite"])
+    engine.db.connection.close()  # a session reads the statistics once
+    engine.jobs.enqueue_many([new_job(queue="served-7") for _ in range(200)])
+    engine.jobs.enqueue_many([new_job(queue="served-0") for _ in range(400)])
+    due = [(key, NOW) for key in engine.db.keys(Job.objects.values_list("id", flat=True)[:200])]
+    calls: list[Callable[[Engine], object]] = [
+        _finish,
+        _resolve_dependents,
+        lambda engine: engine.db.reschedule("state = 'scheduled'", due),
+    ]
+    for call in calls:
+        plans = [PLAN["sqlite"](engine, *statement) for statement in statements(engine, call)]
+        updates = [plan.text for plan in plans if "djjp_job_1" in plan.text]
+        assert updates
+        assert not [text for text in updates if re.search(r"SCAN (djjp_)?job\b|BLOOM", text)]

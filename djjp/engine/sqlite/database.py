@@ -43,17 +43,20 @@ from djjp.exceptions import QueueUnavailable
 
 _PRIMARY = f"INDEXED BY sqlite_autoindex_{TABLE}_1"
 
-# By the primary key: the list comes first, and each row of it is looked up.
-_RESCHEDULE = f"""UPDATE {TABLE} {_PRIMARY} SET {{changes}}, run_after = due
-FROM (SELECT json_extract(value, '$[0]') AS key, json_extract(value, '$[1]') AS due FROM json_each(%s)) AS listed
-WHERE id = listed.key"""
+# By the primary key: the list comes first, and each row of it is looked up. SQLite leaves neither to a hint alone:
+# with the statistics of a small table it would read all jobs first, unless the list is MATERIALIZED, and each term
+# has a column of the list.
+_RESCHEDULE = f"""WITH listed AS MATERIALIZED (
+SELECT json_extract(value, '$[0]') AS key, json_extract(value, '$[1]') AS due FROM json_each(%s))
+UPDATE {TABLE} {_PRIMARY} SET {{changes}}, run_after = due FROM listed WHERE id = listed.key"""
 
 # OR FAIL, because without it SQLite would first copy each page that it changes, to be able to undo this statement
 # alone. A row that is refused undoes the whole transaction anyway.
-_COUNT_DOWN = f"""WITH arriving AS MATERIALIZED (SELECT child, count(*) AS count FROM {EDGES} AS edge
+_COUNT_DOWN = f"""WITH arriving AS MATERIALIZED (
+SELECT child, count(*) AS count, 'blocked' AS state FROM {EDGES} AS edge
 WHERE parent IN (SELECT value FROM json_each(%s)) GROUP BY child)
 UPDATE OR FAIL {TABLE} AS job {_PRIMARY} SET {ARRIVED} FROM arriving
-WHERE job.id = arriving.child AND +job.state = 'blocked'"""
+WHERE job.id = arriving.child AND +job.state = arriving.state"""
 _COUNT_TOLERANT = _COUNT_DOWN.replace("GROUP BY", f"AND {IS_TOLERANT} GROUP BY")
 
 logger = logging.getLogger("djjp.consumer")

@@ -27,14 +27,13 @@ from djjp.models import Flag
 _INSERT = RawStatement(
     f"INSERT INTO {TABLE} ({PLAIN_COLUMNS}) VALUES ({PLAIN_VALUES}) ON CONFLICT (id) DO NOTHING"
 )
-# OR FAIL as in `djjp.engine.sqlite.database`.
 _INSERT_MANY = BatchStatement(
-    f"INSERT OR FAIL INTO {TABLE} ({PLAIN_COLUMNS}) VALUES {{rows}} ON CONFLICT (id) DO NOTHING",
+    f"INSERT INTO {TABLE} ({PLAIN_COLUMNS}) VALUES {{rows}} ON CONFLICT (id) DO NOTHING",
     row=f"({PLAIN_VALUES})",
     most=64,
 )
 _INSERT_WHOLE = BatchStatement(
-    f"INSERT OR FAIL INTO {TABLE} ({ALL_COLUMNS}) VALUES {{rows}} ON CONFLICT DO NOTHING",
+    f"INSERT INTO {TABLE} ({ALL_COLUMNS}) VALUES {{rows}} ON CONFLICT DO NOTHING",
     row=f"({ALL_VALUES})",
     most=32,
 )

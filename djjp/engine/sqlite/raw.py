@@ -47,9 +47,8 @@ class BatchStatement:
     """A statement that writes many rows, which takes half the time of one execution for each row.
 
     SQLite opens the table and all its indexes once for each execution, which takes longer than to write a row. A
-    batch is written in parts of `most` rows, and the rest in one of 1, 2, 4, 8 … rows: few statements, so that all
-    of them stay prepared. The rest is filled up with copies of its last row, so the statement must do nothing with
-    a copy.
+    batch is written in parts of `most` rows, and the rest in parts of the powers of two below: few statements, so
+    that all of them stay prepared.
 
     Args:
         text: with `{rows}` for the rows of VALUES.
@@ -68,12 +67,10 @@ class BatchStatement:
 
     def execute(self, connection: Any, rows: Sequence[Sequence[Any]]) -> int:
         """Execute it for these rows and return the number of rows that it has written."""
-        written = 0
-        for start in range(0, len(rows), self._most):
-            part = rows[start : start + self._most]
-            size = 1 << (len(part) - 1).bit_length()
-            copies = [*part[-1]] * (size - len(part))
-            written += self._by_size[size].execute(
-                connection, [*chain.from_iterable(part), *copies]
-            )
+        written = start = 0
+        while left := len(rows) - start:
+            size = min(self._most, 1 << left.bit_length() - 1)
+            values = [*chain.from_iterable(rows[start : start + size])]
+            written += self._by_size[size].execute(connection, values)
+            start += size
         return written
