@@ -68,8 +68,13 @@ def sqlite_plan(engine: Engine, sql: str, params: Any) -> Plan:
     used = re.findall(r"(?:djjp_job|job) USING (?:COVERING )?INDEX (\S+)", text)
     return Plan(
         {KEY if name.startswith("sqlite_autoindex_djjp_job") else name for name in used},
+        # A Bloom filter is made of all rows.
         scans_all=bool(
-            re.search(r"SCAN (djjp_job|job)(?! USING (COVERING )?INDEX djjp_job_)", text)
+            re.search(
+                r"SCAN (djjp_job|job)(?! USING (COVERING )?INDEX djjp_job_)"
+                r"|BLOOM FILTER ON (djjp_job|job)\b",
+                text,
+            )
         ),
         sorts_all="TEMP B-TREE" in text,
         text=text,

@@ -1,8 +1,9 @@
 """SQLite: one writer at a time, in this process's memory, without a server.
 
-Each statement of the turn is *one step* of SQLite's machine: rows go in and come out as one JSON text. Python's
-driver releases the interpreter lock around every step, and under jobs that keep the interpreter busy each
-return costs up to a switch interval (5 ms); a batch of 200 rows stepped one by one would take a second.
+Each statement of the turn is *one step* of SQLite's machine: rows come out as one JSON text, and go in as one, or
+as parameters of one statement. Python's driver releases the interpreter lock around every step. Under jobs that
+keep the interpreter busy each return costs up to a switch interval (5 ms); a batch of 200 rows stepped one by one
+would take a second.
 
 Each statement names its index. Statistics could mislead the planner: gathered while the queue was nearly empty,
 they make it read the whole table where one step into an index is enough.

@@ -42,20 +42,18 @@ WHERE id = %s AND claim = %s AND +consumer = %s AND +state = 'running'"""
 # The same for several jobs, which takes half the time of the two steps that parse a batch as JSON. Python counts
 # the rows of a statement only if its first word is UPDATE, so no WITH can name the columns. OR FAIL as in
 # `djjp.engine.sqlite.database`, and the order of the join too: each term has a column of the batch.
-_MOST = 128
 _WRITE_ENDS = BatchStatement(
     f"""UPDATE OR FAIL {TABLE} AS job INDEXED BY sqlite_autoindex_{TABLE}_1
 SET state = column1, result = column2, started_at = column3, finished_at = column4, reason = NULL
 FROM (VALUES {{rows}}) AS ended
 WHERE job.id = column5 AND job.claim = column6 AND +job.consumer = column7 AND +job.state = column8""",
     row="(%s, %s, %s, %s, %s, %s, %s, 'running')",
-    most=_MOST,
+    most=128,
+    filler=(None,) * 7,  # the id NULL finds no job
 )
-# Finds no job. The rest of a batch is filled up with it to a power of two, and so is one part.
-_NO_END = (None,) * 7
 
-# Upserts that never insert, because behind the fence each id exists. An UPDATE … FROM would leave the order of the
-# join to the planner. A job with a cancel request does not run again.
+# Upserts that never insert, because behind the fence each id exists. A job with a cancel request does not run
+# again.
 _WRITE_ANY = f"""INSERT INTO {TABLE} (id, state, result, started_at, finished_at, consumer, attempts,
 run_after, reason, name, queue, priority, rescues, created_at, arguments)
 SELECT json_extract(value, '$[0]'), json_extract(value, '$[2]'), json_extract(value, '$[3]'),
@@ -128,9 +126,7 @@ class SQLiteFence(Fence):
         else:
             with connection.cursor() as cursor:
                 cursor.execute("SAVEPOINT djjp_fence")
-                size = 1 << (len(rows) % _MOST - 1).bit_length()
-                filled = [*rows, *[_NO_END] * (-len(rows) % size)]
-                passed = _WRITE_ENDS.execute(connection, filled) == len(rows)
+                passed = _WRITE_ENDS.execute(connection, rows) == len(rows)
                 if not passed:
                     cursor.execute("ROLLBACK TO djjp_fence")
                 cursor.execute("RELEASE djjp_fence")

@@ -1,4 +1,4 @@
-"""Raw statements: the driver itself executes them, unless somebody observes the statements.
+"""Raw statements, for one row and for many: the driver itself executes them, unless they are observed.
 
 Django's cursor translates the placeholders each time. With it a plain insert takes half as long again.
 """
@@ -54,12 +54,13 @@ class BatchStatement:
         text: with `{rows}` for the rows of VALUES.
         row: the placeholders of one row.
         most: the rows of a part, a power of two. Some libraries of SQLite take no more than 999 parameters.
+        filler: a row that writes nothing, with which the rest is filled up to one part.
     """
 
-    __slots__ = ("_by_size", "_most")
+    __slots__ = ("_by_size", "_filler", "_most")
 
-    def __init__(self, text: str, row: str, most: int) -> None:
-        self._most = most
+    def __init__(self, text: str, row: str, most: int, filler: Sequence[Any] | None = None) -> None:
+        self._most, self._filler = most, filler
         sizes = [1 << power for power in range(most.bit_length())]
         self._by_size = {
             size: RawStatement(text.replace("{rows}", ", ".join([row] * size))) for size in sizes
@@ -67,6 +68,8 @@ class BatchStatement:
 
     def execute(self, connection: Any, rows: Sequence[Sequence[Any]]) -> int:
         """Execute it for these rows and return the number of rows that it has written."""
+        if self._filler is not None and (rest := len(rows) % self._most):
+            rows = [*rows, *[self._filler] * ((1 << (rest - 1).bit_length()) - rest)]
         written = start = 0
         while left := len(rows) - start:
             size = min(self._most, 1 << left.bit_length() - 1)
