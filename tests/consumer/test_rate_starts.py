@@ -12,8 +12,9 @@ from djjp.consumer.consumer import Consumer
 from djjp.consumer.rate_starts import LONGEST_MARGIN, StartDeadlines
 from djjp.engine import START_MARGIN, Claimed, Engine
 from djjp.ids import new_id
-from djjp.models import Flag, RateStart
-from tests.project.shop.jobs import SPANS, acall_api, add, anap, call_api, nap
+from djjp.models import Flag, Job, RateStart
+from tests.project.shop.jobs import SPANS, acall_api, acall_blocking_api, add, anap, call_api, nap
+from tests.support.processes import Processes, eventually
 
 JOB = Claimed(new_id(), "test.job", "[]", 1, 0, Flag.RATE_LIMITED)
 OTHER = Claimed(new_id(), "test.job", "[]", 1, 0, Flag.RATE_LIMITED)
@@ -62,3 +63,15 @@ def test_a_job_that_missed_its_start_deadline_is_released_and_counts_once(
     [line] = SPANS.read_text().splitlines()
     # Counted from its first claim, it would count for too short a time.
     assert RateStart.objects.get().until >= float(line.split()[2]) + 0.5
+
+
+def test_a_job_that_waited_for_the_event_loop_is_counted_anew(
+    engine: Engine, processes: Processes
+) -> None:
+    SPANS.unlink(missing_ok=True)
+    # The first job blocks the loop for longer than the margin while two more are dispatched to it.
+    run_many(acall_blocking_api.bind(number, 0.45 * (number == 0)) for number in range(9))
+    processes.consumer("--concurrency", "asyncio")
+    eventually(lambda: Job.objects.filter(state="succeeded").count() == 9)
+    times = sorted(float(line.split()[2]) for line in SPANS.read_text().splitlines())
+    assert max(sum(start <= at < start + 0.5 for at in times) for start in times) <= 3

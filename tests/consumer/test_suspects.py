@@ -17,7 +17,7 @@ from djjp.consumer.serving import QueueSelector, parse
 from djjp.engine import Claimed, Engine, Outcome
 from djjp.jobs.handles import JobHandle
 from djjp.models import Job
-from tests.project.shop.jobs import abe_fatal, add, alinger, be_fatal, linger
+from tests.project.shop.jobs import abe_fatal, abe_fatal_at_once, add, alinger, be_fatal, linger
 from tests.project.shop.models import Execution
 from tests.support.engine_calls import NOW, done, enqueue, register_consumer
 from tests.support.processes import Processes, eventually
@@ -237,6 +237,18 @@ def the_innocent_ones_succeed(
     assert max(rescues(innocents)) == 1
     assert add.run_later(1).join(30) == 1
     assert processes.end(consumer)[0] == 0
+
+
+@pytest.mark.sqlite_only
+def test_coroutines_that_waited_for_the_loop_when_their_consumer_died_are_no_suspects(
+    processes: Processes, engine: Engine
+) -> None:
+    handles = run_many([abe_fatal_at_once.bind(), *(alinger.bind(str(i), 0) for i in range(3))])
+    start(processes, "--concurrency", "asyncio").wait()
+    other = start(processes, "--queues", "elsewhere")
+    eventually(lambda: states(handles) == {"ready"})
+    assert rescues(handles) == [1, 0, 0, 0]
+    processes.end(other)
 
 
 @pytest.mark.end_to_end

@@ -157,20 +157,36 @@ class BasePool(ABC):
         """Interrupt those of the jobs with these identities that run here."""
 
     def _start(self, job: Claimed) -> Execution | None:
-        """Return the execution of a job that may start; None if it does not run."""
+        """Return the execution of a job that may start now; None if it does not run."""
+        execution = self._execution_of(job)
+        return execution if execution is not None and self._begins(job) else None
+
+    def _execution_of(self, job: Claimed) -> Execution | None:
+        """Return the execution of a job; None for one that was cancelled before it could start."""
         try:
             execution = Execution(job, self._on_progress, self._consumer)
             if self._unwanted and id(job) in self._unwanted:
                 execution.current.cancel()
                 self._on_outcome(execution.failed(JobStopped()))
                 return None
-            if self._may_start(job) is False:
-                self.forget([job])
-                return None
             return execution
-        except BaseException as error:
-            # It is no fault of the job, and must not cost a slot.
-            logger.exception("%s %s could not be started", job.name, job.id, extra=logs.of_job(job))
-            now = time.time()
-            self._on_outcome(Outcome(job, State.FAILED, now, now, failure=describe(error)))
+        except BaseException as error:  # noqa: BLE001  (the job must not cost a slot)
+            self._report_unstarted(job, error)
             return None
+
+    def _begins(self, job: Claimed) -> bool:
+        """Return whether the consumer lets a job start; asked right before the job's own code."""
+        try:
+            if self._may_start(job) is not False:
+                return True
+            self.forget([job])
+        except BaseException as error:  # noqa: BLE001  (the job must not cost a slot)
+            self._report_unstarted(job, error)
+        return False
+
+    def _report_unstarted(self, job: Claimed, error: BaseException) -> None:
+        """Report a job as failed by an error that is no fault of its own."""
+        text, extra = "%s %s could not be started", logs.of_job(job)
+        logger.error(text, job.name, job.id, exc_info=error, extra=extra)
+        now = time.time()
+        self._on_outcome(Outcome(job, State.FAILED, now, now, failure=describe(error)))

@@ -236,7 +236,7 @@ class AsyncPool(BasePool):
             self._begin(job)
 
     def _begin(self, job: Claimed) -> None:
-        execution = self._start(job)
+        execution = self._execution_of(job)
         if execution is None:
             self._free_slot()
             return
@@ -246,7 +246,7 @@ class AsyncPool(BasePool):
         self._runs[run] = None
         self._loop.watch()
         loop = asyncio.get_running_loop()
-        run.task = loop.create_task(execution.arun(sync_thread), context=run.slot.context.copy())
+        run.task = loop.create_task(self._run(run), context=run.slot.context.copy())
         run.task.add_done_callback(partial(self._ended, run), context=self._context)
         if execution.timeout is not None:
             run.until = run.since + execution.timeout
@@ -255,12 +255,23 @@ class AsyncPool(BasePool):
             )
             self._limited.add(run)
 
-    def _ended(self, run: _Run, task: asyncio.Task[Outcome]) -> None:
+    async def _run(self, run: _Run) -> Outcome | None:
+        """Run a job in its task; return None if it did not start.
+
+        The consumer is asked in the task's first step. It comes after the steps of the jobs that were dispatched
+        before, and each of them can take long.
+        """
+        if not self._begins(run.execution.claimed):
+            return None
+        return await run.execution.arun(run.sync_thread)
+
+    def _ended(self, run: _Run, task: asyncio.Task[Outcome | None]) -> None:
         """Report the outcome of a job and free its slot.
 
         Called for each task that ends, also for one that another job has cancelled before its first step.
         """
         execution = run.execution
+        outcome: Outcome | None
         try:
             outcome = task.result()
         except BaseException as error:  # noqa: BLE001  (whatever it is, the job has ended)
@@ -274,7 +285,8 @@ class AsyncPool(BasePool):
             if execution.abandoned:
                 self._abandoned -= 1  # it has ended after all
                 return
-        self._on_outcome(outcome)
+        if outcome is not None:
+            self._on_outcome(outcome)
         self._free_slot()
 
 
@@ -293,7 +305,7 @@ class _Run:
         #: When it is cancelled: at its timeout, or when its cancellation was requested.
         self.until = inf
         self.timer: asyncio.TimerHandle | None = None
-        self.task: asyncio.Task[Outcome]
+        self.task: asyncio.Task[Outcome | None]
 
     @property
     def kind(self) -> type[JobInterrupted]:

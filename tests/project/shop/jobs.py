@@ -167,6 +167,12 @@ async def abe_fatal(key: str, how: str, seconds: float = 0.0) -> None:
 
 
 @job
+async def abe_fatal_at_once() -> None:
+    """End the process before the event loop runs anything else."""
+    end_process("exit")
+
+
+@job
 async def alinger(key: str, seconds: float) -> int:
     """Leave a row at once, and end after a while."""
     await Execution.objects.acreate(key=key, process=os.getpid(), at=time.time())
@@ -215,6 +221,13 @@ def call_api(number: int) -> None:
 @job(limit=Rate("api", 10, per=0.5))
 async def acall_api(number: int) -> None:
     note("start", str(number))
+
+
+@job(limit=Rate("blocking-api", 3, per=0.5))
+async def acall_blocking_api(number: int, seconds: float) -> None:
+    """Block the event loop, as a call of a library without coroutines does."""
+    note("start", str(number))
+    time.sleep(seconds)  # noqa: ASYNC251  (it is what the job is for)
 
 
 @job(unique_key="import-{source}", queue="imports")
