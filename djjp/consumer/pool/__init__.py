@@ -162,7 +162,7 @@ class BasePool(ABC):
         return execution if execution is not None and self._begins(job) else None
 
     def _execution_of(self, job: Claimed) -> Execution | None:
-        """Return the execution of a job; None for one that was cancelled before it could start."""
+        """Return the execution of a job; None if it was cancelled before."""
         try:
             execution = Execution(job, self._on_progress, self._consumer)
             if self._unwanted and id(job) in self._unwanted:
