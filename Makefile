@@ -44,10 +44,10 @@ demo: $(VENV)/.installed-demo ## index Python's own library with jobs on a datab
 demo-site: $(VENV)/.installed-demo ## the same, then serve its admin
 	$(BIN)/python example_multidb/demo.py --site $(ARGS)
 
-test: $(VENV)/.installed-test ## each promise, on SQLite and PostgreSQL; processes mostly on SQLite only
+test: $(VENV)/.installed-test ## each promise; engine, consumer and outbox on SQLite and PostgreSQL
 	$(PYTEST) -m "not (end_to_end or long)" $(ARGS)
 
-test-all: $(VENV)/.installed-browser ## also in a browser, pages of the docs, processes on both databases, chaos
+test-all: $(VENV)/.installed-browser ## also in a browser, pages of the docs, all on both databases, chaos
 	$(PYTEST) -m "not long" $(ARGS)
 
 test-long: $(VENV)/.installed-test ## benchmarks, crowds of 100,000 jobs, pages of the docs on PostgreSQL too
