@@ -227,7 +227,10 @@ def test_a_caller_that_comes_again_goes_on_where_it_stopped(engine: Engine, few:
     assert go_on(new_id(), "page", time_limit=1.0) is None
 
 
-def test_a_caller_leaves_an_operation_to_a_living_consumer(engine: Engine, few: None) -> None:
+def test_a_caller_leaves_an_operation_to_a_living_consumer(
+    engine: Engine, few: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("djjp.monitoring.operations.TAKEOVER", 60.0)
     failed(engine, 25)
     id = start("retry", filter=FAILED).id
     register_consumer(engine, "here", time.time())
