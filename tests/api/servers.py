@@ -15,7 +15,7 @@ import pytest
 from djjp import tokens
 from tests.support.processes import Processes, eventually
 
-#: How each server is started, on a port that it takes itself: one that was free a moment before can be another's.
+#: How each server is started. It takes a port itself: a free port that the test chose could be another's by then.
 COMMANDS = {
     "gunicorn": (
         *("gunicorn", "tests.api.server:wsgi()", "--bind=127.0.0.1:0"),
