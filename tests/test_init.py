@@ -87,8 +87,8 @@ def test_orphans_are_waited_for_and_no_exit_code_is_taken_from_a_job(
 ) -> None:
     container = consumer(processes)
 
-    assert forking.leave_orphans.run_later(20).join(timeout=30) == [3] * 20
-    eventually(lambda: forking.zombies.run_later().join(timeout=30) == 0)
+    assert forking.leave_orphans.run_later(20).join(timeout=90) == [3] * 20
+    eventually(lambda: forking.zombies.run_later().join(timeout=90) == 0)
     container.send(signal.SIGTERM)
     assert container.end() == (0, "")
 
@@ -144,6 +144,6 @@ def zombies_of(parent: int) -> int:
 def test_a_subreaper_waits_for_orphans_too(engine: Engine, processes: Processes) -> None:
     consumer = processes.python(SUBREAPER)
 
-    assert forking.leave_orphans.run_later(5).join(timeout=30) == [3] * 5
+    assert forking.leave_orphans.run_later(5).join(timeout=90) == [3] * 5
     eventually(lambda: zombies_of(consumer.pid) == 0)
     assert processes.end(consumer) == (0, "")

@@ -42,26 +42,26 @@ def switching() -> Iterator[None]:
 @pytest.mark.usefixtures("switching")
 def test_it_can_be_read_while_other_threads_add_to_it() -> None:
     group: WeakGroup[Member] = WeakGroup()
-    kept: list[Member] = []
     stop = threading.Event()
 
-    def add() -> None:
+    def add(mine: list[Member]) -> None:
         for _ in count():
             if stop.is_set():
                 return
             member = Member()
             group.add(member)
-            if len(kept) < 500:
-                kept.append(member)
+            if len(mine) < 100:  # of its own, so that no other thread adds between the two steps
+                mine.append(member)
 
-    threads = [threading.Thread(target=add) for _ in range(3)]
+    kept: list[list[Member]] = [[], [], []]
+    threads = [threading.Thread(target=add, args=[mine]) for mine in kept]
     for thread in threads:
         thread.start()
     try:
         for _ in range(300):
-            assert len(list(group)) <= 503
+            assert len(list(group)) <= 303
     finally:
         stop.set()
         for thread in threads:
             thread.join()
-    assert {id(member) for member in kept} <= {id(member) for member in group}
+    assert {id(member) for mine in kept for member in mine} <= {id(member) for member in group}

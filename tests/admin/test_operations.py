@@ -53,6 +53,7 @@ def large(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> OperationInfo:
     for name in ("FIRST_STEP", "SHORTEST_STEP", "STEP"):
         monkeypatch.setattr(operation_steps, name, 10)
     monkeypatch.setattr("djjp.monitoring.operations.STEP", 20)
+    monkeypatch.setattr("djjp.monitoring.operations.TAKEOVER", 60.0)  # pages can be slow
     # A page does one step each time.
     monkeypatch.setattr(operation_steps, "SHORT_PAUSE", 1e9)
     monkeypatch.setattr(operation_steps, "LONGEST_PAUSE", 1e9)

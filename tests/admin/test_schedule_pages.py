@@ -52,10 +52,18 @@ def cell(shown: str, column: str) -> str:
 # The list
 
 
+@pytest.fixture
+def noon(monkeypatch: pytest.MonkeyPatch) -> float:
+    """Hold the clock at noon, days from a change of clocks: before two in the night it is seconds until then."""
+    at = datetime(2027, 5, 4, 12, tzinfo=UTC).timestamp()
+    monkeypatch.setattr("djjp.admin.schedule_times.time.time", lambda: at)
+    return at
+
+
 def test_a_schedule_is_listed_in_words_with_its_next_occurrence_in_both_zones(
-    engine: Engine, admin: Client
+    engine: Engine, admin: Client, noon: float
 ) -> None:
-    by_hand(echo.name, time.time(), cron="0 2 * * *", tz="America/New_York")
+    by_hand(echo.name, noon, cron="0 2 * * *", tz="America/New_York")
     with timezone.override("Asia/Tokyo"):
         shown = text(admin.get(SCHEDULES))
     assert cell(shown, "when") == "daily at 02:00 New York"
@@ -68,9 +76,9 @@ def test_a_schedule_is_listed_in_words_with_its_next_occurrence_in_both_zones(
 
 @override_settings(USE_TZ=False, TIME_ZONE="Europe/Berlin")
 def test_without_time_zone_support_the_zone_of_the_site_is_the_viewers(
-    engine: Engine, admin: Client
+    engine: Engine, admin: Client, noon: float
 ) -> None:
-    row = by_hand(echo.name, time.time(), cron="0 2 * * *", tz="Europe/Berlin")
+    row = by_hand(echo.name, noon, cron="0 2 * * *", tz="Europe/Berlin")
     shown = text(admin.get(SCHEDULES))
     assert "02:00 Berlin" in cell(shown, "next_or_trouble")
     assert "(" not in cell(shown, "next_or_trouble"), "one zone, one time"

@@ -90,6 +90,7 @@ def test_each_key_has_its_own_and_there_are_no_more_than_keys(
     assert len(reader.snapshots._found) == 2
 
 
+@pytest.mark.usefixtures("clock")  # a thread can begin more than a second after the others
 def test_threads_that_come_during_a_read_wait_for_it(
     reader: Reader, pool: ThreadPoolExecutor
 ) -> None:
@@ -104,6 +105,7 @@ def test_threads_that_come_during_a_read_wait_for_it(
     assert len({id(each) for each in taken}) == 1
 
 
+@pytest.mark.usefixtures("clock")
 def test_coroutines_share_a_read(reader: Reader) -> None:
     async def both() -> list[int]:
         get = sync_to_async(reader.get, thread_sensitive=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
+import re
 from collections.abc import Iterable
 from contextlib import closing
 from http.client import HTTPConnection, HTTPMessage
@@ -15,14 +15,16 @@ import pytest
 from djjp import tokens
 from tests.support.processes import Processes, eventually
 
-#: How each server is started.
+#: How each server is started. It takes a port itself: a free port that the test chose could be another's by then.
 COMMANDS = {
     "gunicorn": (
-        *("gunicorn", "tests.api.server:wsgi()", "--bind=127.0.0.1:{port}"),
+        *("gunicorn", "tests.api.server:wsgi()", "--bind=127.0.0.1:0"),
         *("--worker-class=gthread", "--threads=8", "--no-control-socket"),
     ),
-    "uvicorn": ("uvicorn", "--factory", "tests.api.server:asgi", "--port={port}"),
+    "uvicorn": ("uvicorn", "--factory", "tests.api.server:asgi", "--port=0"),
 }
+#: The line in which a server tells its port.
+_ADDRESS = re.compile(r"(?:Listening at:|Uvicorn running on) http://127\.0\.0\.1:(\d+)")
 
 
 class WebServer:
@@ -37,13 +39,11 @@ class WebServer:
         **environment: str,
     ) -> None:
         pytest.importorskip(kind)
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            self._port = int(taken.getsockname()[1])
-        command = [part.format(port=self._port) for part in COMMANDS[kind]]
         given = {"DJANGO_SETTINGS_MODULE": "tests.api.settings", **environment}
-        self.process = processes.module(*command, *options, **given)
+        self.process = processes.module(*COMMANDS[kind], *options, **given)
         _, self._token = tokens.create("client", scope, arguments=True)
-        eventually(self._is_there, within=60)
+        self._port = self._told_port()
+        eventually(self._is_there)
 
     def send(
         self, method: str, path: str, body: bytes | Iterable[bytes] = b"", **headers: str
@@ -75,6 +75,16 @@ class WebServer:
         with closing(self.send(method, path, data, **headers)) as connection:
             answer = connection.getresponse()
             return answer.status, json.loads(answer.read()), answer.headers
+
+    def _told_port(self) -> int:
+        """Return the port that the server names in its log, once it listens."""
+        assert self.process.stderr is not None
+        log = ""
+        for line in self.process.stderr:
+            if (found := _ADDRESS.search(line)) is not None:
+                return int(found[1])
+            log += line
+        raise AssertionError(f"the server has ended:\n{log}")
 
     def _is_there(self) -> bool:
         assert self.process.poll() is None, self.process.communicate()

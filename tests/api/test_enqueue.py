@@ -217,7 +217,7 @@ def test_a_hundred_parallel_repeats_enqueue_one_job(api: API) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join()
     assert len(answers) == 100
     assert len(set(answers)) == 2
     assert [status for status, _ in answers].count(201) == 1

@@ -117,7 +117,7 @@ def test_a_hundred_repeats_enqueue_one_job_though_a_worker_is_killed_after_its_c
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join()
 
     assert not killer.exists()
     assert dropped

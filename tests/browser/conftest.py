@@ -44,7 +44,7 @@ REPORT = """document.addEventListener("securitypolicyviolation", (event) =>
     console.error(`policy: ${event.violatedDirective} ${event.blockedURI} ${event.sourceFile}`));
 """
 #: The limit of time of a step of the browser, in milliseconds.
-LIMIT = 20_000
+LIMIT = 60_000
 
 
 def with_policy(get_response: Callable[[HttpRequest], HttpResponse]) -> Any:

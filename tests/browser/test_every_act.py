@@ -27,7 +27,7 @@ __all__ = ["recorder"]
 @job(name="acts.waits", queue="acts")
 def waits() -> None:
     SEEN.append("waits")
-    GATE.wait(60)
+    GATE.wait(600)
 
 
 def perform(page: Page, address: str, act: Act) -> None:
@@ -84,7 +84,8 @@ def test_requests_of_the_pages_reach_a_consumer(
         monkeypatch.setattr(module, "ANSWER_WITHIN", LIMIT / 1000)
     waiting = waits.run_later()
     page = open_tab()
-    with consuming(queues=["acts"]):
+    # The job runs until the gate opens, also once its consumer is stopped: pages take long on a busy machine.
+    with consuming(queues=["acts"], shutdown_timeout=600):
         eventually(lambda: recorder == ["waits"])
         name = Consumer.objects.get().pk
         for act in OF_A_CONSUMER.values():

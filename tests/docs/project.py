@@ -161,7 +161,7 @@ class Project:
         self._log.write_text("")
         with self._log.open("a") as log:
             self._consumer = process = self._popen(["/bin/sh", "-c", f"exec {command}"], log)
-        eventually(lambda: self._serves() or process.poll() is not None, within=60)
+        eventually(lambda: self._serves() or process.poll() is not None)
         assert self._serves(), f"$ {command}\n{self._log.read_text()}"
 
     def _serves(self) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -103,9 +103,7 @@ class Deployment:
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.folder = folder
         self.stack = stack
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = 0  # the web server takes one that is free, and tells which
         programs = folder / "bin"
         programs.mkdir()
         for name, module in (("python", ""), ("gunicorn", "-m gunicorn ")):
@@ -150,7 +148,17 @@ class Deployment:
         process = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=log, stderr=log)
         self.stack.callback(process.wait)
         self.stack.callback(process.kill)
+        if service == "web":
+            eventually(self._is_told_port)
         return process
+
+    def _is_told_port(self) -> bool:
+        """Read the port of the web server from its log; return whether it is there."""
+        log = (self.folder / "web.log").read_text()
+        found = re.search(r"Listening at: http://127\.0\.0\.1:(\d+) ", log)
+        if found is not None:
+            self.port = int(found[1])
+        return found is not None
 
     def is_healthy(self, service: str) -> bool:
         kind, *command = SERVICES[service]["healthcheck"]["test"]
@@ -182,13 +190,11 @@ def test_the_services_run_an_order_over_http_and_stop_gracefully(tmp_path: Path)
         started = [project.start(name) for name in ("web", "consumer")]
 
         token = project.manage("djjp", "token", "create", "shop", "--scope", "enqueue")
-        eventually(lambda: project.is_healthy("web"), within=90)
-        eventually(lambda: project.is_healthy("consumer"), within=90)
+        eventually(lambda: project.is_healthy("web"))
+        eventually(lambda: project.is_healthy("consumer"))
         order = {"name": "shop.take_order", "args": [4711, 9.9]}
         job = json.loads(project.fetch("/djjp/v1/jobs", token, order))["id"]
-        eventually(
-            lambda: b'"succeeded"' in project.fetch(f"/djjp/v1/jobs/{job}", token), within=90
-        )
+        eventually(lambda: b'"succeeded"' in project.fetch(f"/djjp/v1/jobs/{job}", token))
         assert b"djjp_up" in project.fetch("/djjp/v1/metrics", token)
         assert b"djjp" in project.fetch("/static/djjp/admin.css", token)
         # The job's own jobs have gone through the outbox.

@@ -62,10 +62,12 @@ def read(id: UUID) -> OperationInfo:
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps of 10 jobs, and operations on more than 20 jobs are left to consumers."""
+    """Steps of 10 jobs; operations on more than 20 jobs are left to consumers, and no slow one is taken over."""
     for name in ("FIRST_STEP", "SHORTEST_STEP", "STEP"):
         monkeypatch.setattr(operation_steps, name, 10)
     monkeypatch.setattr("djjp.monitoring.operations.STEP", 20)
+    for module in ("operation_steps", "operations"):
+        monkeypatch.setattr(f"djjp.monitoring.{module}.TAKEOVER", 60.0)
 
 
 # What is done at once
@@ -239,10 +241,7 @@ def test_a_caller_leaves_an_operation_to_a_living_consumer(engine: Engine, few: 
 # One worker at a time
 
 
-def test_while_one_works_no_other_does(
-    engine: Engine, few: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(operation_steps, "TAKEOVER", 60.0)
+def test_while_one_works_no_other_does(engine: Engine, few: None) -> None:
     failed(engine, 25)
     id = start("retry", filter=FAILED).id
     one, two = Worker(), Worker()
@@ -469,11 +468,7 @@ def test_without_consumers_the_process_that_waits_does_the_work(engine: Engine, 
     assert work_off(new_id()) is None
 
 
-def test_while_a_consumer_lives_the_work_is_left_to_it(
-    engine: Engine, few: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module in ("operation_steps", "operations"):
-        monkeypatch.setattr(f"djjp.monitoring.{module}.TAKEOVER", 60.0)
+def test_while_a_consumer_lives_the_work_is_left_to_it(engine: Engine, few: None) -> None:
     failed(engine, 25)
     register_consumer(engine, "host:1:a", time.time())
     id = start("retry", filter=FAILED).id

@@ -8,11 +8,12 @@ import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
-from django.db import connections
+from django.db import connections, transaction
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
@@ -372,12 +373,22 @@ def test_a_request_by_hand_is_answered_and_harms_no_consumer(engine: Engine, tex
         assert request_stack(consumer.name) == []
 
 
+def state_of(pid: int) -> str:
+    """Return the letter of a process's state; Linux only."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
 @pytest.mark.end_to_end
 def test_a_frozen_process_does_not_answer(processes: Processes, engine: Engine) -> None:
     process = processes.consumer()
     eventually(Consumer.objects.exists)
     name = Consumer.objects.get().name
-    os.kill(process.pid, signal.SIGSTOP)
+    # It stops while it is kept from writing. Stopped in the middle of a commit it would keep the lock of the file,
+    # and the request would wait for that.
+    with transaction.atomic(using=engine.db.alias):
+        Consumer.objects.select_for_update().get()
+        os.kill(process.pid, signal.SIGSTOP)
+        eventually(lambda: state_of(process.pid) == "T")
     try:
         with pytest.raises(ConsumerDoesNotAnswer, match="its process is frozen"):
             request_stack(name, timeout=2)

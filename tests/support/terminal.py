@@ -28,12 +28,14 @@ class Screen:
         has_cursor: whether the cursor is shown.
         wrapped: the number of characters of the present picture for which its lines were too narrow.
         colors: the number of sequences that set a colour.
+        is_whole: whether the last picture has come to its end: the first part of one can be read alone.
     """
 
     def __init__(self, columns: int, rows: int) -> None:
         self.columns, self.rows = columns, rows
         self.is_alternate, self.has_cursor = False, True
         self.wrapped = self.colors = 0
+        self.is_whole = self._has_begun = False
         self._pending = b""
         self._clear()
 
@@ -74,11 +76,13 @@ class Screen:
                 self.has_cursor = kind == b"?h"
         elif kind == b"H":  # the next picture begins
             self._x = self._y = self.wrapped = 0
+            self.is_whole, self._has_begun = False, True
         elif kind == b"K":
             self._cells[self._y][self._x :] = [" "] * (self.columns - self._x)
-        elif kind == b"J":
+        elif kind == b"J":  # which ends it
             for row in self._cells[self._y + 1 :]:
                 row[:] = [" "] * self.columns
+            self.is_whole = self._has_begun
         elif kind == b"m":
             self.colors += numbers not in ("", "0", "1", "2")
         else:
@@ -144,15 +148,19 @@ class Terminal:
     def press(self, keys: bytes) -> None:
         os.write(self._master, keys)
 
-    def until(self, true: Callable[[Screen], object], within: float = 30.0) -> Screen:
-        """Read what the program draws until a condition holds; the bound only ends a broken test."""
+    def until(self, true: Callable[[Screen], object]) -> Screen:
+        """Read what the program draws until a condition holds of a whole picture."""
+        self._read_until(lambda: self.screen.is_whole and true(self.screen))
+        return self.screen
+
+    def _read_until(self, true: Callable[[], object], within: float = 90.0) -> None:
+        """Read until a condition holds; the bound is only there so that a broken test ends."""
         deadline = time.monotonic() + within
-        while not true(self.screen):
+        while not true():
             if time.monotonic() > deadline:
                 shown = "\n".join(self.screen.lines)
                 raise AssertionError(f"not true within {within} s:\n{shown}")
             self._read(0.05)
-        return self.screen
 
     def _read(self, seconds: float) -> None:
         if select.select([self._master], [], [], seconds)[0]:
@@ -161,7 +169,7 @@ class Terminal:
 
     def end(self) -> int:
         """Wait for the program's end, read all that it has drawn, and return its exit code."""
-        self.until(lambda screen: self.process.poll() is not None)
+        self._read_until(lambda: self.process.poll() is not None)
         while select.select([self._master], [], [], 0)[0]:
             self._read(0)
         return self.process.wait()
