@@ -12,6 +12,7 @@ import io
 import os
 import platform
 import signal
+import socket
 import sys
 import sysconfig
 import time
@@ -67,6 +68,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     options.source = options.source.resolve()
     if not options.source.is_dir():
         parser.error(f"{options.source} is not a folder")
+    if options.site:
+        try:
+            socket.create_server(("127.0.0.1", options.port)).close()
+        except (OSError, OverflowError) as error:
+            parser.error(
+                f"nothing can listen on port {options.port} ({error}): give another --port"
+            )
     return options
 
 
