@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from math import inf
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
@@ -221,12 +222,16 @@ def test_a_thread_that_was_refused_is_started_later(refused: list[bool]) -> None
 def test_after_a_refusal_the_system_is_left_alone_for_a_while(
     refused: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(thread_supply, "RETRY_AFTER", 0.2)
+    now = 1000.0
+    clock = SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr(thread_supply, "time", clock)
     supply, ran = ThreadSupply(), threading.Event()
     refused.append(True)
     assert not supply.start(threading.Thread(target=ran.set), 0, 1)
     refused.clear()
     assert (supply.refused, supply.is_short) == (True, True)
     assert not supply.start(threading.Thread(target=ran.set), 0, 1)
-    eventually(lambda: supply.start(threading.Thread(target=ran.set), 0, 1))
+    now += thread_supply.RETRY_AFTER
+    assert not supply.is_short
+    assert supply.start(threading.Thread(target=ran.set), 0, 1)
     assert ran.wait(30)
