@@ -187,9 +187,11 @@ def test_a_rescued_job_keeps_its_unique_key(processes: Processes, engine: Engine
     eventually(lambda: len(events()) == 2)
     assert import_from.run_later("a") == handle
     assert handle.join(60) == "a"
+    pause("imports")  # its successor has not ended when it is retried
     later = import_from.run_later("a", 0.5)
     assert later != handle
-    handle.retry()  # it runs at the same time as its successor
+    handle.retry()
+    resume("imports")
     eventually(lambda: len(events()) == 4)
     assert later.join(30) == "a"
     assert Job.objects.get(pk=handle.id).unique_key is None
