@@ -101,6 +101,22 @@ def hog(seconds: float) -> None:
 
 
 @job
+def hog_until(path: str) -> None:
+    """Keep the interpreter busy until a file is there."""
+    while not Path(path).exists():
+        sum(range(1000))
+
+
+@job
+def linger_until(key: str, path: str) -> int:
+    """Leave a row, and stay until a file is there."""
+    Execution.objects.create(key=key, process=os.getpid(), at=time.time())
+    while not Path(path).exists():
+        time.sleep(0.01)
+    return os.getpid()
+
+
+@job
 def linger(key: str, *seconds: float) -> int:
     """Leave a row at once; then, in each attempt, take as long as is said for it, if anything is."""
     Execution.objects.create(key=key, process=os.getpid(), at=time.time())
@@ -151,26 +167,29 @@ def end_process(how: str) -> None:
 
 
 @job
-def be_fatal(key: str, how: str, seconds: float = 0.0) -> None:
-    """Leave a row, and take the whole process down after a while."""
+def be_fatal(key: str, how: str, rows: int = 0) -> None:
+    """Leave a row, and take the whole process down once there are so many rows."""
     Execution.objects.create(key=key, process=os.getpid(), at=time.time())
-    time.sleep(seconds)
+    while Execution.objects.count() < rows:
+        time.sleep(0.05)
     end_process(how)
 
 
 @job
-async def abe_fatal(key: str, how: str, seconds: float = 0.0) -> None:
+async def abe_fatal(key: str, how: str, rows: int = 0) -> None:
     """Do the same as a coroutine."""
     await Execution.objects.acreate(key=key, process=os.getpid(), at=time.time())
-    await asyncio.sleep(seconds)
+    while await Execution.objects.acount() < rows:
+        await asyncio.sleep(0.05)
     end_process(how)
 
 
 @job
-async def alinger(key: str, seconds: float) -> int:
-    """Leave a row at once, and end after a while."""
+async def alinger(key: str, *seconds: float) -> int:
+    """Leave a row at once; then, in each attempt, take as long as is said for it, if anything is."""
     await Execution.objects.acreate(key=key, process=os.getpid(), at=time.time())
-    await asyncio.sleep(seconds)
+    attempt = current_job().attempt
+    await asyncio.sleep(seconds[attempt - 1] if attempt <= len(seconds) else 0)
     return os.getpid()
 
 
