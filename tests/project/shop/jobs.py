@@ -143,6 +143,13 @@ def hold_interpreter(key: str, seconds: float) -> None:
 
 
 @job
+def hold_interpreter_until(key: str, fifo: str) -> None:
+    """Do the same until another process opens a FIFO to write into it."""
+    Execution.objects.create(key=key, process=os.getpid(), at=time.time())
+    ctypes.PyDLL(None).open(fifo.encode(), os.O_RDONLY)
+
+
+@job
 def kill_consumer(key: str) -> None:
     """Leave a row, and take the whole process down."""
     Execution.objects.create(key=key, process=os.getpid(), at=time.time())
