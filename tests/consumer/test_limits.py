@@ -6,6 +6,7 @@ import signal
 import time
 from collections import Counter, defaultdict
 from datetime import timedelta
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -76,6 +77,10 @@ def most_at_once(recorded: list[Event], died: dict[int, float]) -> dict[str, int
     return dict(most)
 
 
+def is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 def most_in_any(window: float, times: list[float]) -> int:
     """Return the largest number of these times within any span of that length."""
     return max(sum(start <= at < start + window for at in times) for start in times)
@@ -99,9 +104,12 @@ def test_several_consumers_keep_a_limit_even_when_one_is_killed(
     run_many(add.bind(1) for _ in range(50))
     eventually(lambda: states()["succeeded"] > 60)
     victim = consumers[0]
+    # Stopped first, so that the time until which its jobs run is known: others can start them a second after it.
+    victim.send_signal(signal.SIGSTOP)
+    eventually(lambda: is_stopped(victim.pid))
+    died = {victim.pid: time.time()}
     victim.send_signal(signal.SIGKILL)
     victim.wait()
-    died = {victim.pid: time.time()}
     eventually(lambda: states() == {"succeeded": 72 + 50})
     most = most_at_once(events(), died)
     assert most == {"a": 2, "b": 2, "c": 2}

@@ -85,10 +85,13 @@ def test_a_second_signal_releases_running_jobs_without_an_attempt_spent(
     processes: Processes, engine: Engine
 ) -> None:
     run_many(linger.bind(str(i), 60.0) for i in range(3))
-    consumer = processes.consumer("--concurrency-limit", "2")
+    consumer = processes.start("start_consumer", "--concurrency-limit", "2", DJJP_TEST_LOG="")
     eventually(lambda: Execution.objects.count() == 2)
 
     consumer.send_signal(signal.SIGTERM)
+    # Before it was handled, a second one would be none.
+    assert consumer.stderr is not None
+    assert any(line == "stopping: waits for 2 running jobs\n" for line in consumer.stderr)
     with pytest.raises(subprocess.TimeoutExpired):
         consumer.wait(0.5)
     processes.end(consumer)

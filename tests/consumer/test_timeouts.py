@@ -460,6 +460,7 @@ def test_an_interruption_that_comes_as_its_job_ends_does_not_hit_the_next_one(
     assert pool.abandoned == 0
 
 
+@pytest.mark.usefixtures("once_begun")
 def test_an_interrupted_thread_gets_new_connections_and_its_transaction_is_rolled_back(
     engine: Engine,
 ) -> None:
@@ -472,6 +473,7 @@ def test_an_interrupted_thread_gets_new_connections_and_its_transaction_is_rolle
     assert list(Execution.objects.values_list("key", flat=True)) == ["kept"]
 
 
+@pytest.mark.usefixtures("once_begun")
 def test_a_thread_that_was_interrupted_inside_a_transaction_can_start_another(
     engine: Engine,
 ) -> None:
