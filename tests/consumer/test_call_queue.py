@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from django.db import IntegrityError, OperationalError, transaction
 
+from djjp.consumer import call_queue as module
 from djjp.consumer.call_queue import CallQueue
 from djjp.consumer.wakeup import Wakeup
 from djjp.engine import NO_HOLDERS, Engine
 from djjp.exceptions import QueueUnavailable
 from djjp.models import Job
+from tests.support.clocks import Clock, stopped
 from tests.support.factories import new_job
 from tests.support.processes import eventually
 
@@ -132,8 +134,15 @@ def test_a_call_that_no_turn_takes_is_withdrawn_and_refused(engine: Engine, wake
     assert not Job.objects.exists()
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of the calls, which stands still, and which they read often."""
+    monkeypatch.setattr(module, "_POLL_EVERY", 0.01)
+    return stopped(monkeypatch, module)
+
+
 def test_a_call_that_is_in_a_turn_is_awaited_beyond_its_timeout(
-    engine: Engine, wakeup: Wakeup
+    engine: Engine, wakeup: Wakeup, clock: Clock
 ) -> None:
     call_queue = CallQueue(wakeup, timeout=1.0)
     with ThreadPoolExecutor(1) as threads:
@@ -141,14 +150,17 @@ def test_a_call_that_is_in_a_turn_is_awaited_beyond_its_timeout(
         eventually(lambda: len(call_queue))
         with engine.db.transaction():
             call_queue.execute(engine)
-            threading.Event().wait(1.5)
+            clock.now += 1.5
+            clock.is_read(times=2)
             assert not answer.done()
         call_queue.resolve()
 
         assert answer.result(30) == "done"
 
 
-def test_a_call_whose_turn_has_failed_can_be_withdrawn(engine: Engine, wakeup: Wakeup) -> None:
+def test_a_call_whose_turn_has_failed_can_be_withdrawn(
+    engine: Engine, wakeup: Wakeup, clock: Clock
+) -> None:
     call_queue = CallQueue(wakeup, timeout=1.0)
     with ThreadPoolExecutor(1) as threads:
         answer = threads.submit(call_queue.call, lambda claims: "done")
@@ -157,6 +169,7 @@ def test_a_call_whose_turn_has_failed_can_be_withdrawn(engine: Engine, wakeup: W
             call_queue.execute(engine)
             transaction.set_rollback(True, using=engine.db.alias)
         call_queue.requeue()
+        clock.now += 1.5
 
         assert isinstance(answer.exception(30), QueueUnavailable)
 

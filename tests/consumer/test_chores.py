@@ -68,7 +68,7 @@ def test_refused_chores_pause_no_turn(
             for handle in run_many(add.bind(number) for number in range(5)):
                 handle.join(30)
             time.sleep(0.2)
-    assert "a chore failed" in caplog.text
+        eventually(lambda: "a chore failed" in caplog.text)
     assert "the queue's database refused" not in caplog.text
 
 

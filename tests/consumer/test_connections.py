@@ -159,6 +159,8 @@ def test_a_kept_connection_that_broke_is_replaced_before_the_next_job_uses_it(
         assert sql_job(kind).run_later("SELECT 2").join(30) == [(2,)]
 
 
+#: This database: others of the server have tests at the same time.
+HERE = "SELECT oid FROM pg_database WHERE datname = current_database()"
 #: What a job does to its session, by database, and a query that shows it, with the answer of a new session.
 CHANGES = {
     "sqlite": [
@@ -171,7 +173,7 @@ CHANGES = {
         ("SET statement_timeout = 12345", "SHOW statement_timeout", [["0"]]),
         (
             "SELECT pg_advisory_lock(1)",
-            "SELECT 1 FROM pg_locks WHERE locktype='advisory' AND objid=1",
+            f"SELECT 1 FROM pg_locks WHERE locktype='advisory' AND objid=1 AND database = ({HERE})",
             [],
         ),
         ("CREATE TEMP TABLE rest (a int)", "SELECT to_regclass('rest')", [[None]]),

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import djjp
 from djjp import conf, job, logs
+from djjp.consumer import console as console_module
 from djjp.consumer.console import Console
 from djjp.consumer.process import consume
 from djjp.engine import Engine
@@ -148,8 +149,9 @@ def test_while_stopping_it_reports_the_jobs_that_it_waits_for(
 def test_the_number_is_reported_when_it_changes(
     engine: Engine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter([10.0, 10.5, 11.5, 12.0, 20.0])
-    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    times = iter([10.0, 10.5, 11.5, 12.0, 20.0])
+    # The clock of this module only: threads that are left from other tests read theirs.
+    monkeypatch.setattr(console_module, "time", SimpleNamespace(monotonic=lambda: next(times)))
     console, supervised = Console(1), Console(1, process=7)
 
     for number in (3, 2, 2, 2):

@@ -6,6 +6,7 @@ import logging
 import math
 import threading
 import time
+from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from tests.project.shop.models import Execution
 from tests.support.consumers import consuming, drain
 from tests.support.engine_calls import claim, enqueue, register_consumer
 from tests.support.factories import new_job
+from tests.support.jobs import registered
 from tests.support.processes import Processes, eventually
 from tests.support.staying import let_end, stay
 
@@ -190,22 +192,24 @@ def test_slow_jobs_do_not_wait_behind_each_other_while_another_consumer_is_free(
     engine: Engine,
 ) -> None:
     """The first consumer has measured tiny jobs and has a large read-ahead when they become slow."""
-    run_many(add.bind(i) for i in range(2000))
-    run_many(nap.bind(1.0) for _ in range(4))
+    together = threading.Barrier(
+        4
+    )  # so long that all slots have one: a job that waits behind another breaks it
+    with registered("test.slow", lambda: together.wait(60)) as slow:
+        run_many(add.bind(i) for i in range(2000))
+        run_many(slow.bind() for _ in range(4))
 
-    consumers = [Consumer(2), Consumer(2)]
-    threads = [threading.Thread(target=run_and_close, args=[c]) for c in consumers]
-    for thread in threads:
-        thread.start()
-    eventually(lambda: not Job.objects.exclude(state="succeeded").exists())
-    for consumer, thread in zip(consumers, threads, strict=True):
-        consumer.stop()
-        thread.join()
+        consumers = [Consumer(2), Consumer(2)]
+        threads = [threading.Thread(target=run_and_close, args=[c]) for c in consumers]
+        for thread in threads:
+            thread.start()
+        eventually(lambda: not Job.objects.filter(finished_at=None).exists())
+        for consumer, thread in zip(consumers, threads, strict=True):
+            consumer.stop()
+            thread.join()
 
-    shares = {
-        name: Job.objects.filter(name=nap.name, consumer=name).count()
-        for name in Job.objects.filter(name=nap.name).values_list("consumer", flat=True)
-    }
+    assert {*Job.objects.values_list("state", flat=True)} == {"succeeded"}
+    shares = Counter(Job.objects.filter(name=slow.name).values_list("consumer", flat=True))
     assert shares == {consumer.name: 2 for consumer in consumers}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -33,6 +32,7 @@ from djjp.monitoring.detection import look
 from tests.project.shop.jobs import add, nap
 from tests.support.consumers import consuming
 from tests.support.jobs import registered
+from tests.support.ports import reserved_port
 from tests.support.postgres import AWAITS_LOCK, TERMINATE, Server
 from tests.support.processes import Processes, eventually
 from tests.support.projects import alias_for
@@ -87,9 +87,11 @@ def server(own_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serv
     connections.settings["postgresql"].update(before)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
+@pytest.fixture
+def port() -> Iterator[int]:
+    """Yield a port that a consumer can listen on."""
+    with reserved_port() as reserved:
+        yield reserved
 
 
 def health(port: int, page: str) -> int | None:
@@ -313,9 +315,9 @@ def test_consumers_whose_sessions_are_terminated_reconnect_and_keep_their_jobs(
 
 
 def test_without_its_server_a_consumer_is_live_and_not_ready(
-    processes_on_server: Processes, server: Server, tmp_path: Path
+    processes_on_server: Processes, server: Server, tmp_path: Path, port: int
 ) -> None:
-    file, port = tmp_path / "alive", free_port()
+    file = tmp_path / "alive"
     consumer = processes_on_server.consumer(
         *("--health-file", str(file), "--health-port", str(port))
     )
@@ -364,10 +366,9 @@ call_command("start_consumer", "--health-port", sys.argv[1])
 
 
 def test_a_server_that_answers_nothing_makes_a_consumer_unready_and_leaves_it_live(
-    processes_on_server: Processes, server: Server
+    processes_on_server: Processes, server: Server, port: int
 ) -> None:
     """Its coordinator hangs in one statement, for longer than a live one may take for a round."""
-    port = free_port()
     consumer = processes_on_server.program(sys.executable, "-c", IMPATIENT_HEALTH, str(port))
     eventually(lambda: health(port, "ready") == 200)
     connections["postgresql"].close()

@@ -38,6 +38,7 @@ from djjp.monitoring.requests import quiet, unquiet
 from tests.project.shop.forking import leave_child
 from tests.project.shop.jobs import hold_interpreter
 from tests.support.consumers import consuming
+from tests.support.ports import reserved_port
 from tests.support.processes import Processes, eventually
 
 LIVE, READY = (200, {"status": "live"}), (200, {"status": "ready"})
@@ -60,11 +61,6 @@ def ask(
 
 def unready(reason: str) -> tuple[int, dict[str, str]]:
     return 503, {"status": "not ready", "reason": reason}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 def answers(port: int, path: str) -> tuple[int, dict[str, str]] | None:
@@ -101,6 +97,20 @@ def port(health: Health) -> int:
     opened = HealthPort(health, "", 0)
     health.add(opened)
     return opened.port
+
+
+@pytest.fixture
+def number() -> Iterator[int]:
+    """Yield the number of a port that a consumer can listen on."""
+    with reserved_port() as reserved:
+        yield reserved
+
+
+@pytest.fixture
+def other_number() -> Iterator[int]:
+    """Yield the number of another port."""
+    with reserved_port() as reserved:
+        yield reserved
 
 
 @contextmanager
@@ -171,9 +181,9 @@ def test_a_consumer_that_waits_for_its_last_jobs_is_live_and_not_ready(
 
 @pytest.mark.sqlite_only
 def test_without_its_database_a_consumer_is_live_and_not_ready(
-    processes: Processes, engine: Engine, tmp_path: Path
+    processes: Processes, engine: Engine, tmp_path: Path, number: int
 ) -> None:
-    file, number = tmp_path / "alive", free_port()
+    file = tmp_path / "alive"
     options = ("--health-file", str(file), "--health-port", str(number))
     consumer = processes.start("start_consumer", *options, **IMPATIENT)
     eventually(lambda: answers(number, "/ready") == READY)
@@ -254,9 +264,9 @@ def test_the_bounds_allow_for_a_job_that_holds_the_interpreter_for_half_a_minute
 @pytest.mark.sqlite_only
 @pytest.mark.end_to_end
 def test_a_job_that_holds_the_interpreter_for_half_a_minute_leaves_each_consumer_live(
-    processes: Processes, engine: Engine
+    processes: Processes, engine: Engine, number: int, other_number: int
 ) -> None:
-    one, several = free_port(), free_port()
+    one, several = number, other_number
     processes.consumer("--queues", "one", "--health-port", str(one))
     options = ("--processes", "2", "--health-port", str(several))
     processes.consumer("--queues", "several", *options)
@@ -268,7 +278,7 @@ def test_a_job_that_holds_the_interpreter_for_half_a_minute_leaves_each_consumer
     assert ask(several, "/live") == LIVE
     # This one has no supervisor, and answers as soon as the job lets go.
     assert ask(one, "/live", seconds=120) == LIVE
-    assert ask(one, "/ready") == READY
+    eventually(lambda: ask(one, "/ready") == READY)  # after its next round
     eventually(lambda: ask(several, "/ready") == READY, 60)
     assert ask(several, "/live") == LIVE
     eventually(lambda: Job.objects.filter(state="succeeded").count() == 2)
@@ -278,9 +288,9 @@ def test_a_job_that_holds_the_interpreter_for_half_a_minute_leaves_each_consumer
 @pytest.mark.sqlite_only
 @pytest.mark.end_to_end
 def test_a_consumer_whose_job_holds_the_interpreter_or_that_is_stopped_shows_it_and_recovers(
-    processes: Processes, engine: Engine, tmp_path: Path
+    processes: Processes, engine: Engine, tmp_path: Path, number: int
 ) -> None:
-    file, number = tmp_path / "alive", free_port()
+    file = tmp_path / "alive"
     consumer = processes.consumer("--health-file", str(file), "--health-port", str(number))
     eventually(lambda: answers(number, "/ready") == READY)
 
@@ -328,15 +338,16 @@ def test_the_port_answers_on_ipv6_too(health: Health, port: int) -> None:
         assert client.recv(100).startswith(b"HTTP/1.0 200")
 
 
-def test_a_slow_client_delays_neither_another_one_nor_the_end(health: Health, port: int) -> None:
+def test_a_slow_client_delays_neither_another_one_nor_the_end(health: Health, number: int) -> None:
+    health.add(HealthPort(health, "", number))
     health.note(None)
-    with socket.create_connection(("127.0.0.1", port), 30) as slow:
+    with socket.create_connection(("127.0.0.1", number), 30) as slow:
         slow.sendall(b"GET /li")
-        assert ask(port, "/live") == LIVE
+        assert ask(number, "/live") == LIVE
         health.close()
         assert slow.recv(100) == b""
     assert not [t for t in threading.enumerate() if t.name.startswith("djjp-health")]
-    with socket.create_server(("127.0.0.1", port)):
+    with socket.create_server(("127.0.0.1", number)):
         pass  # it is free again
 
 
@@ -362,8 +373,8 @@ def test_a_value_that_is_none_is_refused(option: tuple[str, str]) -> None:
         call_command("start_consumer", "--drain", *option)
 
 
-def test_the_host_is_that_of_the_option() -> None:
-    with own_health(None, file=None, host="127.0.0.1", port=free_port()) as health:
+def test_the_host_is_that_of_the_option(number: int) -> None:
+    with own_health(None, file=None, host="127.0.0.1", port=number) as health:
         (opened,) = health._signs
         assert isinstance(opened, HealthPort)
         assert opened._server.socket.getsockname()[0] == "127.0.0.1"
@@ -371,9 +382,8 @@ def test_the_host_is_that_of_the_option() -> None:
 
 @pytest.mark.sqlite_only
 def test_a_child_that_a_job_forks_does_not_keep_the_port(
-    processes: Processes, engine: Engine
+    processes: Processes, engine: Engine, number: int
 ) -> None:
-    number = free_port()
     consumer = processes.consumer("--health-port", str(number))
     child = leave_child.run_later(60.0).join(30)
     try:
@@ -418,7 +428,11 @@ def test_a_file_is_found_after_a_job_has_changed_the_folder(
     assert (tmp_path / "alive").exists()
 
 
-def test_signs_are_given_at_a_change_and_every_half_second_and_no_oftener() -> None:
+def test_signs_are_given_at_a_change_and_every_half_second_and_no_oftener(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert health_module._SIGN_EVERY == 0.5
+    monkeypatch.setattr(health_module, "_SIGN_EVERY", 60.0)  # between two calls on a busy machine
     signs = Signs()
     with Health([signs]) as health:
         for _ in range(3):
@@ -628,9 +642,13 @@ def test_a_child_gives_its_signs_to_its_supervisor_only(monkeypatch: pytest.Monk
 @pytest.mark.sqlite_only
 @pytest.mark.parametrize("systemd", ["path"], indirect=True)
 def test_a_supervisor_answers_for_its_children(
-    processes: Processes, engine: Engine, tmp_path: Path, systemd: tuple[socket.socket, str]
+    processes: Processes,
+    engine: Engine,
+    tmp_path: Path,
+    number: int,
+    systemd: tuple[socket.socket, str],
 ) -> None:
-    file, number = tmp_path / "alive", free_port()
+    file = tmp_path / "alive"
     receiver, address = systemd
     options = ("--processes", "2", "--health-file", str(file), "--health-port", str(number))
     supervisor = processes.start("start_consumer", *options, NOTIFY_SOCKET=address)

@@ -84,13 +84,13 @@ def test_a_ready_row_with_an_odd_value_harms_no_other_job(engine: Engine, column
             for _ in range(2):
                 others = run_many(add.bind(number) for number in range(20))
                 ids = [handle.id for handle in others]
-                eventually(partial(have_succeeded, ids), within=20)
+                eventually(partial(have_succeeded, ids))
             given = zip(odd, odd_values(engine, column), strict=True)
             odd = [id for id, value in given if ends(column, value)]
             if column not in {"id", "state"}:
                 # Each has ended: it ran all the same, or failed with the reason.
-                eventually(lambda: ended(engine, odd) == len(odd), within=20)
-            eventually(lambda: len(consumer._ledger) == 0, within=20)
+                eventually(lambda: ended(engine, odd) == len(odd))
+            eventually(lambda: len(consumer._ledger) == 0)
 
 
 def ends(column: str, value: Any) -> bool:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from django.db import connections
@@ -17,7 +18,16 @@ from djjp import run_many
 from djjp.engine import Engine
 from djjp.models import Consumer, Job
 from tests.project.shop.forking import shout
-from tests.project.shop.jobs import TALLY, add, fan_out, hog, linger, nap, record
+from tests.project.shop.jobs import (
+    TALLY,
+    add,
+    fan_out,
+    hog_until,
+    linger,
+    linger_until,
+    nap,
+    record,
+)
 from tests.project.shop.models import Execution
 from tests.support.processes import Processes, eventually
 
@@ -44,15 +54,18 @@ def test_one_process_enqueues_and_another_runs(processes: Processes, engine: Eng
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_running_jobs_end_and_releases_the_rest(
-    processes: Processes, engine: Engine, number: int
+    processes: Processes, engine: Engine, number: int, tmp_path: Path
 ) -> None:
-    run_many(linger.bind(str(i), 3.0) for i in range(10))
+    over = tmp_path / "over"
+    run_many(linger_until.bind(str(i), str(over)) for i in range(10))
     consumer = processes.consumer("--concurrency-limit", "2")
     eventually(lambda: Execution.objects.count() == 2)
 
-    code, err = processes.end(consumer, number)
+    consumer.send_signal(number)
+    over.touch()
+    _, err = consumer.communicate(timeout=60)
 
-    assert code == 0, err
+    assert consumer.returncode == 0, err
     assert "Traceback" not in err
     assert states() == {"succeeded": 2, "ready": 8}
     assert set(Job.objects.filter(state="ready").values_list("attempts", "consumer")) == {(0, None)}
@@ -72,10 +85,13 @@ def test_a_second_signal_releases_running_jobs_without_an_attempt_spent(
     processes: Processes, engine: Engine
 ) -> None:
     run_many(linger.bind(str(i), 60.0) for i in range(3))
-    consumer = processes.consumer("--concurrency-limit", "2")
+    consumer = processes.start("start_consumer", "--concurrency-limit", "2", DJJP_TEST_LOG="")
     eventually(lambda: Execution.objects.count() == 2)
 
     consumer.send_signal(signal.SIGTERM)
+    # Before it was handled, a second one would be none.
+    assert consumer.stderr is not None
+    assert any(line == "stopping: waits for 2 running jobs\n" for line in consumer.stderr)
     with pytest.raises(subprocess.TimeoutExpired):
         consumer.wait(0.5)
     processes.end(consumer)
@@ -207,9 +223,10 @@ def test_an_enqueue_runs_one_statement_on_the_queue_and_none_on_the_application(
 @pytest.mark.end_to_end
 @pytest.mark.sqlite_only
 def test_a_job_that_keeps_the_interpreter_busy_does_not_stop_the_turns(
-    processes: Processes, engine: Engine
+    processes: Processes, engine: Engine, tmp_path: Path
 ) -> None:
-    slow = hog.run_later(5.0)
+    over = tmp_path / "over"
+    slow = hog_until.run_later(str(over))
     quick = [nap.run_later(0.01) for _ in range(5)]
     consumer = processes.consumer("--concurrency-limit", "4")
 
@@ -218,6 +235,7 @@ def test_a_job_that_keeps_the_interpreter_busy_does_not_stop_the_turns(
     slow.refresh()
     assert slow.state == "running"
 
+    over.touch()
     assert processes.end(consumer)[0] == 0
     assert slow.join(0) is None
 

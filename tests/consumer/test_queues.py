@@ -16,12 +16,12 @@ from djjp.consumer.consumer import Consumer
 from djjp.consumer.inline import run_due
 from djjp.consumer.read_ahead import ReadAhead
 from djjp.engine import Engine
-from djjp.models import Job
+from djjp.models import Attempt, Job
 from djjp.testing import drain as drain_here
 from tests.project.shop.jobs import add, nap, pause_queue
 from tests.support.consumers import consuming, drain
 from tests.support.jobs import registered
-from tests.support.processes import Processes
+from tests.support.processes import Processes, eventually
 from tests.support.recorder import GATE
 
 
@@ -211,6 +211,8 @@ def test_running_jobs_of_a_paused_queue_continue_and_their_retries_wait(engine: 
         queues.pause("mail")
         over.set()
         assert running.join(30) == 1
+        # Its first attempt may end after that of the other job.
+        eventually(lambda: Attempt.objects.filter(job_id=again.id).exists())
         assert add.run_later(1).join(30) == 1
         again.refresh()
         assert again.state in ("ready", "scheduled")

@@ -313,6 +313,8 @@ def test_a_turn_that_the_database_refuses_as_a_whole_keeps_all_outcomes(
     with consuming() as consumer:
         eventually(lambda: Job.objects.filter(state="running").exists())
         rename = "ALTER TABLE djjp_job RENAME COLUMN {} TO {}"
+        if engine.db.alias == "postgresql":
+            rename = PATIENTLY + rename
         with engine.db.connection.cursor() as cursor:
             cursor.execute(rename.format("reason", "reason_of_old"))
         let_end()

@@ -444,11 +444,15 @@ def test_a_second_signal_releases_running_jobs_without_an_attempt_spent(
 ) -> None:
     run_many(linger.bind(str(i), 60.0) for i in range(3))
     options = ["--processes", "2", "--concurrency-limit", "1"]
-    supervisor = processes.start("start_consumer", *options, DJJP_TEST_SHUTDOWN_TIMEOUT="600")
+    patient = {"DJJP_TEST_SHUTDOWN_TIMEOUT": "600", "DJJP_TEST_LOG": ""}
+    supervisor = processes.start("start_consumer", *options, **patient)
     eventually(lambda: Execution.objects.count() == 2)
     mine = children(supervisor)
 
     supervisor.send_signal(signal.SIGTERM)
+    lines_until(
+        supervisor, "stopping: waits for 2 processes"
+    )  # before it, a second one would be none
     with pytest.raises(subprocess.TimeoutExpired):
         supervisor.wait(0.5)
     code, _ = processes.end(supervisor)

@@ -225,9 +225,9 @@ def the_innocent_ones_succeed(
     innocents, culprits = [], []
     for number in range(10):
         if number % (10 // fatal) == 0:
-            culprits.append(deadly.run_later(f"fatal {number}", how, 0.3))
+            culprits.append(deadly.run_later(f"fatal {number}", how, rows=10))
         else:
-            innocents.append(innocent.run_later(str(number), SECONDS))
+            innocents.append(innocent.run_later(str(number), 600.0, SECONDS))
     consumer = start(processes, "--processes", "1", "--concurrency", concurrency)
 
     eventually(lambda: states(innocents) == {"succeeded"}, within=240)
@@ -257,8 +257,8 @@ def test_coroutines_that_waited_for_the_loop_when_their_consumer_died_are_no_sus
 def test_with_few_rescues_the_innocent_ones_succeed_if_they_get_one(
     processes: Processes, engine: Engine, most: int
 ) -> None:
-    innocents = [linger.run_later(str(i), 60, SECONDS) for i in range(3)]
-    culprit = be_fatal.run_later("fatal", "SIGKILL", 2.0)
+    innocents = [linger.run_later(str(i), 600, SECONDS) for i in range(3)]
+    culprit = be_fatal.run_later("fatal", "SIGKILL", rows=4)
     consumer = start(processes, "--processes", "1", max_rescues=most)
     ended = {"succeeded", "failed"}
     eventually(lambda: states([*innocents, culprit]) <= ended, within=60)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import threading
 import time
+import traceback
 import uuid
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import connections, transaction
-from django.test import override_settings
 
-from djjp import current_job, job, run_many
+from djjp import bounds, current_job, job, run_many
 from djjp.consumer import execution as running
 from djjp.consumer import pool as pool_package
 from djjp.consumer.call_queue import CallQueue
@@ -59,6 +60,7 @@ def stubborn() -> str:
 @job(name="timeouts.coroutine", timeout=0.2)
 async def coroutine() -> None:
     try:
+        BEGUN.set()
         await asyncio.sleep(60)
     finally:
         await asyncio.sleep(0.05)
@@ -150,17 +152,42 @@ def connection() -> bool:
     return connections["default"].in_atomic_block
 
 
-@job(name="timeouts.large_result", timeout=0.2)
-async def large_result() -> list[list[int]]:
-    """Return in time; to encode the value takes longer."""
-    result = [list(range(100))] * 20_000
-    await asyncio.sleep(0.1)
-    return result
+@job(name="timeouts.numbers", timeout=0.2)
+async def numbers() -> list[int]:
+    return [1, 2, 3]
 
 
 def outcome(handle: Any) -> tuple[str, list[str]]:
     handle.refresh()
     return handle.state, [error.exception_class for error in handle.errors]
+
+
+#: Set by a coroutine that is where its timeout must find it.
+BEGUN = threading.Event()
+#: The functions in which the threads of jobs compute or wait until their timeouts.
+_LASTING = {spin.__code__, threading.Condition.wait.__code__}
+
+
+class OnceBegun(running.Execution):
+    """Its interruption waits until the job is where its timeout must find it.
+
+    On a busy machine the time can be over before the function has begun.
+    """
+
+    def interrupt(self, kind: type[JobInterrupted], thread: int) -> None:
+        assert self.job is not None
+        eventually(BEGUN.is_set if self.job.is_coroutine else lambda: self._lasts(thread))
+        super().interrupt(kind, thread)
+
+    def _lasts(self, thread: int) -> bool:
+        frame = sys._current_frames().get(thread)
+        return any(each.f_code in _LASTING for each, _ in traceback.walk_stack(frame))
+
+
+@pytest.fixture
+def once_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    BEGUN.clear()
+    monkeypatch.setattr(pool_package, "Execution", OnceBegun)
 
 
 TIMED_OUT = ("failed", ["djjp.exceptions.JobTimedOut"])
@@ -169,6 +196,7 @@ TIMED_OUT = ("failed", ["djjp.exceptions.JobTimedOut"])
 @pytest.mark.borrowed
 @pytest.mark.parametrize("slow", [loop, coroutine], ids=["function", "coroutine"])
 @pytest.mark.sqlite_only
+@pytest.mark.usefixtures("once_begun")
 def test_a_job_that_exceeds_its_timeout_is_stopped_and_can_clean_up(
     engine: Engine, slow: Any
 ) -> None:
@@ -184,6 +212,7 @@ def test_a_job_that_exceeds_its_timeout_is_stopped_and_can_clean_up(
 
 
 @pytest.mark.sqlite_only
+@pytest.mark.usefixtures("once_begun")
 def test_the_traceback_shows_where_the_job_was(engine: Engine) -> None:
     handle = loop.run_later()
 
@@ -228,22 +257,45 @@ def test_a_timed_out_job_is_retried_up_to_max_attempts(engine: Engine) -> None:
     assert outcome(handle) == ("failed", ["djjp.exceptions.JobTimedOut"] * 3)
 
 
+#: Counts the results that are being encoded, and the interruptions that were sent meanwhile.
+ENCODING, INTERRUPTED = threading.Semaphore(0), threading.Semaphore(0)
+
+
+class OnceReturned(running.Execution):
+    """Its time is up while the value that its function has returned is encoded."""
+
+    def interrupt(self, kind: type[JobInterrupted], thread: int) -> None:
+        assert ENCODING.acquire(timeout=60)
+        super().interrupt(kind, thread)
+        INTERRUPTED.release()
+
+
 @pytest.mark.sqlite_only
-@override_settings(DJJP={"db_name": "sqlite", "max_payload": 10_000_000})
-def test_the_encoding_of_a_coroutines_result_is_not_interrupted(engine: Engine) -> None:
+def test_the_encoding_of_a_coroutines_result_is_not_interrupted(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No coroutine is left to cancel when the time is up, and the consumer continues."""
-    handles = run_many(large_result.bind() for _ in range(3))
+    encode = bounds.encoded_result
+
+    def encode_for_long(value: object) -> str:
+        ENCODING.release()
+        assert INTERRUPTED.acquire(timeout=60)
+        return encode(value)
+
+    monkeypatch.setattr(bounds, "encoded_result", encode_for_long)
+    monkeypatch.setattr(pool_package, "Execution", OnceReturned)
+    handles = run_many(numbers.bind() for _ in range(3))
 
     drain(1)
 
-    for handle in handles:
-        assert len(handle.join(0)) == 20_000
+    assert [handle.join(0) for handle in handles] == [[1, 2, 3]] * 3
 
 
 # What cannot be stopped
 
 
 @pytest.mark.sqlite_only
+@pytest.mark.usefixtures("once_begun")
 def test_a_thread_that_blocks_is_abandoned_and_replaced(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -292,6 +344,7 @@ def asleep_once() -> int:
 
 
 @pytest.mark.sqlite_only
+@pytest.mark.usefixtures("once_begun")
 def test_a_consumer_that_has_abandoned_all_its_threads_ends(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -317,7 +370,7 @@ from djjp.consumer.process import consume
 threads.COROUTINE_GRACE = 1.0
 __name__ = "tests.project.settings"  # a job of `__main__` is refused
 
-@job(name="timeouts.blocked", timeout=0.2)
+@job(name="timeouts.blocked", timeout=2.0)  # by then it sleeps, also on a busy machine
 {function}
     time.sleep(600)
 
@@ -407,6 +460,7 @@ def test_an_interruption_that_comes_as_its_job_ends_does_not_hit_the_next_one(
     assert pool.abandoned == 0
 
 
+@pytest.mark.usefixtures("once_begun")
 def test_an_interrupted_thread_gets_new_connections_and_its_transaction_is_rolled_back(
     engine: Engine,
 ) -> None:
@@ -419,6 +473,7 @@ def test_an_interrupted_thread_gets_new_connections_and_its_transaction_is_rolle
     assert list(Execution.objects.values_list("key", flat=True)) == ["kept"]
 
 
+@pytest.mark.usefixtures("once_begun")
 def test_a_thread_that_was_interrupted_inside_a_transaction_can_start_another(
     engine: Engine,
 ) -> None:

@@ -13,6 +13,7 @@ from django.db import OperationalError, connections
 from django.test import override_settings
 
 from djjp import JobHandle, chain, job, run_many
+from djjp.consumer import call_queue
 from djjp.consumer.call_queue import CallQueue
 from djjp.consumer.wakeup import Wakeup
 from djjp.engine import Engine, current
@@ -20,7 +21,9 @@ from djjp.exceptions import OutcomeUnknown, QueueUnavailable
 from djjp.jobs import get_job
 from djjp.models import Job
 from tests.project.shop.jobs import add, echo
+from tests.support.clocks import stopped
 from tests.support.link import Link
+from tests.support.processes import eventually
 from tests.support.projects import alias_for
 
 unique = job(name="test.unique_over_a_link", unique_key="one")(lambda: None)
@@ -123,7 +126,11 @@ def test_a_cancel_succeeds_although_the_row_cannot_be_read_after_it(
     assert handle.state == "cancelled"
 
 
-def test_a_call_in_a_turn_whose_commit_failed_may_have_been_written(engine: Engine) -> None:
+def test_a_call_in_a_turn_whose_commit_failed_may_have_been_written(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(call_queue, "_POLL_EVERY", 0.01)
+    clock = stopped(monkeypatch, call_queue)
     wakeup = Wakeup()
     calls = CallQueue(wakeup, timeout=0.2)
     errors: list[Exception] = []
@@ -144,9 +151,9 @@ def test_a_call_in_a_turn_whose_commit_failed_may_have_been_written(engine: Engi
     for commits in (True, False):
         thread = threading.Thread(target=call)
         thread.start()
-        while not calls:
-            pass
+        eventually(lambda: len(calls) == 1)
         turn(commits=commits)
+        clock.now += 1
         thread.join()
     wakeup.close()
 

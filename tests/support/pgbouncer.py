@@ -15,6 +15,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from tests.support.ports import reserved_port
+
 _CONFIG = """
 [databases]
 * = host={host} port={port} user={user}
@@ -30,12 +32,6 @@ server_lifetime = 3600
 """
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as door:
-        port: int = door.getsockname()[1]
-    return port
-
-
 @contextmanager
 def pooler(url: str, mode: str, size: int = 3) -> Iterator[str]:
     """Run a PgBouncer in front of the server of a URL; return the URL of the same database behind it.
@@ -49,34 +45,38 @@ def pooler(url: str, mode: str, size: int = 3) -> Iterator[str]:
         pytest.skip("PgBouncer is not installed")
     parts = urlsplit(url)
     host = parts.hostname or parse_qs(parts.query)["host"][0]
-    listen = _free_port()
     folder = Path(tempfile.mkdtemp(prefix="djjp-pgbouncer-"))
     more = ""
     if os.geteuid() == 0:  # as which it does not run
         more = f"user = {pwd.getpwuid(Path(host).stat().st_uid).pw_name}" if "/" in host else ""
         folder.chmod(0o755)
     config = folder / "pgbouncer.ini"
-    config.write_text(
-        _CONFIG.format(
-            host=host,
-            port=parts.port or 5432,
-            user=parts.username or "postgres",
-            listen=listen,
-            mode=mode,
-            size=size,
-            more=more or ("user = nobody" if os.geteuid() == 0 else ""),
+    # The port stays reserved until it is over: PgBouncer sets SO_REUSEADDR.
+    with reserved_port() as listen:
+        config.write_text(
+            _CONFIG.format(
+                host=host,
+                port=parts.port or 5432,
+                user=parts.username or "postgres",
+                listen=listen,
+                mode=mode,
+                size=size,
+                more=more or ("user = nobody" if os.geteuid() == 0 else ""),
+            )
         )
-    )
-    process = subprocess.Popen(
-        [program, "-q", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        _await(process, listen)
-        yield f"postgres://{parts.username or 'postgres'}@127.0.0.1:{listen}{parts.path}"
-    finally:
-        process.kill()
-        process.communicate()
-        shutil.rmtree(folder, ignore_errors=True)
+        process = subprocess.Popen(
+            [program, "-q", str(config)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            _await(process, listen)
+            yield f"postgres://{parts.username or 'postgres'}@127.0.0.1:{listen}{parts.path}"
+        finally:
+            process.kill()
+            process.communicate()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _await(process: subprocess.Popen[str], port: int) -> None:

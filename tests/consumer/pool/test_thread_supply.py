@@ -25,6 +25,7 @@ from djjp.engine import Claimed, Engine, Listener
 from djjp.models import Job
 from tests.project.shop.jobs import add, alinger, linger, nap
 from tests.project.shop.models import Execution
+from tests.support.clocks import stopped
 from tests.support.processes import Processes, eventually
 
 # A command whose process gets some threads, and more when a file exists: the call of the system itself fails.
@@ -221,12 +222,14 @@ def test_a_thread_that_was_refused_is_started_later(refused: list[bool]) -> None
 def test_after_a_refusal_the_system_is_left_alone_for_a_while(
     refused: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(thread_supply, "RETRY_AFTER", 0.2)
+    clock = stopped(monkeypatch, thread_supply)
     supply, ran = ThreadSupply(), threading.Event()
     refused.append(True)
     assert not supply.start(threading.Thread(target=ran.set), 0, 1)
     refused.clear()
     assert (supply.refused, supply.is_short) == (True, True)
     assert not supply.start(threading.Thread(target=ran.set), 0, 1)
-    eventually(lambda: supply.start(threading.Thread(target=ran.set), 0, 1))
+    clock.now += thread_supply.RETRY_AFTER
+    assert not supply.is_short
+    assert supply.start(threading.Thread(target=ran.set), 0, 1)
     assert ran.wait(30)

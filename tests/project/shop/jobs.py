@@ -101,6 +101,22 @@ def hog(seconds: float) -> None:
 
 
 @job
+def hog_until(path: str) -> None:
+    """Keep the interpreter busy until a file is there."""
+    while not Path(path).exists():
+        sum(range(1000))
+
+
+@job
+def linger_until(key: str, path: str) -> int:
+    """Leave a row, and stay until a file is there."""
+    Execution.objects.create(key=key, process=os.getpid(), at=time.time())
+    while not Path(path).exists():
+        time.sleep(0.01)
+    return os.getpid()
+
+
+@job
 def linger(key: str, *seconds: float) -> int:
     """Leave a row at once; then, in each attempt, take as long as is said for it, if anything is."""
     Execution.objects.create(key=key, process=os.getpid(), at=time.time())
@@ -124,6 +140,13 @@ def hold_interpreter(key: str, seconds: float) -> None:
     """Leave a row, then keep the interpreter's lock inside C, so that no other thread does anything."""
     Execution.objects.create(key=key, process=os.getpid(), at=time.time())
     ctypes.PyDLL(None).usleep(round(seconds * 1_000_000))
+
+
+@job
+def hold_interpreter_until(key: str, fifo: str) -> None:
+    """Do the same until another process opens a FIFO to write into it."""
+    Execution.objects.create(key=key, process=os.getpid(), at=time.time())
+    ctypes.PyDLL(None).open(fifo.encode(), os.O_RDONLY)
 
 
 @job
@@ -151,18 +174,20 @@ def end_process(how: str) -> None:
 
 
 @job
-def be_fatal(key: str, how: str, seconds: float = 0.0) -> None:
-    """Leave a row, and take the whole process down after a while."""
+def be_fatal(key: str, how: str, rows: int = 0) -> None:
+    """Leave a row, and take the whole process down once there are so many rows."""
     Execution.objects.create(key=key, process=os.getpid(), at=time.time())
-    time.sleep(seconds)
+    while Execution.objects.count() < rows:
+        time.sleep(0.05)
     end_process(how)
 
 
 @job
-async def abe_fatal(key: str, how: str, seconds: float = 0.0) -> None:
+async def abe_fatal(key: str, how: str, rows: int = 0) -> None:
     """Do the same as a coroutine."""
     await Execution.objects.acreate(key=key, process=os.getpid(), at=time.time())
-    await asyncio.sleep(seconds)
+    while await Execution.objects.acount() < rows:
+        await asyncio.sleep(0.05)
     end_process(how)
 
 
@@ -173,10 +198,11 @@ async def abe_fatal_at_once() -> None:
 
 
 @job
-async def alinger(key: str, seconds: float) -> int:
-    """Leave a row at once, and end after a while."""
+async def alinger(key: str, *seconds: float) -> int:
+    """Leave a row at once; then, in each attempt, take as long as is said for it, if anything is."""
     await Execution.objects.acreate(key=key, process=os.getpid(), at=time.time())
-    await asyncio.sleep(seconds)
+    attempt = current_job().attempt
+    await asyncio.sleep(seconds[attempt - 1] if attempt <= len(seconds) else 0)
     return os.getpid()
 
 
@@ -224,9 +250,8 @@ async def acall_api(number: int) -> None:
 
 
 @job(limit=Rate("blocking-api", 3, per=0.5))
-async def acall_blocking_api(number: int, seconds: float) -> None:
+async def acall_blocking_api(seconds: float) -> None:
     """Block the event loop, as a call of a library without coroutines does."""
-    note("start", str(number))
     time.sleep(seconds)  # noqa: ASYNC251  (it is what the job is for)
 
 
