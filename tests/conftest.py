@@ -267,7 +267,7 @@ def empty_tables(engine: Engine) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that takes `engine` once for each database, unless its marks choose one.
 
-    It runs on its second database as an end-to-end test, unless it belongs to `ON_BOTH`; and also if it does, when it
+    On its second database it is an end-to-end test, unless it belongs to `ON_BOTH`; and also if it does, when it
     starts processes or is marked with `one_database`. The mark `both_databases` excepts a test from this.
     """
     marks = list(metafunc.definition.iter_markers())

@@ -180,57 +180,6 @@ def test_the_demo_begins_nothing_if_its_site_has_no_port(demo: Demo) -> None:
     assert ran.returncode == 2
     assert f"nothing can listen on port {port} ([Errno 98] Address already in use" in ran.stderr
     assert not (demo.example / "queue.sqlite3").exists()
-    else:
-        ran_as = demo.query("queue.sqlite3", "SELECT name, count(*) FROM djjp_job GROUP BY name")
-        assert set(ran_as) == {
-            ("library.index_library", 1),
-            ("library.index_module", 3),
-            ("example_multidb.library.tasks.index_module", 2),
-            ("library.summarise", 2),
-            ("library.note_failure", 2),  # one of them had nothing to note
-        }
-        assert demo.query("queue.sqlite3", "SELECT job, cron FROM djjp_schedule") == [
-            ("library.index_library", "0 3 * * *")
-        ]
-        queue = demo.tables("queue.sqlite3")
-        assert "djjp_job" in queue
-        assert [name for name in queue if not str(name).startswith("djjp_")] == [
-            "django_migrations"
-        ]
-
-
-def test_the_demo_fails_when_a_table_is_in_the_wrong_database(demo: Demo) -> None:
-    demo.query("db.sqlite3", "CREATE TABLE djjp_stray (id)")
-    demo.query("queue.sqlite3", "CREATE TABLE stray (id)")
-
-    ran = demo.run()
-
-    assert ran.returncode == 1
-    assert "NOT ISOLATED" in ran.stdout
-    assert "djjp_stray is in the application's database" in ran.stdout
-    assert "; stray is in the queue's database" in ran.stdout
-    assert "\n  Isolated: " not in ran.stdout
-
-
-def free_port() -> int:
-    """Return a port on which nobody listens, below those that the system gives to servers that ask for any."""
-    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    while True:
-        port = random.randrange(first - 10_000, first)
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
-
-
-def test_the_demo_begins_nothing_if_its_site_has_no_port(demo: Demo) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        ran = demo.run("--site", "--port", str(port))
-    assert ran.returncode == 2
-    assert (
-        f"nothing can listen on port {port} ([Errno 98] Address already in use): give another"
-        in ran.stderr
-    )
-    assert not (demo.example / "queue.sqlite3").exists()
 
 
 def answers(port: int) -> bool:
