@@ -85,7 +85,7 @@ TEMPLATE = f"{SHARED.name}-template"
 
 
 #: Tests of what stands on a database itself. Tests of what stands on that run on one database in `make test`.
-ON_BOTH = ("tests.engine.", "tests.consumer.", "tests.outbox.")
+ON_BOTH = ("tests.engine.",)
 #: Tests of pages, answers and commands: djjp.monitoring reads what they show, and its tests run on both databases.
 FACES = ("tests.admin.", "tests.api.", "tests.contrib.", "tests.management.")
 

@@ -59,6 +59,7 @@ def ignores() -> None:
     try:
         while True:
             sum(range(50))
+            time.sleep(0.0005)
     finally:
         SEEN.append("interrupted")
 
