@@ -7,8 +7,8 @@ VENV ?= .venv
 PEERS_VENV ?= .venv-peers
 PYTHON ?=
 ARGS ?=
-# How the tests are shared out: to more processes than cores, because most tests wait. A process that is idle takes
-# over from another.
+# How the tests are shared out: to more processes than cores, because most tests wait, and for longer in test-all. A
+# process that is idle takes over from another.
 WORKERS = 6
 TOGETHER ?= -n $(WORKERS) --dist worksteal
 # Bytecode is kept, even if the environment forbids it: hundreds of started processes would compile djjp anew.
@@ -44,7 +44,8 @@ demo: $(VENV)/.installed-demo ## index Python's own library with jobs on a datab
 demo-site: $(VENV)/.installed-demo ## the same, then serve its admin
 	$(BIN)/python example_multidb/demo.py --site $(ARGS)
 
-test: $(VENV)/.installed-test ## each promise; engine, consumer and outbox on SQLite and PostgreSQL
+test: WORKERS = 5
+test: $(VENV)/.installed-test ## a test of each promise; the engine's on SQLite and PostgreSQL
 	$(PYTEST) -m "not (end_to_end or long)" $(ARGS)
 
 test-all: $(VENV)/.installed-browser ## also in a browser, pages of the docs, all on both databases, chaos

@@ -84,7 +84,7 @@ GIVEN_SERVER = os.environ.get("DJJP_TEST_POSTGRES_URL")
 TEMPLATE = f"{SHARED.name}-template"
 
 
-#: Tests of what stands on a database itself. Tests of what stands on that run on one database in `make test`.
+#: The tests that run on both databases in `make test`: databases differ in the engine's two vendor folders only.
 ON_BOTH = ("tests.engine.",)
 #: Tests of pages, answers and commands: djjp.monitoring reads what they show, and its tests run on both databases.
 FACES = ("tests.admin.", "tests.api.", "tests.contrib.", "tests.management.")

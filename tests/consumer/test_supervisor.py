@@ -138,7 +138,7 @@ def test_a_child_that_is_killed_is_replaced(processes: Processes, engine: Engine
     handle = add.run_later(1)
     handle.join(30)
     code, err = processes.end(supervisor)
-    assert code == 0
+    assert code == 0, err
     assert f"child {victim} was ended by SIGKILL" in err
 
 
