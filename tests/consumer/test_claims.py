@@ -21,6 +21,8 @@ from tests.support.engine_calls import claim, done, enqueue, failed, finish, rel
 from tests.support.jobs import registered
 from tests.support.processes import eventually
 
+pytestmark = pytest.mark.both_databases
+
 
 @contextmanager
 def answer_lost(consumer: Consumer, engine: Engine) -> Iterator[threading.Event]:

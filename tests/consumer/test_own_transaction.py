@@ -16,6 +16,8 @@ from tests.project.shop.jobs import add, echo, fail, use_queue_in_transaction
 from tests.support.consumers import drain
 from tests.support.processes import Processes
 
+pytestmark = pytest.mark.both_databases
+
 
 def test_handles_inside_a_transaction_of_the_queue_use_that_transaction(
     processes: Processes, engine: Engine

@@ -26,6 +26,8 @@ from tests.support.postgres import PATIENTLY
 from tests.support.processes import eventually
 from tests.support.staying import let_end, stay
 
+pytestmark = pytest.mark.both_databases
+
 _SQLITE = """CREATE TRIGGER test_guard BEFORE UPDATE ON djjp_job
 WHEN NEW.name = 'test.guarded' AND {condition}
 BEGIN SELECT RAISE(ABORT, 'the guard refuses this'); END"""

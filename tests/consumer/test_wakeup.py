@@ -21,6 +21,8 @@ from tests.project.shop.jobs import add
 from tests.support.consumers import consuming
 from tests.support.processes import Processes, eventually
 
+pytestmark = pytest.mark.both_databases
+
 FOR_EVER = 60.0
 
 
@@ -79,7 +81,6 @@ def test_a_wakeup_ends_a_wait_that_also_listens_to_the_database(
     assert wait(wakeup, engine.db.listener(), FOR_EVER, 0.0) is False
 
 
-@pytest.mark.both_databases
 def test_a_write_of_another_process_ends_the_wait(
     wakeup: Wakeup, engine: Engine, processes: Processes
 ) -> None:

@@ -10,6 +10,8 @@ from djjp.engine import Engine
 from tests.outbox.conftest import Application, queued, undone, waiting
 from tests.project.shop.jobs import add
 
+pytestmark = pytest.mark.both_databases
+
 
 def holders(second: Application) -> tuple[int, int]:
     return len(waiting()), second.waiting()

@@ -27,6 +27,8 @@ from djjp.outbox import relay
 from tests.outbox.conftest import Application, execute, executions, go_away, queued, undone, waiting
 from tests.project.shop.jobs import add, echo, mail
 
+pytestmark = pytest.mark.both_databases
+
 T = TypeVar("T")
 
 
