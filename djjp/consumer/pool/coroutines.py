@@ -106,7 +106,7 @@ class AsyncPool(BasePool):
         return coroutines + self._functions.stalled(longer)
 
     def drain_queue(self) -> list[Claimed]:
-        """Take the queued jobs out again and return them."""
+        """Take the jobs that have not begun out again and return them."""
         jobs = self._functions.drain_queue()
         with self._lock, suppress(IndexError):
             while True:
@@ -115,6 +115,11 @@ class AsyncPool(BasePool):
             self._in_use -= len(jobs)
             jobs += self._queue
             self._queue.clear()
+            for run in self._runs.copy():
+                if not run.has_begun:
+                    run.is_withdrawn = True
+                    del self._runs[run]
+                    jobs.append(run.execution.claimed)
         self.forget(jobs)
         return jobs
 
@@ -248,22 +253,31 @@ class AsyncPool(BasePool):
         loop = asyncio.get_running_loop()
         run.task = loop.create_task(self._run(run), context=run.slot.context.copy())
         run.task.add_done_callback(partial(self._ended, run), context=self._context)
-        if execution.timeout is not None:
-            run.until = run.since + execution.timeout
-            run.timer = loop.call_later(
-                execution.timeout, run.interrupt, JobTimedOut, context=self._context
-            )
-            self._limited.add(run)
 
     async def _run(self, run: _Run) -> Outcome | None:
         """Run a job in its task; return None if it did not start.
 
         The consumer is asked in the task's first step. It comes after the steps of the jobs that were dispatched
-        before, and each of them can take long.
+        before, and each of them can take long. The job's timeout counts from here, too.
         """
-        if not self._begins(run.execution.claimed):
+        execution = run.execution
+        with self._lock:
+            if run.is_withdrawn:
+                return None
+            run.has_begun = True
+        if execution.current.cancelled:  # since it was dispatched
+            return execution.failed(JobStopped())
+        if not self._begins(execution.claimed):
+            with self._lock:
+                self._limited.discard(run)  # nothing is left to abandon
             return None
-        return await run.execution.arun(run.sync_thread)
+        if execution.timeout is not None:
+            run.until = min(run.until, time.monotonic() + execution.timeout)
+            run.timer = asyncio.get_running_loop().call_later(
+                execution.timeout, run.interrupt, JobTimedOut, context=self._context
+            )
+            self._limited.add(run)
+        return await execution.arun(run.sync_thread)
 
     def _ended(self, run: _Run, task: asyncio.Task[Outcome | None]) -> None:
         """Report the outcome of a job and free its slot.
@@ -293,7 +307,10 @@ class AsyncPool(BasePool):
 class _Run:
     """A coroutine job on the loop; only the loop changes it, except for `until`."""
 
-    __slots__ = ("execution", "since", "slot", "sync_thread", "task", "timer", "until")
+    __slots__ = (
+        *("execution", "has_begun", "is_withdrawn", "since", "slot"),
+        *("sync_thread", "task", "timer", "until"),
+    )
 
     def __init__(
         self, execution: Execution, slot: SlotContext, sync_thread: JobThreadExecutor
@@ -302,6 +319,8 @@ class _Run:
         self.slot = slot
         self.sync_thread = sync_thread
         self.since = time.monotonic()
+        # Both are changed under the pool's lock.
+        self.has_begun = self.is_withdrawn = False
         #: When it is cancelled: at its timeout, or when its cancellation was requested.
         self.until = inf
         self.timer: asyncio.TimerHandle | None = None

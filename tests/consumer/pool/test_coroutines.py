@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import json
 import logging
 import sys
 import threading
 import time
 import traceback
 import uuid
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
@@ -19,9 +20,11 @@ from django.db import connections, transaction
 from djjp import codec, current_job, job, run_many
 from djjp.consumer.consumer import Consumer
 from djjp.consumer.execution import Execution as ExecutionOf
-from djjp.consumer.pool import loop_watchdog, sync_threads, threads
-from djjp.engine import Claimed, Engine
+from djjp.consumer.pool import Hooks, loop_watchdog, sync_threads, threads
+from djjp.consumer.pool.coroutines import AsyncPool
+from djjp.engine import Claimed, Engine, Outcome
 from djjp.exceptions import JobFailed, JobStopped
+from djjp.ids import new_id
 from djjp.models import Consumer as ConsumerRow
 from djjp.models import Job
 from tests.project.shop.jobs import add, anap, nap
@@ -742,3 +745,74 @@ def test_a_task_that_raises_systemexit_ends_neither_thread_nor_loop(engine: Engi
 
     assert [h.errors[0].exception_class for h in handles] == ["builtins.SystemExit"] * 2
     assert other.join(0)
+
+
+# Between the dispatch and the first step
+
+
+@job(name="async.block")
+async def block() -> None:
+    """Block the loop until the test opens the gate."""
+    SEEN.append("blocks")
+    GATE.wait(60)
+
+
+class Unstarted:
+    """An asyncio pool in which one job blocks the event loop, and others wait for their first steps."""
+
+    def __init__(self, *others: Claimed) -> None:
+        self.outcomes: list[Outcome] = []
+        hooks = {"on_outcome": self.outcomes.append, "on_progress": print, "call_queue": None}
+        self.pool = AsyncPool(len(others) + 1, **cast("Hooks", hooks))
+        self.pool.submit([claimed(block), *others])
+        eventually(lambda: SEEN == ["blocks"])
+
+    def end(self) -> dict[str, str]:
+        """Open the gate and wait until all slots are free; return the state of each job that has an outcome."""
+
+        def is_over() -> bool:
+            self.pool.enforce()
+            return self.pool._in_use == 0
+
+        GATE.set()
+        eventually(is_over)
+        assert (self.pool._runs, self.pool._limited, self.pool.abandoned) == ({}, set(), 0)
+        self.pool.close()
+        return {outcome.claimed.name: str(outcome.state) for outcome in self.outcomes}
+
+
+def claimed(registered: Any, *args: Any) -> Claimed:
+    arguments = json.dumps({"args": args, "kwargs": {}})
+    return Claimed(new_id(), registered.name, arguments, 1, 0)
+
+
+@job(name="async.hog_for_long", timeout=0.3)
+async def hog_for_long() -> None:
+    time.sleep(0.5)  # noqa: ASYNC251  (that is the point)
+
+
+def test_a_coroutine_that_waits_for_the_loop_can_be_taken_out_of_the_pool() -> None:
+    waiting = claimed(see)
+    unstarted = Unstarted(waiting)
+    assert unstarted.pool.drain_queue() == [waiting]
+    assert unstarted.end() == {block.name: "succeeded"}
+    assert SEEN == ["blocks"]
+
+
+def test_a_coroutine_that_is_cancelled_while_it_waits_for_the_loop_does_not_begin() -> None:
+    waiting = claimed(see)
+    unstarted = Unstarted(waiting)
+    unstarted.pool.cancel([waiting])
+    assert unstarted.end() == {block.name: "succeeded", see.name: "cancelled"}
+    assert SEEN == ["blocks"]
+
+
+def test_the_timeout_of_a_coroutine_begins_with_its_first_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Counted from its dispatch it was over before, and the job seemed to block the loop for good."""
+    monkeypatch.setattr(threads, "COROUTINE_GRACE", 2.0)
+    unstarted = Unstarted(claimed(hog_for_long))
+    time.sleep(2.5)
+    assert unstarted.end() == {block.name: "succeeded", hog_for_long.name: "succeeded"}
+    assert not unstarted.pool.loop_blocked
