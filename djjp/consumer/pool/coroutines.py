@@ -305,7 +305,7 @@ class AsyncPool(BasePool):
 
 
 class _Run:
-    """A coroutine job on the loop; only the loop changes it, except for `until`."""
+    """A coroutine job on the loop; only the loop changes it, except for `until` and `is_withdrawn`."""
 
     __slots__ = (
         *("execution", "has_begun", "is_withdrawn", "since", "slot"),
