@@ -320,6 +320,7 @@ def test_the_name_of_a_row_imports_nothing(engine: Engine) -> None:
     row = Claimed(add.bind(1).to_row().id, "os.getcwd", '{"args":[],"kwargs":{}}', 1, 0)
     outcome = Execution(row).run()
 
+    assert outcome is not None
     assert outcome.failure is not None
     assert outcome.failure.exception_class == "djjp.exceptions.JobNotRegistered"
     assert time.time() >= outcome.started_at

@@ -322,8 +322,10 @@ class Consumer:
     def _is_over(self) -> bool:
         """Release the jobs that will not run here, and return whether to end."""
         self._end_without_threads()
-        if self._stops or self._turn.is_stalled():
+        if self._stops or self._pool.threads_refused():
             self._release_waiting()
+        elif self._turn.is_stalled():
+            self._release_waiting(keep_slots=True)
         if self._turn.has_writes():
             return False
         if self._stops or self._claimer.is_spent:
@@ -348,8 +350,8 @@ class Consumer:
             if self._pool.loop_blocked:
                 self.stop()
 
-    def _release_waiting(self) -> None:
-        self._ledger.release_in_turn(self._pool.drain_queue())
+    def _release_waiting(self, *, keep_slots: bool = False) -> None:
+        self._ledger.release_in_turn(self._pool.drain_queue(keep_slots=keep_slots))
 
     # Outages
 

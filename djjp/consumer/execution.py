@@ -62,7 +62,9 @@ class Execution:
         job: the registered job; None if none of that name is registered here, or if it runs no function.
         started: when the run started, in seconds since 1970.
         timeout: the seconds that the job can take; None for no limit.
-        hooks: the instruments and the receivers of signals; None where there are none.
+        hooks: the instruments and the receivers of signals; None where there are none, and before the run.
+        may_start: asked right before the job's function is called, after the hooks; the job does not run if it
+            returns False. None if nothing can have changed since the run began.
     """
 
     __slots__ = (
@@ -77,6 +79,7 @@ class Execution:
         "end_interruptions",
         "hooks",
         "job",
+        "may_start",
         "started",
         "timeout",
     )
@@ -107,11 +110,7 @@ class Execution:
         self._task: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
         self.started = time.time()
         self.hooks: RunHooks | None = None
-        # What runs no function of the project has no hooks.
-        if (
-            instruments.in_use or job_started.receivers or job_finished.receivers
-        ) and not claimed.flags & _EXPANSION:
-            self.hooks = RunHooks(claimed, self.current, consumer, self.started)
+        self.may_start: Callable[[Claimed], object] | None = None
 
     @property
     def is_coroutine(self) -> bool:
@@ -128,8 +127,10 @@ class Execution:
         """The exception that interrupted the job; None if nothing did."""
         return self._interrupted
 
-    def run(self, run_coroutine: Callable[[Execution], Outcome] | None = None) -> Outcome:
-        """Run the job on the calling thread and return its outcome.
+    def run(
+        self, run_coroutine: Callable[[Execution], Outcome | None] | None = None
+    ) -> Outcome | None:
+        """Run the job on the calling thread and return its outcome; None if it does not start after all.
 
         Args:
             run_coroutine: runs `arun` of an execution whose job is a coroutine function. By default that
@@ -148,7 +149,8 @@ class Execution:
                 if forks.depth != self._depth:
                     forks.end(error)
                 # Inside the block, because Django logs the exception that is being handled.
-                return self._notify(context.run(self._raised, error))
+                failed = context.run(self._raised, error)
+                return None if failed is None else self._notify(failed)
             if forks.depth != self._depth:
                 forks.end(None)
             outcome = self._returned(value)
@@ -163,8 +165,8 @@ class Execution:
             if thread.may_have_open:
                 connections.tidy(self.claimed, ended=True)
 
-    async def arun(self, thread: SyncThread | None = None) -> Outcome:
-        """Run the job, a coroutine function, in the awaiting task and return its outcome.
+    async def arun(self, thread: SyncThread | None = None) -> Outcome | None:
+        """Run the job, a coroutine function, in the awaiting task; return as `run` does.
 
         Args:
             thread: on which the job uses databases; None for the thread that asgiref chooses.
@@ -172,25 +174,25 @@ class Execution:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  (a coroutine runs in one)
         self._task = asyncio.get_running_loop(), task
+        outcome: Outcome | None
         try:
-            if self._interrupted is not None:  # before there was a task to cancel
-                raise self._interrupted
-            if thread is not None:
-                thread.enter()
-            prepared = self._prepare() if self.hooks is None else await self._aprepare(self.hooks)
-            function, args, kwargs = prepared
+            if (hooks := self._enter(thread)) is not None:
+                await hooks.abegin()
+            function, args, kwargs = self._prepare()
             value = bounds.encoded_result(await function(*args, **kwargs))
         except BaseException as error:  # noqa: BLE001  (every exception of the job is an outcome)
             if forks.depth != self._depth:
                 forks.end(error)
-            outcome = self.failed(error)
+            outcome = None if self._is_put_off(error) else self.failed(error)
         else:
             if forks.depth != self._depth:
                 forks.end(None)
             outcome = self._returned(value)
             if job_log.shows_success():
                 self._logged(outcome)
-        if self.hooks is not None or (self.job is not None and self.job.wants_outcome):
+        if outcome is not None and (
+            self.hooks is not None or (self.job is not None and self.job.wants_outcome)
+        ):
             await self._aended(outcome)
         if thread is not None:
             with suppress(asyncio.CancelledError):
@@ -213,8 +215,29 @@ class Execution:
 
     # The parts of an execution, in order
 
+    def _new_hooks(self) -> RunHooks | None:
+        """Make the hooks of the run, if there are any. What runs no function of the project has none."""
+        if (
+            instruments.in_use or job_started.receivers or job_finished.receivers
+        ) and not self.claimed.flags & _EXPANSION:
+            self.hooks = RunHooks(self.claimed, self.current, self.consumer, self.started)
+        return self.hooks
+
+    def _enter(self, thread: SyncThread | None) -> RunHooks | None:
+        """Begin the run of a coroutine; return its hooks."""
+        hooks = self._new_hooks()
+        if self._interrupted is not None:  # before there was a task to cancel
+            raise self._interrupted
+        if thread is not None:
+            thread.enter()
+        return hooks
+
     def _prepare(self) -> tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any]]:
-        """Return the job's function and its arguments, and make the job the current one."""
+        """Return the job's function and its arguments, and make the job the current one.
+
+        Raises:
+            _PutOffError: it is too late for its start.
+        """
         running.set(self.current)
         claimed = self.claimed
         flags = claimed.flags
@@ -226,17 +249,14 @@ class Execution:
             if claimed.input is None:
                 raise LookupError("the step before this one in the pipeline has no result any more")
             args.insert(0, codec.decode_value(claimed.input))
-        return job.callable_for(claimed, self.consumer), args, kwargs
-
-    async def _aprepare(
-        self, hooks: RunHooks
-    ) -> tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any]]:
-        await hooks.abegin()
-        return self._prepare()
+        function = job.callable_for(claimed, self.consumer)
+        if self.may_start is not None and self.may_start(claimed) is False:
+            raise _PutOffError
+        return function, args, kwargs
 
     def _call(self) -> str | None:
-        if self.hooks is not None:
-            self.hooks.begin()
+        if (hooks := self._new_hooks()) is not None:
+            hooks.begin()
         function, args, kwargs = self._prepare()
         value = function(*args, **kwargs)
         return value if self.claimed.flags & _EXPANSION else bounds.encoded_result(value)
@@ -248,12 +268,24 @@ class Execution:
         outcome: Outcome = new_record(Outcome, ended)
         return outcome
 
-    def _raised(self, error: BaseException) -> Outcome:
-        """Return the outcome of an attempt whose function raised an exception."""
+    def _raised(self, error: BaseException) -> Outcome | None:
+        """Return the outcome of an attempt that raised an exception; None if its function was not called."""
+        if self._is_put_off(error):
+            return None
         outcome = self.failed(error)
         if self.hooks is not None:
             self._end_hooks(self.hooks, outcome)
         return outcome
+
+    def _is_put_off(self, error: BaseException) -> bool:
+        """Return whether a run ends because it is too late for its start, and if so, end it."""
+        if not isinstance(error, _PutOffError):
+            return False
+        if self.end_interruptions is not None:
+            self.end_interruptions()
+        if self.hooks is not None:
+            self.hooks.put_off()
+        return True
 
     def _end_hooks(self, hooks: RunHooks, outcome: Outcome) -> None:
         if self.end_interruptions is not None:
@@ -360,6 +392,10 @@ class Execution:
         return Outcome(self.claimed, state, self.started, time.time(), **more)
 
 
+class _PutOffError(Exception):
+    """The job must not start now: it is released, and claimed anew."""
+
+
 def _job_of(claimed: Claimed) -> RegisteredJob[..., Any]:
     """Return the job of a claimed row, with the options of its call.
 
@@ -371,6 +407,6 @@ def _job_of(claimed: Claimed) -> RegisteredJob[..., Any]:
     return job if claimed.options is None else job.of_row(claimed.options)
 
 
-def _run_coroutine(execution: Execution) -> Outcome:
+def _run_coroutine(execution: Execution) -> Outcome | None:
     # In a context of its own: otherwise the coroutine's context variables would be set here.
     return copy_context().run(async_to_sync(execution.arun))

@@ -76,6 +76,11 @@ class RunHooks:
                 await signals.asend(signals.job_finished, self._sender, job=self.job)
         self._around.leave(self.job.exception)
 
+    def put_off(self) -> None:
+        """Leave the instruments of a run whose function was not called: the job will run anew."""
+        self.job.outcome = "retry"
+        self._around.leave(None)
+
     @property
     def _sender(self) -> object:
         return signals.job_named(self.job.name)

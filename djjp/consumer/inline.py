@@ -111,6 +111,7 @@ class _Runner:
         execution = _Execution(claimed, self.ledger.report_progress, self.ledger.owner)
         with _savepoints():
             outcome = execution.run()
+        assert outcome is not None  # noqa: S101  (nothing refuses its start)
         if _is_interrupted(outcome):
             # The job did not raise it: Ctrl-C stops the test run.
             self.ledger.release_now([claimed])

@@ -124,7 +124,7 @@ class Turn:
         # From here on it is committed.
         retries = ledger.forget_written(batch, refused)
         self._call_queue.resolve()
-        self._forget_ended(batch)
+        self._forget_settled(batch)
         self._start(admitted)
         claimer.expect_retries(retries)
         if promotes or flags & Flag.DELAYS_CHILD or admitted.throttled:
@@ -143,12 +143,14 @@ class Turn:
 
     def is_stalled(self) -> bool:
         """Return whether jobs that wait for a slot would wait for long."""
-        return self._stalled() == self._pool.slots or self._pool.threads_refused()
+        return self._stalled() == self._pool.slots
 
     def _stalled(self) -> int:
         return self._pool.stalled(self._claimer.read_ahead.stall_threshold())
 
-    def _forget_ended(self, batch: Batch) -> None:
+    def _forget_settled(self, batch: Batch) -> None:
+        if batch.releases:
+            self._pool.forget(batch.releases)
         if batch.reported:
             self._pool.forget(outcome.claimed for outcome in batch.reported)
             last = batch.reported[-COUNTED:]

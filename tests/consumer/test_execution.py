@@ -28,7 +28,9 @@ def run() -> Iterator[Callable[..., Outcome]]:
         registered = job(name=f"test.{uuid.uuid4()}")(function)
         names.append(registered.name)
         arguments = codec.encode_arguments(args, {}, None)
-        return Execution(Claimed(uuid.uuid4(), registered.name, arguments, 1, 0)).run()
+        outcome = Execution(Claimed(uuid.uuid4(), registered.name, arguments, 1, 0)).run()
+        assert outcome is not None
+        return outcome
 
     yield run
     for name in names:
@@ -104,6 +106,7 @@ def test_a_result_that_cannot_be_encoded_fails_the_job_with_a_clear_error(
 def test_a_name_that_is_not_registered_fails_the_attempt() -> None:
     outcome = Execution(Claimed(uuid.uuid4(), "shop.gone", '{"args":[],"kwargs":{}}', 1, 0)).run()
 
+    assert outcome is not None
     assert outcome.failure is not None
     assert "shop.gone" in outcome.failure.message
 

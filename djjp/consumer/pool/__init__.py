@@ -20,9 +20,12 @@ from djjp.consumer.pool.thread_supply import ThreadSupply
 from djjp.consumer.stacks import RunningJob
 from djjp.engine import CallQueue, Claimed, Outcome, Progress
 from djjp.exceptions import JobStopped
-from djjp.models import State
+from djjp.models import Flag, State
 
 logger = logging.getLogger("djjp.consumer")
+
+# To find it in its class takes longer than to test it, which each job does.
+_RATE_LIMITED = Flag.RATE_LIMITED
 
 
 class Pool(Protocol):
@@ -55,7 +58,8 @@ class Pool(Protocol):
 
         Args:
             consumer: the name reported to jobs.
-            may_start: called with each job just before it runs; the job does not run if this returns False.
+            may_start: called with each job just before it runs; the job does not run if this returns False. For a
+                job under a rate it is called again right before the job's function.
         """
 
     def submit(self, jobs: Iterable[Claimed]) -> None:
@@ -67,8 +71,12 @@ class Pool(Protocol):
     def stalled(self, longer: float) -> int:
         """Return the number of slots busy with one job for longer than this many seconds."""
 
-    def drain_queue(self) -> list[Claimed]:
-        """Take the queued jobs out again and return them."""
+    def drain_queue(self, *, keep_slots: bool = False) -> list[Claimed]:
+        """Take the jobs that have not begun out again and return them.
+
+        Args:
+            keep_slots: leave those that have a slot: it would only go to the jobs that are claimed next.
+        """
 
     def running(self) -> list[RunningJob]:
         """Return the jobs that run at this moment."""
@@ -77,7 +85,7 @@ class Pool(Protocol):
         """Stop these jobs; each is reported as cancelled once it has stopped."""
 
     def forget(self, jobs: Iterable[Claimed]) -> None:
-        """Drop pending cancellations of jobs that have ended."""
+        """Drop pending cancellations of jobs that have ended or were released."""
 
     def enforce(self) -> float:
         """Interrupt jobs that run for too long, and abandon those that do not stop.
@@ -129,6 +137,8 @@ class BasePool(ABC):
         # the same key while its last execution still runs here, and only that one is unwanted.
         self._unwanted: dict[int, Claimed] = {}
         self.supply = ThreadSupply()
+        #: Called on the job's thread when a job that was about to run is refused by `may_start`.
+        self.on_refusal: Callable[[], None] = lambda: None
         #: The newest reports of a watchdog about a blocked loop, which only an asyncio pool has.
         self.blocked: deque[Blocked] = deque(maxlen=1000)
 
@@ -147,7 +157,7 @@ class BasePool(ABC):
         self._cancel_running(self._unwanted)
 
     def forget(self, jobs: Iterable[Claimed]) -> None:
-        """Drop pending cancellations of jobs that have ended."""
+        """Drop pending cancellations of jobs that have ended or were released."""
         if self._unwanted:
             for job in jobs:
                 self._unwanted.pop(id(job), None)
@@ -165,6 +175,9 @@ class BasePool(ABC):
         """Return the execution of a job; None if it was cancelled before."""
         try:
             execution = Execution(job, self._on_progress, self._consumer)
+            if job.flags & _RATE_LIMITED:
+                # The hooks, and large arguments, can take long.
+                execution.may_start = self._may_start
             if self._unwanted and id(job) in self._unwanted:
                 execution.current.cancel()
                 self._on_outcome(execution.failed(JobStopped()))
@@ -179,7 +192,7 @@ class BasePool(ABC):
         try:
             if self._may_start(job) is not False:
                 return True
-            self.forget([job])
+            self.on_refusal()
         except BaseException as error:  # noqa: BLE001  (the job must not cost a slot)
             self._report_unstarted(job, error)
         return False

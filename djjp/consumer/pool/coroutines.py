@@ -43,7 +43,7 @@ class AsyncPool(BasePool):
         super().__init__(max_slots, **hooks)
         hooks["on_outcome"] = self._function_ended
         self._functions = threads.ThreadPool(max_slots, **hooks)
-        self._functions.assign(self._consumer, self._function_may_start)
+        self._functions.on_refusal = self._free_slot
         self._functions.supply = self.supply
         self._thread_cache = ThreadCache()
         self._context = Context()
@@ -84,7 +84,7 @@ class AsyncPool(BasePool):
     def assign(self, consumer: str, may_start: Callable[[Claimed], object]) -> None:
         """Run jobs for the consumer of this name, which decides whether each starts."""
         super().assign(consumer, may_start)
-        self._functions.assign(consumer, self._function_may_start)
+        self._functions.assign(consumer, may_start)
 
     def submit(self, jobs: Iterable[Claimed]) -> None:
         """Queue claimed jobs, and dispatch the first of them to free slots."""
@@ -105,22 +105,29 @@ class AsyncPool(BasePool):
             coroutines += 1
         return coroutines + self._functions.stalled(longer)
 
-    def drain_queue(self) -> list[Claimed]:
+    def drain_queue(self, *, keep_slots: bool = False) -> list[Claimed]:
         """Take the jobs that have not begun out again and return them."""
-        jobs = self._functions.drain_queue()
-        with self._lock, suppress(IndexError):
-            while True:
-                jobs.append(self._dispatched.popleft())
         with self._lock:
-            self._in_use -= len(jobs)
-            jobs += self._queue
+            jobs = list(self._queue)
             self._queue.clear()
+        if not keep_slots:
+            jobs = self._withdraw() + jobs
+        self.forget(jobs)
+        return jobs
+
+    def _withdraw(self) -> list[Claimed]:
+        """Take back the jobs that have a slot and have not begun."""
+        jobs = self._functions.drain_queue()
+        with self._lock:
+            with suppress(IndexError):
+                while True:
+                    jobs.append(self._dispatched.popleft())
+            self._in_use -= len(jobs)
             for run in self._runs.copy():
                 if not run.has_begun:
                     run.is_withdrawn = True
                     del self._runs[run]
                     jobs.append(run.execution.claimed)
-        self.forget(jobs)
         return jobs
 
     def running(self) -> list[RunningJob]:
@@ -128,6 +135,7 @@ class AsyncPool(BasePool):
         coroutines = [
             RunningJob(run.execution, self._loop.thread, run.sync_thread.thread)
             for run in self._runs.copy()
+            if run.has_begun
         ]
         return coroutines + self._functions.running()
 
@@ -147,7 +155,7 @@ class AsyncPool(BasePool):
         return min(left, self._enforce_at - now) if self._limited else left
 
     def forget(self, jobs: Iterable[Claimed]) -> None:
-        """Drop pending cancellations of jobs that have ended."""
+        """Drop pending cancellations of jobs that have ended or were released."""
         if self._unwanted:
             jobs = list(jobs)
             super().forget(jobs)
@@ -197,13 +205,6 @@ class AsyncPool(BasePool):
             self._in_use -= 1
         if self._queue:
             self._dispatch()
-
-    def _function_may_start(self, job: Claimed) -> bool:
-        if self._may_start(job) is not False:
-            return True
-        self.forget([job])
-        self._free_slot()
-        return False
 
     def _function_ended(self, outcome: Outcome) -> None:
         self._on_outcome(outcome)
@@ -258,9 +259,10 @@ class AsyncPool(BasePool):
         """Run a job in its task; return None if it did not start.
 
         The consumer is asked in the task's first step. It comes after the steps of the jobs that were dispatched
-        before, and each of them can take long. The job's timeout counts from here, too.
+        before, and each of them can take long. The job has started now, and its timeout counts from here, too.
         """
         execution = run.execution
+        execution.started = time.time()
         with self._lock:
             if run.is_withdrawn:
                 return None

@@ -36,7 +36,7 @@ class PersistentLoop:
         """The id of the thread on which the job that runs uses databases; 0 for none."""
         return 0 if self._sync_thread is None else self._sync_thread.thread
 
-    def run(self, execution: Execution) -> Outcome:
+    def run(self, execution: Execution) -> Outcome | None:
         """Run a coroutine job to its end."""
         loop = self._loop
         if loop is None or loop.is_closed():  # by something that an earlier job left behind

@@ -78,8 +78,8 @@ class ThreadPool(BasePool):
         before = time.monotonic() - longer
         return sum(1 for slot in self._slots if slot.execution is not None and slot.since < before)
 
-    def drain_queue(self) -> list[Claimed]:
-        """Take the queued jobs out again and return them."""
+    def drain_queue(self, *, keep_slots: bool = False) -> list[Claimed]:
+        """Take the queued jobs out again and return them; none of them has a slot."""
         jobs = []
         with suppress(Empty):
             while True:
@@ -143,12 +143,16 @@ class ThreadPool(BasePool):
         slot.sync_thread.enter_function()
         connections_here = job_connections.keep()
         try:
-            while not slot.abandoned and (job := self._next(connections_here)) is not None:
+            while (job := self._next(connections_here)) is not None:
                 if (execution := self._start(job)) is not None:
                     outcome = slot.run(execution)
                     if to_close:
                         caches.close(to_close)
-                    if not slot.abandoned:
+                    if slot.abandoned:
+                        return
+                    if outcome is None:
+                        self.on_refusal()
+                    else:
                         self._on_outcome(outcome)
         finally:
             slot.loop.close()
@@ -183,8 +187,8 @@ class _Slot:
         #: Bound once, not for each job.
         self.end_interruptions = self._end_interruptions
 
-    def run(self, execution: Execution) -> Outcome:
-        """Run a job; it can be interrupted until it has ended."""
+    def run(self, execution: Execution) -> Outcome | None:
+        """Run a job, which can be interrupted until it has ended; return None if it does not start after all."""
         now = time.monotonic()
         self._interrupted, self._kind, self._is_ending = False, JobTimedOut, False
         execution.end_interruptions = self.end_interruptions

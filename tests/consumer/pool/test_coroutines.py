@@ -454,6 +454,7 @@ def test_a_coroutine_that_is_interrupted_before_its_start_does_not_run() -> None
 
     outcome = asyncio.run(execution.arun())
 
+    assert outcome is not None
     assert outcome.state == "failed"
     assert SEEN == []
 
@@ -794,9 +795,19 @@ async def hog_for_long() -> None:
 def test_a_coroutine_that_waits_for_the_loop_can_be_taken_out_of_the_pool() -> None:
     waiting = claimed(see)
     unstarted = Unstarted(waiting)
+    assert unstarted.pool.drain_queue(keep_slots=True) == []
     assert unstarted.pool.drain_queue() == [waiting]
     assert unstarted.end() == {block.name: "succeeded"}
     assert SEEN == ["blocks"]
+
+
+def test_a_coroutine_that_waits_for_the_loop_does_not_run_and_has_no_start_yet() -> None:
+    unstarted = Unstarted(claimed(see))
+    assert [run.execution.claimed.name for run in unstarted.pool.running()] == [block.name]
+    opened = time.time()
+    unstarted.end()
+    started = {outcome.claimed.name: outcome.started_at for outcome in unstarted.outcomes}
+    assert started[block.name] < opened <= started[see.name]
 
 
 def test_a_coroutine_that_is_cancelled_while_it_waits_for_the_loop_does_not_begin() -> None:
