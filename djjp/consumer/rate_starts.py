@@ -41,7 +41,8 @@ class StartDeadlines:
 
     def __init__(self) -> None:
         self.margin = START_MARGIN
-        self._slowest = 0.0  # seconds that starts take, by the last ones that were in time
+        # Seconds that starts have taken: the slowest of the last that were in time, and of those refused since.
+        self._slowest = self._late = 0.0
         self._log_at = 0.0
         self._starts: dict[ClaimKey, _Start] = {}
 
@@ -59,7 +60,8 @@ class StartDeadlines:
             job.key: _Start(counted_at, by, starts[job.id]) for job in jobs if job.id in starts
         }
         self._slowest *= 0.9
-        self.margin = max(START_MARGIN, 0.9 * self.margin, _ENOUGH * self._slowest)
+        shrunk = max(START_MARGIN, 0.9 * self.margin, _ENOUGH * self._slowest)
+        self.margin = min(shrunk, LONGEST_MARGIN)
 
     def missed(self, job: Claimed) -> bool:
         """Return whether it is too late for a job to start. Called on any thread."""
@@ -67,25 +69,27 @@ class StartDeadlines:
             return False
         now = time.monotonic()
         if now > start.by:
+            self._late = max(self._late, now - start.counted_at)
             return True
         self._slowest = max(self._slowest, now - start.counted_at)
         return False
 
     def unused(self, released: Iterable[Claimed]) -> list[tuple[UUID, float]]:
         """Return the jobs with counted starts that were given back, and until when each start counts."""
-        starts = [(job.id, self._starts[job.key]) for job in released if job.key in self._starts]
-        now = time.monotonic()
-        if late := [start for _, start in starts if start.by < now]:
+        if self._late:
+            late, self._late = self._late, 0.0
             self.margin = min(2 * self.margin, LONGEST_MARGIN)
-            self._log(now - min(start.counted_at for start in late), now)
-        return [(id, start.until) for id, start in starts]
+            self._log(late)
+        held = [(job.id, self._starts[job.key]) for job in released if job.key in self._starts]
+        return [(id, start.until) for id, start in held]
 
-    def _log(self, seconds: float, now: float) -> None:
-        """Log that not even the longest margin would have been enough."""
-        if seconds > LONGEST_MARGIN / 2 and now >= self._log_at:
+    def _log(self, late: float) -> None:
+        """Log a start for which not even the longest margin would have been enough."""
+        now = time.monotonic()
+        if late > LONGEST_MARGIN / 2 and now >= self._log_at:
             self._log_at = now + _LOG_EVERY
             text = "a job under a rate was not started: %.0f s after its claim is too late; the limit is %g s"
-            logger.error(text, seconds, LONGEST_MARGIN / 2)
+            logger.error(text, late, LONGEST_MARGIN / 2)
 
     def forget(self, jobs: Iterable[Claimed]) -> None:
         """Forget jobs that have ended or were released."""

@@ -45,11 +45,20 @@ def test_the_margin_grows_when_deadlines_are_missed_and_shrinks_again() -> None:
     starts = StartDeadlines()
     for _ in range(20):
         starts.add(time.monotonic() - 60, [JOB], {JOB.id: 1.5})
+        assert starts.missed(JOB)
         assert starts.unused([JOB, OTHER]) == [(JOB.id, 1.5)]
     assert START_MARGIN < starts.margin <= LONGEST_MARGIN
     for _ in range(100):
         starts.add(time.monotonic() + 60, [JOB], {JOB.id: 1.5})
         starts.unused([JOB])
+    assert starts.margin == START_MARGIN
+
+
+def test_jobs_that_are_given_back_while_they_wait_make_no_margin_grow() -> None:
+    starts = StartDeadlines()
+    for _ in range(20):
+        starts.add(time.monotonic() - 60, [JOB], {JOB.id: 1.5})
+        assert starts.unused([JOB]) == [(JOB.id, 1.5)]
     assert starts.margin == START_MARGIN
 
 
@@ -68,6 +77,7 @@ def test_jobs_that_miss_the_longest_margin_are_logged_once_a_minute(
     starts = StartDeadlines()
     for seconds, logged in ((LONGEST_MARGIN / 2 - 1, 0), (LONGEST_MARGIN / 2 + 1, 1), (60, 1)):
         starts.add(time.monotonic() - seconds, [JOB], {JOB.id: 1.5})
+        assert starts.missed(JOB)
         starts.unused([JOB])
         assert len(caplog.records) == logged
     assert caplog.messages == [
