@@ -18,13 +18,13 @@ from typing import Any, Protocol
 from asgiref.sync import async_to_sync, sync_to_async
 
 from djjp import bounds, codec, durations, forks, instruments, logs
-from djjp.consumer import connections, job_log, misfit
+from djjp.consumer import connections, job_log, misfit, retries
 from djjp.consumer.failures import describe
 from djjp.consumer.hooks import RunHooks
 from djjp.consumer.raising import raise_in
 from djjp.engine import Claimed, Outcome, Progress, new_record
-from djjp.exceptions import Discard, JobInterrupted, JobTimedOut, QueueUnavailable, Retry
-from djjp.jobs import RegisteredJob, backoff, registry
+from djjp.exceptions import Discard, JobInterrupted, JobTimedOut
+from djjp.jobs import RegisteredJob, registry
 from djjp.jobs.current import CurrentJob, running
 from djjp.models import Flag, State
 from djjp.pipelines import expansion
@@ -317,7 +317,9 @@ class Execution:
             self._is_logged = True
             if self.end_interruptions is not None and self._task is None:
                 self.end_interruptions()
-            job_log.log_end(outcome, None if error is None else self._max_attempts(error), error)
+            job_log.log_end(
+                outcome, None if error is None else retries.bound(self.job, error), error
+            )
         return outcome
 
     def _cause(self, error: BaseException) -> BaseException:
@@ -337,7 +339,7 @@ class Execution:
             return self._ended(State.CANCELLED, reason=describe(error).message)
         if type(error) is TypeError and self.job is not None:
             misfit.explain(error, self.job, self.claimed)
-        pause = self._pause(error)
+        pause = retries.pause(self.job, self.claimed, error)
         failure = describe(error)
         if pause is None:
             return self._ended(State.FAILED, failure=failure)
@@ -359,34 +361,6 @@ class Execution:
                     extra=logs.of_job(self.claimed),
                 )
         return outcome
-
-    def _pause(self, error: BaseException) -> float | None:
-        """Return the seconds until the next attempt; None if there is none."""
-        job = self.job
-        number, bound = self.claimed.attempt - self.claimed.rescues, self._max_attempts(error)
-        if job is None:
-            expands = self.claimed.flags & _EXPANSION and isinstance(error, QueueUnavailable)
-            return backoff.exponential(number) if expands else None
-        if bound is not None and number >= bound:
-            return None
-        if not isinstance(error, (*job.options.retried_exceptions, JobTimedOut, Retry)):
-            return None
-        try:
-            if isinstance(error, Retry) and error.after is not None:
-                return durations.seconds("after", error.after)
-            return backoff.pause(job.options.backoff, number)
-        except BaseException:
-            logger.exception(
-                "backoff of job %s raised or returned no duration; using the default backoff",
-                job.name,
-                extra=logs.of_job(self.claimed),
-            )
-            return backoff.exponential(number)
-
-    def _max_attempts(self, error: BaseException) -> int | None:
-        """Return the number of attempts that the job has; None if a `Retry` has no bound."""
-        given = None if self.job is None else self.job.options.max_attempts
-        return given if given is not None or isinstance(error, Retry) else 1
 
     def _ended(self, state: State, **more: Any) -> Outcome:
         return Outcome(self.claimed, state, self.started, time.time(), **more)

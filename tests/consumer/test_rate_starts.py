@@ -243,12 +243,14 @@ def test_a_job_whose_hooks_take_longer_than_the_margin_is_counted_anew(
         job_finished.disconnect(note)
     row = Job.objects.get(pk=handle.id)
     assert (row.state, row.attempts, consumer.executed) == ("succeeded", 1, 1)
-    assert (len(ENTERED), len(STARTED)) == (2, 1)
+    *put_off, entered = ENTERED
+    assert put_off  # on a busy machine more than once
+    assert len(STARTED) == 1
     # It was let go after its hooks, at a time from which its start counts for the whole span.
-    assert RateStart.objects.get().until >= ENTERED[1] + 0.5
+    assert RateStart.objects.get().until >= entered + 0.5
     assert finished == ["succeeded"]
     if hook == "instrument":
-        assert OUTCOMES == ["retry", "succeeded"]
+        assert OUTCOMES == [*("retry" for _ in put_off), "succeeded"]
 
 
 def test_a_job_that_is_cancelled_and_too_late_ends_as_cancelled_and_leaves_nothing(
