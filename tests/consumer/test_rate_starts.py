@@ -250,7 +250,8 @@ def test_a_job_whose_hooks_take_longer_than_the_margin_is_counted_anew(
     assert RateStart.objects.get().until >= entered + 0.5
     assert finished == ["succeeded"]
     if hook == "instrument":
-        assert OUTCOMES == [*("retry" for _ in put_off), "succeeded"]
+        *earlier, last = OUTCOMES
+        assert (earlier, last) == (["retry" for _ in put_off], "succeeded")
 
 
 def test_a_job_that_is_cancelled_and_too_late_ends_as_cancelled_and_leaves_nothing(
