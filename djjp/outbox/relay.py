@@ -22,7 +22,8 @@ on its own: no two clocks have to agree.
 that somebody else commits or rolls back, step 3 would delete a row whose job may never be written.
 
 **A cancellation is not lost** either. It marks the row; step 3 leaves a row that was marked since step 1, and
-such a row is relayed once more, which cancels its job in the queue.
+such a row is relayed once more, which cancels its job in the queue. Step 3 also leaves a row that an open
+transaction has locked, because that may mark it: the next relay reads it again, and finds its receipt.
 
 **One row delays no other.** A row that is no job is set aside at once. When the queue does not take a page,
 a sweep tries its halves, and so on. A row that fails alone while both databases answer is tried last from then
@@ -235,9 +236,10 @@ def _relay_page(alias: str, ids: Sequence[UUID], call: Call) -> int:
     rows = [row for row, _ in found]
     _write_to_queue(found, since_read, call)
     if table.delete(alias, rows) < len(rows):
-        # Another relay was first, or a row was cancelled since it was read.
-        left = [row.id for row in table.read(alias, [row.id for row in rows]) if row.cancelled]
-        if left:
+        # Another relay was first, or somebody has locked a row, which the next relay deletes, or has cancelled it.
+        before = {row.id for row in rows if row.cancelled}
+        after = table.read(alias, [row.id for row in rows])
+        if left := [row.id for row in after if row.cancelled and row.id not in before]:
             _relay_page(alias, left, call)
     return len(rows)
 

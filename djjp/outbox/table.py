@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from django.apps import apps
-from django.db import OperationalError, ProgrammingError, connections
+from django.db import OperationalError, ProgrammingError, connections, transaction
 from django.db.models.functions import Length
 
 from djjp import conf
@@ -159,22 +159,27 @@ def uncancelled(alias: str, ids: Collection[UUID]) -> set[UUID]:
 
 
 def delete(alias: str, rows: Sequence[Row]) -> int:
-    """Delete rows, except rows that were cancelled since they were read; return the number of deleted rows.
+    """Delete rows; return the number of deleted rows.
 
-    On a database that locks rows, the statement waits for a transaction that cancels one, and then sees it.
+    Left are rows that were cancelled since they were read, and rows that another transaction has locked, which may
+    be about to cancel them.
     """
     count = 0
-    # A row by hand that is neither counts as not cancelled.
-    for cancelled, sql in (
-        (True, "DELETE FROM {table} WHERE {condition} AND cancelled = %s"),
-        (False, "DELETE FROM {table} WHERE {condition} AND (cancelled <> %s OR cancelled IS NULL)"),
-    ):
-        ids = [row.id for row in rows if row.cancelled is cancelled]
-        if ids:
-            with _with_hint(alias), connections[alias].cursor() as cursor:
-                statement, params = _statement(alias, sql, ids)
-                cursor.execute(statement, [*params, True])
-                count += cursor.rowcount
+    with _unlocked(alias, [row.id for row in rows]) as unlocked:
+        # A row by hand that is neither counts as not cancelled.
+        for cancelled, sql in (
+            (True, "DELETE FROM {table} WHERE {condition} AND cancelled = %s"),
+            (
+                False,
+                "DELETE FROM {table} WHERE {condition} AND (cancelled <> %s OR cancelled IS NULL)",
+            ),
+        ):
+            ids = [row.id for row in rows if row.cancelled is cancelled and row.id in unlocked]
+            if ids:
+                with connections[alias].cursor() as cursor:
+                    statement, params = _statement(alias, sql, ids)
+                    cursor.execute(statement, [*params, True])
+                    count += cursor.rowcount
     return count
 
 
@@ -188,13 +193,19 @@ def cancel(alias: str, id: UUID) -> bool:
 
 
 def set_aside(alias: str, key: UUID | str, problem: str) -> None:
-    """Keep a row that cannot be relayed for a person, and log it, unless another process did so before."""
+    """Keep a row that cannot be relayed for a person, and log it, unless another process did so before.
+
+    A row that another transaction has locked is left to the next relay.
+    """
     problem = storable(one_line(problem), _MAX_PROBLEM)
     sql = "UPDATE {table} SET problem = %s WHERE {condition} AND problem IS NULL"
-    with _with_hint(alias), connections[alias].cursor() as cursor:
-        statement, params = _statement(alias, sql, [key])
-        cursor.execute(statement, [problem, *params])
-        found = cursor.rowcount > 0
+    found = False
+    with _unlocked(alias, [key]) as unlocked:
+        if key in unlocked:
+            with connections[alias].cursor() as cursor:
+                statement, params = _statement(alias, sql, [key])
+                cursor.execute(statement, [problem, *params])
+                found = cursor.rowcount > 0
     if found:
         logger.error(
             "job %s in the outbox of %r is refused by the queue and set aside: %s; see manage.py djjp outbox",
@@ -309,6 +320,26 @@ def _reading(alias: str) -> Iterator[Any]:
         finally:
             if strict is not None:
                 driver.text_factory = strict
+
+
+@contextmanager
+def _unlocked(alias: str, keys: Sequence[UUID | str]) -> Iterator[Collection[UUID | str]]:
+    """Yield those of the rows that no other transaction has locked; lock them for the block.
+
+    A statement that waits for one row delays all others, for as long as the application's transaction lasts. If it
+    has locked some before, it can end in a deadlock, for which the database may abort that transaction.
+    """
+    with _with_hint(alias):
+        connection = connections[alias]
+        if not connection.features.has_select_for_update_skip_locked:
+            yield keys
+            return
+        sql = "SELECT id FROM {table} WHERE {condition} "
+        sql += connection.ops.for_update_sql(skip_locked=True)
+        with transaction.atomic(alias, savepoint=False), connection.cursor() as cursor:
+            cursor.execute(*_statement(alias, sql, keys))
+            found = {key for (key,) in cursor.fetchall()}
+            yield {_known(alias, key) or key for key in found}
 
 
 @contextmanager

@@ -20,7 +20,8 @@ from djjp.jobs import enqueue
 from djjp.jobs.handles import JobHandle
 from djjp.models import Job
 from djjp.outbox import pending, relay, table
-from tests.outbox.conftest import Application, execute, go_away, queued, undone
+from djjp.outbox.models import OutboxJob
+from tests.outbox.conftest import Application, execute, go_away, queued, undone, waiting
 from tests.outbox.test_relay import die, leave
 from tests.project.shop.jobs import add, echo
 from tests.support.processes import Processes, eventually
@@ -98,6 +99,31 @@ def test_a_cancellation_beside_a_sweep_is_not_lost(
     relay.sweep()
     assert states() == ["cancelled"]
     assert application.waiting() == 0
+
+
+def test_a_sweep_waits_for_no_transaction_that_has_cancelled_a_job(
+    engine: Engine, on_postgres: Application
+) -> None:
+    """So the other jobs are relayed, and the transaction meets no deadlock when it cancels one more."""
+    alias = on_postgres.alias
+    first, second, refused, other = leave(4, alias)
+    OutboxJob.objects.using(alias).filter(pk=refused).update(job="{}")
+    with transaction.atomic(alias):
+        JobHandle(second).cancel()
+        JobHandle(refused).cancel()
+        with sweep_held_at("before the read", alias) as go_on:
+            go_on()
+        assert Job.objects.get(pk=other).state == "ready"
+        JobHandle(first).cancel()
+        assert waiting(alias) == [second, refused]
+    assert relay.sweep([alias]) == 1
+    assert {str(job.pk): job.state for job in Job.objects.all()} == {
+        str(first): "cancelled",
+        str(second): "cancelled",
+        str(other): "ready",
+    }
+    row = OutboxJob.objects.using(alias).get()
+    assert (row.pk, bool(row.problem)) == (refused, True)
 
 
 @pytest.mark.parametrize("step", STEPS[:3])
