@@ -232,9 +232,10 @@ class Claimer:
         if not ended and not [job for job in claimed if job.flags & _NEEDS_ADMISSION]:
             return Admitted(claimed)
         began, deadlines = time.monotonic(), self._ledger.deadlines
-        admitted = self._engine.admission.admit(claimed, ended, start_margin=deadlines.margin)
+        margin = deadlines.margin(job for job in claimed if job.flags & Flag.RATE_LIMITED)
+        admitted = self._engine.admission.admit(claimed, ended, start_margin=margin)
         if admitted.start_deadlines:
-            deadlines.add(began, admitted.jobs, admitted.start_deadlines)
+            deadlines.add(began, margin, admitted.jobs, admitted.start_deadlines)
         return admitted
 
     def _take(self, room: int, now: float, ending: Batch | None) -> list[Claimed]:

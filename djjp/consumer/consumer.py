@@ -83,6 +83,7 @@ class Consumer:
             slots,
             on_outcome=self._ledger.report,
             on_progress=self._ledger.report_progress,
+            on_put_off=self._ledger.put_off,
             call_queue=self._call_queue,
         )
         self._claimer = Claimer(

@@ -77,14 +77,16 @@ class Ledger:
     def may_start(self, job: Claimed) -> bool:
         """Record the start in the journal and return whether the job may start. Called on the job's thread."""
         if job.flags & _RATE_LIMITED and self.deadlines.missed(job):
-            # Its counted start would expire too early: the job is released and counted anew.
-            self._releases.append(job)
-            self._wake()
-            return False
-        starts = self._journal.record(job)
-        if not starts:
-            self._disowned.pop(id(job), None)
-        return starts
+            return False  # its counted start would expire too early
+        return self._journal.record(job)
+
+    def put_off(self, job: Claimed) -> None:
+        """Have the next turn release a job that `may_start` has refused, now that nothing of it runs here.
+
+        The queue refuses that for a job that other consumers have rescued, which is then forgotten here.
+        """
+        self._releases.append(job)
+        self._wake()
 
     def report(self, outcome: Outcome) -> None:
         """Take the outcome of a job for the next turn to write."""

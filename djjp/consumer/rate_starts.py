@@ -11,16 +11,19 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 from uuid import UUID
 
+from djjp import logs
 from djjp.engine import START_MARGIN, Claimed, ClaimKey
 
 logger = logging.getLogger("djjp.consumer")
 
-#: The most seconds that a job may take from its claim to its start. While a consumer is that slow, each start
+#: The most seconds that a job may take from its claim to its start. While a job is that slow, each of its starts
 #: counts longer by as much.
 LONGEST_MARGIN = 30.0
-# How many times as long as the slowest starts a margin is at least, so that half of it is enough for most starts.
+# How many times as long as the slowest starts a margin is, so that half of it is enough for most starts.
 _ENOUGH = 2.5
-# Seconds between two log lines about jobs that miss even that.
+# What is left of the time of the slowest start with each claim of that job.
+_KEPT = 0.7
+# Seconds between two log lines about jobs that miss even the longest margin.
 _LOG_EVERY = 60.0
 
 
@@ -31,65 +34,74 @@ class _Start(NamedTuple):
 
 
 class StartDeadlines:
-    """The counted starts of jobs that have not ended.
+    """The counted starts of jobs that have not ended, and how long jobs take from their claim to their start.
 
-    Attributes:
-        margin: seconds that a job may take from its claim to its start. It grows when jobs miss their
-            deadlines, because otherwise none would ever start behind slow commits. It shrinks again to what the
-            slowest of the last starts need.
+    That is learned for each job by its name, also from starts that came too late. Otherwise a job would never
+    start behind slow commits, a blocked event loop or hooks of its own that take long.
     """
 
     def __init__(self) -> None:
-        self.margin = START_MARGIN
-        # Seconds that starts have taken: the slowest of the last that were in time, and of those refused since.
-        self._slowest = self._late = 0.0
-        self._log_at = 0.0
         self._starts: dict[ClaimKey, _Start] = {}
+        self._slowest: dict[str, float] = {}  # seconds, by the name of the job
+        self._log_at = 0.0
 
-    def add(self, counted_at: float, jobs: Iterable[Claimed], starts: Mapping[UUID, float]) -> None:
+    def margin(self, jobs: Iterable[Claimed]) -> float:
+        """Return the seconds that these jobs may take from their claim to their start."""
+        slowest = max((self._slowest.get(job.name, 0.0) for job in jobs), default=0.0)
+        return min(max(START_MARGIN, _ENOUGH * slowest), LONGEST_MARGIN)
+
+    def add(
+        self,
+        counted_at: float,
+        margin: float,
+        jobs: Iterable[Claimed],
+        starts: Mapping[UUID, float],
+    ) -> None:
         """Add starts that were counted.
 
         Args:
             counted_at: when, on the monotonic clock.
+            margin: the `margin` for which they were counted.
             jobs: the jobs that were admitted.
             starts: until when each of their starts counts, by job.
         """
         # Half of the margin covers the time between this check and the job's own code.
-        by = counted_at + self.margin / 2
-        self._starts |= {
-            job.key: _Start(counted_at, by, starts[job.id]) for job in jobs if job.id in starts
-        }
-        self._slowest *= 0.9
-        shrunk = max(START_MARGIN, 0.9 * self.margin, _ENOUGH * self._slowest)
-        self.margin = min(shrunk, LONGEST_MARGIN)
+        by, slowest = counted_at + margin / 2, self._slowest
+        counted = [job for job in jobs if job.id in starts]
+        self._starts |= {job.key: _Start(counted_at, by, starts[job.id]) for job in counted}
+        for name in {job.name for job in counted if job.name in slowest}:
+            slowest[name] *= _KEPT
 
     def missed(self, job: Claimed) -> bool:
         """Return whether it is too late for a job to start. Called on any thread."""
         if (start := self._starts.get(job.key)) is None:
             return False
         now = time.monotonic()
+        seconds = now - start.counted_at
+        if seconds > self._slowest.get(job.name, 0.0):
+            self._slowest[job.name] = min(seconds, LONGEST_MARGIN / _ENOUGH)
         if now > start.by:
-            self._late = max(self._late, now - start.counted_at)
+            self._log(job, seconds, now)
             return True
-        self._slowest = max(self._slowest, now - start.counted_at)
         return False
+
+    def _log(self, job: Claimed, seconds: float, now: float) -> None:
+        """Log a start for which not even the longest margin would have been enough."""
+        if seconds > LONGEST_MARGIN / 2 and now >= self._log_at:
+            self._log_at = now + _LOG_EVERY
+            logger.error(
+                "%s %s, under a rate, was not started: %.0f s after its claim is too late; the limit is %g s",
+                job.name,
+                job.id,
+                seconds,
+                LONGEST_MARGIN / 2,
+                extra=logs.of_job(job),
+            )
 
     def unused(self, released: Iterable[Claimed]) -> list[tuple[UUID, float]]:
         """Return the jobs with counted starts that were given back, and until when each start counts."""
-        if self._late:
-            late, self._late = self._late, 0.0
-            self.margin = min(2 * self.margin, LONGEST_MARGIN)
-            self._log(late)
         held = [(job.id, self._starts[job.key]) for job in released if job.key in self._starts]
         return [(id, start.until) for id, start in held]
-
-    def _log(self, late: float) -> None:
-        """Log a start for which not even the longest margin would have been enough."""
-        now = time.monotonic()
-        if late > LONGEST_MARGIN / 2 and now >= self._log_at:
-            self._log_at = now + _LOG_EVERY
-            text = "a job under a rate was not started: %.0f s after its claim is too late; the limit is %g s"
-            logger.error(text, late, LONGEST_MARGIN / 2)
 
     def forget(self, jobs: Iterable[Claimed]) -> None:
         """Forget jobs that have ended or were released."""

@@ -279,9 +279,11 @@ def test_a_job_that_misses_its_start_deadline_is_released_by_the_next_turn(
     [claimed] = claim(engine, ledger.owner)
     job = claimed._replace(flags=claimed.flags | Flag.RATE_LIMITED)
     ledger.hold([job])
-    ledger.deadlines.add(time.monotonic() - 60, [job], {job.id: NOW})
+    ledger.deadlines.add(time.monotonic() - 60, 1.0, [job], {job.id: NOW})
 
     assert ledger.may_start(job) is False
+    assert ledger.batch().releases == []
+    ledger.put_off(job)
     assert (ledger.batch().releases, len(woken)) == ([job], 1)
     assert row(job.id)["state"] == "running"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -12,76 +13,97 @@ import pytest
 from django.conf import settings
 from django.test import override_settings
 
-from djjp import Rate, current_job, job, run_many
+from djjp import Rate, codec, current_job, job, run_many
 from djjp.consumer import maintenance
 from djjp.consumer.consumer import Consumer
+from djjp.consumer.pool import Hooks
+from djjp.consumer.pool.coroutines import AsyncPool
 from djjp.consumer.pool.threads import ThreadPool
+from djjp.consumer.raising import raise_in
 from djjp.consumer.rate_starts import LONGEST_MARGIN, StartDeadlines
-from djjp.engine import START_MARGIN, Claimed, Engine
+from djjp.engine import START_MARGIN, Claimed, Engine, Outcome
+from djjp.exceptions import JobTimedOut
 from djjp.ids import new_id
 from djjp.instruments import JobRun
 from djjp.models import Flag, Job, RateStart
 from djjp.signals import job_finished, job_started
 from tests.project.shop.jobs import SPANS, acall_api, acall_blocking_api, add, anap, call_api, nap
+from tests.support.consumers import consuming
 from tests.support.processes import Processes, eventually
 
 JOB = Claimed(new_id(), "test.job", "[]", 1, 0, Flag.RATE_LIMITED)
-OTHER = Claimed(new_id(), "test.job", "[]", 1, 0, Flag.RATE_LIMITED)
+OTHER = Claimed(new_id(), "test.other", "[]", 1, 0, Flag.RATE_LIMITED)
+
+
+def is_late(starts: StartDeadlines, seconds: float, job: Claimed = JOB) -> bool:
+    """Claim a job, and return whether it is too late for its start these seconds afterwards."""
+    starts.add(time.monotonic() - seconds, starts.margin([job]), [job], {job.id: 1.5})
+    return starts.missed(job)
 
 
 def test_a_job_can_start_within_half_of_the_margin() -> None:
     starts = StartDeadlines()
-    now = time.monotonic()
-    starts.add(now + 60, [JOB], {JOB.id: 1.5})
-    assert not starts.missed(JOB)
-    starts.add(now - START_MARGIN / 2, [JOB], {JOB.id: 1.5})
-    assert starts.missed(JOB)
+    assert not is_late(starts, -60)
+    assert is_late(starts, START_MARGIN / 2)
     assert not starts.missed(OTHER)
     starts.forget([JOB])
     assert not starts.missed(JOB)
 
 
-def test_the_margin_grows_when_deadlines_are_missed_and_shrinks_again() -> None:
+def test_a_job_that_was_too_late_has_time_enough_when_it_is_claimed_again() -> None:
     starts = StartDeadlines()
+    assert is_late(starts, 4)
+    assert not is_late(starts, 4)
+
+
+def test_the_margin_stays_long_enough_for_a_job_that_always_needs_as_long() -> None:
+    starts = StartDeadlines()
+    is_late(starts, 4)
+    assert not any(is_late(starts, 4) for _ in range(100))
+
+
+def test_the_margin_of_a_job_shrinks_when_it_starts_sooner() -> None:
+    starts = StartDeadlines()
+    is_late(starts, 4)
     for _ in range(20):
-        starts.add(time.monotonic() - 60, [JOB], {JOB.id: 1.5})
-        assert starts.missed(JOB)
-        assert starts.unused([JOB, OTHER]) == [(JOB.id, 1.5)]
-    assert START_MARGIN < starts.margin <= LONGEST_MARGIN
-    for _ in range(100):
-        starts.add(time.monotonic() + 60, [JOB], {JOB.id: 1.5})
-        starts.unused([JOB])
-    assert starts.margin == START_MARGIN
+        is_late(starts, 0)
+    assert starts.margin([JOB]) == START_MARGIN
+
+
+def test_several_late_jobs_of_one_claim_make_the_margin_as_long_as_one() -> None:
+    starts = StartDeadlines()
+    jobs = [JOB._replace(id=new_id()) for _ in range(10)]
+    starts.add(time.monotonic() - 1, starts.margin(jobs), jobs, {job.id: 1.5 for job in jobs})
+    assert all(starts.missed(job) for job in jobs)
+    assert starts.margin([JOB]) < 3
+
+
+def test_the_starts_of_one_job_change_nothing_for_another() -> None:
+    starts = StartDeadlines()
+    is_late(starts, 4)
+    assert starts.margin([OTHER]) == START_MARGIN
+    for _ in range(20):
+        is_late(starts, 0, OTHER)
+    assert not is_late(starts, 4)
 
 
 def test_jobs_that_are_given_back_while_they_wait_make_no_margin_grow() -> None:
     starts = StartDeadlines()
-    for _ in range(20):
-        starts.add(time.monotonic() - 60, [JOB], {JOB.id: 1.5})
-        assert starts.unused([JOB]) == [(JOB.id, 1.5)]
-    assert starts.margin == START_MARGIN
+    starts.add(time.monotonic() - 60, START_MARGIN, [JOB], {JOB.id: 1.5})
+    assert starts.unused([JOB, OTHER]) == [(JOB.id, 1.5)]
+    assert starts.margin([JOB]) == START_MARGIN
 
 
-def test_the_margin_stays_long_enough_for_jobs_that_always_need_as_long() -> None:
-    starts = StartDeadlines()
-    starts.margin = 10.0
-    for _ in range(100):
-        starts.add(time.monotonic() - 4, [JOB], {JOB.id: 1.5})
-        assert not starts.missed(JOB)
-    assert starts.margin < 11
-
-
-def test_jobs_that_miss_the_longest_margin_are_logged_once_a_minute(
+def test_a_margin_has_a_bound_and_a_start_for_which_it_is_too_short_is_logged_once_a_minute(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     starts = StartDeadlines()
     for seconds, logged in ((LONGEST_MARGIN / 2 - 1, 0), (LONGEST_MARGIN / 2 + 1, 1), (60, 1)):
-        starts.add(time.monotonic() - seconds, [JOB], {JOB.id: 1.5})
-        assert starts.missed(JOB)
-        starts.unused([JOB])
+        is_late(starts, seconds)
+        assert starts.margin([JOB]) == LONGEST_MARGIN
         assert len(caplog.records) == logged
     assert caplog.messages == [
-        "a job under a rate was not started: 16 s after its claim is too late; the limit is 15 s"
+        f"test.job {JOB.id}, under a rate, was not started: 16 s after its claim is too late; the limit is 15 s"
     ]
 
 
@@ -162,9 +184,7 @@ def test_a_coroutine_starts_on_an_event_loop_that_is_blocked_again_and_again(
 ) -> None:
     blocking = hog.run_later(15)
     other.run_later()
-    consumer = Consumer(2, drain=True, concurrency="asyncio")
-    consumer._ledger.deadlines.margin = 4.0  # where four misses would lead
-    consumer.run()
+    Consumer(2, drain=True, concurrency="asyncio").run()
     assert blocking.join(0) > 0
 
 
@@ -270,3 +290,109 @@ def test_a_job_that_is_cancelled_and_too_late_ends_as_cancelled_and_leaves_nothi
     assert (row.state, row.attempts, STARTED) == ("cancelled", 0, [])
     assert cast("ThreadPool", consumer._pool)._unwanted == {}
     assert not RateStart.objects.exists()
+
+
+@job(name="rates.often", limit=Rate("often", 1000, per=1))
+def often() -> None:
+    pass
+
+
+@pytest.mark.parametrize("concurrency", ["threads", "asyncio"])
+@pytest.mark.parametrize("called", [under, aunder])
+def test_a_job_whose_hooks_always_take_long_starts_beside_many_others(
+    engine: Engine, called: Any, concurrency: str
+) -> None:
+    def delay(**_: Any) -> None:
+        time.sleep(0.3)
+
+    job_started.connect(delay, sender=called)
+    try:
+        with consuming(4, concurrency=concurrency):
+            called.run_later()
+            for _ in range(200):
+                often.run_later()
+                time.sleep(0.03)
+                if STARTED:
+                    break
+    finally:
+        job_started.disconnect(delay, sender=called)
+    assert len(STARTED) == 1
+
+
+class SlowToLeave:
+    """An instrument that takes long to be entered for the first time, and to be left by a run that is put off."""
+
+    @contextmanager
+    def run(self, job: JobRun) -> Iterator[None]:
+        if job.name != often.name:
+            delay()
+        yield
+        OUTCOMES.append(job.outcome)
+        if job.outcome == "retry":
+            time.sleep(1.0)
+            LEFT.append(job.outcome)
+
+
+LEFT: list[str | None] = []
+
+
+@pytest.fixture
+def slow_to_leave() -> Iterator[None]:
+    for noted in (ENTERED, OUTCOMES, LEFT):
+        noted.clear()
+    with instruments([f"{__name__}.SlowToLeave"]):
+        yield
+
+
+@pytest.mark.parametrize("concurrency", ["threads", "asyncio"])
+@pytest.mark.parametrize("called", [under, aunder])
+def test_a_job_that_is_put_off_keeps_its_slot_until_its_instruments_are_left(
+    engine: Engine, slow_to_leave: None, called: Any, concurrency: str
+) -> None:
+    """Without it, the next ones would be claimed and given back again and again meanwhile."""
+    run = called.using(priority=1).run_later()
+    run_many(often.bind() for _ in range(3))
+    Consumer(1, drain=True, concurrency=concurrency).run()
+    claims = dict(Job.objects.values_list("id", "claim"))
+    assert claims.pop(run.id) == len(ENTERED) > 1
+    assert [*claims.values()] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("concurrency", ["threads", "asyncio"])
+@pytest.mark.parametrize("called", [under, aunder])
+def test_a_consumer_that_ends_waits_until_the_instruments_of_a_job_that_is_put_off_are_left(
+    engine: Engine, slow_to_leave: None, called: Any, concurrency: str
+) -> None:
+    run = called.run_later()
+    with consuming(1, concurrency=concurrency) as consumer:
+        eventually(lambda: OUTCOMES)  # from here on it is stopped
+    assert LEFT == ["retry"]
+    assert (Job.objects.get(pk=run.id).state, consumer.executed) == ("ready", 0)
+
+
+@pytest.mark.parametrize("concurrency", [ThreadPool, AsyncPool])
+def test_an_interruption_of_a_job_that_is_put_off_is_its_only_end(
+    concurrency: type[ThreadPool | AsyncPool],
+) -> None:
+    ends: list[Any] = []
+    asked: list[Claimed] = []
+
+    def may_start(job: Claimed) -> bool:
+        asked.append(job)
+        if len(asked) == 2:
+            raise_in(threading.get_ident(), JobTimedOut)  # at the next step in Python
+        return len(asked) == 1
+
+    hooks = {"on_outcome": ends.append, "on_put_off": ends.append, "on_progress": ends.append}
+    pool = concurrency(1, **cast("Hooks", hooks | {"call_queue": None}))
+    pool.assign("host:7:one", may_start)
+    arguments = codec.encode_arguments((), {}, None)
+    pool.submit([Claimed(new_id(), under.name, arguments, 1, 0, Flag.RATE_LIMITED)])
+    eventually(lambda: ends)
+    pool.submit([claimed := Claimed(new_id(), free.name, arguments, 1, 0)])
+    eventually(lambda: [job for job in asked if job is claimed])
+    pool.submit([Claimed(new_id(), often.name, arguments, 1, 0)])
+    eventually(lambda: len(ends) == 3)
+    assert [type(end) for end in ends] == [Outcome, Claimed, Claimed]
+    assert ends[0].failure.exception_class == "djjp.exceptions.JobTimedOut"
+    pool.close()

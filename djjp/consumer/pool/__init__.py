@@ -103,6 +103,7 @@ class Hooks(TypedDict):
 
     on_outcome: Callable[[Outcome], None]
     on_progress: Callable[[Progress], None]
+    on_put_off: NotRequired[Callable[[Claimed], None]]
     call_queue: CallQueue
     consumer: NotRequired[str]
 
@@ -114,6 +115,7 @@ class BasePool(ABC):
         max_slots: the number of slots.
         on_outcome: called with each outcome, on any thread.
         on_progress: called with the progress that a job reports, on the job's thread.
+        on_put_off: called with a job that `may_start` has refused, on any thread, once nothing of it runs.
         call_queue: takes the jobs' own calls to the engine.
         consumer: the consumer name reported to jobs.
     """
@@ -125,11 +127,13 @@ class BasePool(ABC):
         on_outcome: Callable[[Outcome], None],
         on_progress: Callable[[Progress], None],
         call_queue: CallQueue,
+        on_put_off: Callable[[Claimed], None] = lambda job: None,
         consumer: str = "",
     ) -> None:
         self.max_slots = max_slots
         self._on_outcome = on_outcome
         self._on_progress = on_progress
+        self._on_put_off = on_put_off
         self._call_queue = call_queue
         self._consumer = consumer
         self._may_start: Callable[[Claimed], object] = lambda job: True
@@ -137,8 +141,6 @@ class BasePool(ABC):
         # the same key while its last execution still runs here, and only that one is unwanted.
         self._unwanted: dict[int, Claimed] = {}
         self.supply = ThreadSupply()
-        #: Called on the job's thread when a job that was about to run is refused by `may_start`.
-        self.on_refusal: Callable[[], None] = lambda: None
         #: The newest reports of a watchdog about a blocked loop, which only an asyncio pool has.
         self.blocked: deque[Blocked] = deque(maxlen=1000)
 
@@ -166,11 +168,6 @@ class BasePool(ABC):
     def _cancel_running(self, jobs: Container[int]) -> None:
         """Interrupt those of the jobs with these identities that run here."""
 
-    def _start(self, job: Claimed) -> Execution | None:
-        """Return the execution of a job that may start now; None if it does not run."""
-        execution = self._execution_of(job)
-        return execution if execution is not None and self._begins(job) else None
-
     def _execution_of(self, job: Claimed) -> Execution | None:
         """Return the execution of a job; None if it was cancelled before."""
         try:
@@ -186,16 +183,6 @@ class BasePool(ABC):
         except BaseException as error:  # noqa: BLE001  (the job must not cost a slot)
             self._report_unstarted(job, error)
             return None
-
-    def _begins(self, job: Claimed) -> bool:
-        """Return whether the consumer lets a job start; asked right before the job's own code."""
-        try:
-            if self._may_start(job) is not False:
-                return True
-            self.on_refusal()
-        except BaseException as error:  # noqa: BLE001  (the job must not cost a slot)
-            self._report_unstarted(job, error)
-        return False
 
     def _report_unstarted(self, job: Claimed, error: BaseException) -> None:
         """Report a job as failed by an error that is no fault of its own."""

@@ -42,8 +42,8 @@ class AsyncPool(BasePool):
     def __init__(self, max_slots: int, **hooks: Unpack[Hooks]) -> None:
         super().__init__(max_slots, **hooks)
         hooks["on_outcome"] = self._function_ended
+        hooks["on_put_off"] = self._function_put_off
         self._functions = threads.ThreadPool(max_slots, **hooks)
-        self._functions.on_refusal = self._free_slot
         self._functions.supply = self.supply
         self._thread_cache = ThreadCache()
         self._context = Context()
@@ -210,6 +210,10 @@ class AsyncPool(BasePool):
         self._on_outcome(outcome)
         self._free_slot()
 
+    def _function_put_off(self, job: Claimed) -> None:
+        self._on_put_off(job)
+        self._free_slot()
+
     def _abandon(self, run: _Run) -> None:
         """Report a coroutine as failed although it still runs."""
         job, kind = run.execution.claimed, run.execution.interruption
@@ -269,9 +273,7 @@ class AsyncPool(BasePool):
             run.has_begun = True
         if execution.current.cancelled:  # since it was dispatched
             return execution.failed(JobStopped())
-        if not self._begins(execution.claimed):
-            with self._lock:
-                self._limited.discard(run)  # nothing is left to abandon
+        if self._may_start(execution.claimed) is False:
             return None
         if execution.timeout is not None:
             run.until = min(run.until, time.monotonic() + execution.timeout)
@@ -303,6 +305,8 @@ class AsyncPool(BasePool):
                 return
         if outcome is not None:
             self._on_outcome(outcome)
+        elif not run.is_withdrawn:
+            self._on_put_off(execution.claimed)
         self._free_slot()
 
 

@@ -151,12 +151,25 @@ class ThreadPool(BasePool):
                     if slot.abandoned:
                         return
                     if outcome is None:
-                        self.on_refusal()
+                        self._on_put_off(job)
                     else:
                         self._on_outcome(outcome)
         finally:
             slot.loop.close()
             connections.close_all()
+
+    def _start(self, job: Claimed) -> Execution | None:
+        """Return the execution of a job that may start now; None if it does not run."""
+        if (execution := self._execution_of(job)) is None:
+            return None
+        try:
+            if self._may_start(job) is not False:
+                return execution
+        except BaseException as error:  # noqa: BLE001  (the job must not cost a thread)
+            self._report_unstarted(job, error)
+        else:
+            self._on_put_off(job)
+        return None
 
     def _next(self, connections_here: job_connections.ThreadState) -> Claimed | None:
         """Wait for the next job; without one for a moment, close the connections kept for it."""
