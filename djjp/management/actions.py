@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import click
+from django.db import Error as DatabaseError
 
 from djjp import engine, errors
 from djjp.bounds import LONGEST_QUEUE, require_text
@@ -23,7 +24,7 @@ from djjp.management.group import Failure, answer
 from djjp.management.output import echo
 from djjp.models import FINISHED, State, Verb
 from djjp.monitoring import Filter, operations, shapes
-from djjp.outbox import pending
+from djjp.outbox import pending, table, transactions
 
 
 class Deed(NamedTuple):
@@ -197,6 +198,9 @@ def cancel(**given: Any) -> None:
     \b
     Example: manage.py djjp cancel --tag tenant-42
     """
+    for alias in table.outboxes():
+        with suppress(DatabaseError):  # it may be away, and not concerned
+            transactions.commit_each_statement(alias)
     _do(Verb.CANCEL, **given)
 
 

@@ -19,7 +19,7 @@ from djjp.management.group import Failure, Subcommand, answer, wants_json
 from djjp.management.moments import Seconds
 from djjp.management.output import count, echo, print_table
 from djjp.monitoring import shapes
-from djjp.outbox import table
+from djjp.outbox import table, transactions
 
 
 @click.command(cls=Subcommand, needs_queue=False)
@@ -112,6 +112,8 @@ def outbox(retried: Sequence[str], deleted: Sequence[str]) -> None:
     \b
     Example: manage.py djjp outbox --retry 01a20ea1-30c5-7899-9bf1-a6a7d8c6d722
     """
+    for alias in table.outboxes():
+        transactions.commit_each_statement(alias)
     aside = {
         (alias, str(row.key)): row
         for alias in table.outboxes()

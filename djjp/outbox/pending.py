@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from djjp import conf
+from django.db import Error as DatabaseError
+
+from djjp import conf, engine
+from djjp.bounds import one_line
 from djjp.durations import to_datetime
-from djjp.engine import NewPipeline
+from djjp.engine import Engine, NewPipeline
 from djjp.exceptions import QueueUnavailable
 from djjp.models import Job, State
 from djjp.outbox import relay, serialization, table, transactions
@@ -27,15 +31,23 @@ class Pending(NamedTuple):
 
 
 def locate(id: UUID) -> Pending | None:
-    """Return a job from an outbox; None if no outbox has it."""
+    """Return a job from an outbox; None if no outbox has it.
+
+    Raises:
+        QueueUnavailable: an outbox does not answer, and no other has it.
+    """
+    unanswered: list[QueueUnavailable] = []
     for alias in table.outboxes():
-        for row in table.read(alias, [id]):
-            return Pending(alias, _unsaved_job(row, id), row)
+        with _noting(unanswered, alias):
+            for row in table.read(alias, [id]):
+                return Pending(alias, _unsaved_job(row, id), row)
+    if unanswered:
+        raise unanswered[0]
     return None
 
 
 def find(id: UUID) -> Job | None:
-    """Return a job from an outbox, as the queue will store it; None if no outbox has it."""
+    """Return a job from an outbox, as the queue will store it; None if no outbox has it. It raises as `locate`."""
     found = locate(id)
     return None if found is None else found.job
 
@@ -48,10 +60,20 @@ def cancel(id: UUID, in_queue: Callable[[], int]) -> None:
 
     Args:
         in_queue: cancels it in the queue; returns the number of jobs that this has cancelled.
+
+    Raises:
+        QueueUnavailable: an outbox does not answer, and neither the queue nor another outbox has it.
     """
-    if in_queue() or any(_mark(alias, id) for alias in table.outboxes()):
+    if in_queue():
         return
-    in_queue()  # a relay may have taken it from the outbox into the queue meanwhile
+    unanswered: list[QueueUnavailable] = []
+    for alias in table.outboxes():
+        with _noting(unanswered, alias):
+            if _mark(alias, id):
+                return
+    # A relay may have taken it from the outbox into the queue meanwhile. If none was cancelled, it may have ended.
+    if not in_queue() and unanswered and not engine.run(partial(_has, id)):
+        raise unanswered[0]
 
 
 def has_outboxes() -> bool:
@@ -60,13 +82,39 @@ def has_outboxes() -> bool:
 
 
 def cancel_waiting(ids: Sequence[UUID]) -> set[UUID]:
-    """Cancel those of these jobs and pipelines that are in an outbox, as `cancel` does; return their ids."""
+    """Cancel those of these jobs and pipelines that are in an outbox, as `cancel` does; return their ids.
+
+    Raises:
+        QueueUnavailable: an outbox does not answer; what the others have is cancelled.
+    """
     cancelled: set[UUID] = set()
+    unanswered: list[QueueUnavailable] = []
     for alias in table.outboxes():
-        for start in range(0, len(ids), _AT_ONCE):
-            found = table.existing(alias, ids[start : start + _AT_ONCE])
-            cancelled |= {id for id in sorted(found) if _mark(alias, id)}
+        with _noting(unanswered, alias):
+            for start in range(0, len(ids), _AT_ONCE):
+                found = table.existing(alias, ids[start : start + _AT_ONCE])
+                cancelled |= {id for id in sorted(found) if _mark(alias, id)}
+    if unanswered:
+        raise unanswered[0]
     return cancelled
+
+
+@contextmanager
+def _noting(unanswered: list[QueueUnavailable], alias: str) -> Iterator[None]:
+    """Add to a list that an outbox does not answer, in place of its driver's error."""
+    try:
+        yield
+    except DatabaseError as error:
+        unavailable = QueueUnavailable(
+            f"the outbox of {alias!r} does not answer, and the job may be there: {one_line(str(error))}"
+        )
+        unavailable.__cause__ = error
+        unanswered.append(unavailable)
+
+
+def _has(id: UUID, engine: Engine) -> bool:
+    jobs = Job.objects.using(engine.db.alias)
+    return jobs.filter(pk=id).exists() or jobs.filter(pipeline=id).exists()
 
 
 def _mark(alias: str, id: UUID) -> bool:

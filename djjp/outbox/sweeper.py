@@ -16,7 +16,7 @@ from contextvars import Context
 
 from django.db import connections, reset_queries
 
-from djjp.outbox import requirements
+from djjp.outbox import requirements, transactions
 from djjp.outbox.lag import Lag
 from djjp.outbox.receipts import ReceiptPruner
 from djjp.outbox.relay import Call, Sweep
@@ -90,7 +90,7 @@ class Sweeper:
         def sweep() -> None:
             nonlocal is_checked
             try:
-                _commit_each_statement(alias)
+                transactions.commit_each_statement(alias)
                 if not is_checked:
                     for problem in requirements.database_problems(alias):
                         logger.error("djjp.%s: %s. %s", *problem)
@@ -109,7 +109,7 @@ class Sweeper:
 
         def prune() -> None:
             for alias in aliases:
-                _commit_each_statement(alias)
+                transactions.commit_each_statement(alias)
             pruner.prune()
 
         return prune
@@ -145,10 +145,3 @@ class Sweeper:
                 self._stopping.wait(_INTERVAL * random.uniform(0.8, 1.2))  # noqa: S311
         finally:
             connections.close_all()
-
-
-def _commit_each_statement(alias: str) -> None:
-    """Turn autocommit on where the settings of a database turn it off: its deletes would never be committed."""
-    connection = connections[alias]
-    if not connection.settings_dict["AUTOCOMMIT"]:
-        connection.set_autocommit(True)

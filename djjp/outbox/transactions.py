@@ -74,6 +74,13 @@ def is_open(alias: str) -> bool:
     return connection.in_atomic_block or not _has_autocommit(connection)
 
 
+def commit_each_statement(alias: str) -> None:
+    """Turn autocommit on where the settings of a database turn it off, and nobody would commit what is written."""
+    connection = connections[alias]
+    if not connection.settings_dict["AUTOCOMMIT"]:
+        connection.set_autocommit(True)
+
+
 def is_manual(alias: str) -> bool:
     """Return whether the open transaction is committed by hand: Django then runs no `on_commit()` hook."""
     connection = _connection(alias)

@@ -13,8 +13,11 @@ from django.db import connections, transaction
 from django.test import override_settings
 
 from djjp.engine import Engine
+from djjp.models import Job
 from djjp.outbox.models import OutboxJob
+from tests.management.conftest import run
 from tests.outbox.conftest import Application, queued, waiting
+from tests.outbox.test_relay import leave
 from tests.outbox.test_sweeper import sweeping
 from tests.project.shop.jobs import add
 from tests.support.processes import eventually
@@ -49,6 +52,24 @@ def test_without_autocommit_a_job_commits_with_the_data_and_is_swept(
             eventually(lambda: queued() == [handle.id, other.id])
             eventually(lambda: application.waiting() == 0)
         assert lost.id not in queued()
+
+
+def test_commands_commit_what_they_write_into_an_outbox_without_autocommit(
+    engine: Engine, application: Application, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = OutboxJob.objects.using(application.alias)
+    deleted, retried, cancelled = leave(3, application.alias)
+    rows.filter(pk__in=[deleted, retried]).update(problem="refused")
+    with changed(application, engine, AUTOCOMMIT=False) as alias:
+        for words in (
+            ("outbox", "--delete", str(deleted)),
+            ("outbox", "--retry", str(retried)),
+            ("cancel", str(cancelled)),
+        ):
+            assert run(capsys, *words).code == 0
+            connections[alias].close()  # as a process does that ends
+        assert list(rows.values_list("pk", "problem")) == [(retried, None)]
+        assert list(Job.objects.values_list("pk", "state")) == [(cancelled, "cancelled")]
 
 
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])

@@ -7,11 +7,13 @@ from django.db import transaction
 
 from djjp import chain, get_job
 from djjp.engine import Engine
-from djjp.exceptions import JobCancelled
+from djjp.exceptions import JobCancelled, JobDoesNotExist, QueueUnavailable
+from djjp.ids import new_id
 from djjp.jobs import enqueue
+from djjp.jobs.handles import JobHandle
 from djjp.models import Job
-from djjp.outbox import relay
-from tests.outbox.conftest import Application, execute, queued, undone
+from djjp.outbox import pending, relay
+from tests.outbox.conftest import Application, execute, go_away, queued, undone
 from tests.project.shop.jobs import add, echo
 
 
@@ -70,3 +72,26 @@ def test_a_pipeline_in_the_outbox_is_cancelled_whole(
         handle.cancel()
     assert [step.state for step in handle.steps] == ["cancelled", "cancelled"]
     assert not Job.objects.filter(finished_at=None).exists()
+
+
+def test_an_outbox_that_is_away_matters_only_to_jobs_that_may_be_in_it(
+    engine: Engine, application: Application
+) -> None:
+    handle, unknown = add.run_later(1), new_id()
+    text = f"the outbox of '{application.alias}' does not answer, and the job may be there"
+    come_back = go_away(application.alias)
+    try:
+        handle.cancel()
+        handle.cancel()
+        assert handle.state == "cancelled"
+        for call in (
+            lambda: get_job(unknown),
+            JobHandle(unknown).cancel,
+            lambda: pending.cancel_waiting([unknown]),
+        ):
+            with pytest.raises(QueueUnavailable, match=text):
+                call()
+    finally:
+        come_back()
+    with pytest.raises(JobDoesNotExist):
+        get_job(unknown)
