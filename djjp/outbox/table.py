@@ -34,6 +34,8 @@ logger = logging.getLogger("djjp.outbox")
 LABEL, NAME = "djjp_outbox", "djjp_outbox"
 # The length to which the reason why a row is set aside is cut, in characters.
 _MAX_PROBLEM = 2_000
+# The databases on which a subquery can lock rows.
+_LOCKING_SUBQUERIES = ["postgresql"]
 
 
 class Waiting(NamedTuple):
@@ -164,22 +166,27 @@ def delete(alias: str, rows: Sequence[Row]) -> int:
     Left are rows that were cancelled since they were read, and rows that another transaction has locked, which may
     be about to cancel them.
     """
-    count = 0
+    if connections[alias].vendor in _LOCKING_SUBQUERIES:
+        # In one statement, because a request waits for it.
+        skipping = "id IN (SELECT id FROM {table} WHERE {condition} FOR UPDATE SKIP LOCKED)"
+        return _delete(alias, rows, skipping)
     with _unlocked(alias, [row.id for row in rows]) as unlocked:
-        # A row by hand that is neither counts as not cancelled.
-        for cancelled, sql in (
-            (True, "DELETE FROM {table} WHERE {condition} AND cancelled = %s"),
-            (
-                False,
-                "DELETE FROM {table} WHERE {condition} AND (cancelled <> %s OR cancelled IS NULL)",
-            ),
-        ):
-            ids = [row.id for row in rows if row.cancelled is cancelled and row.id in unlocked]
-            if ids:
-                with connections[alias].cursor() as cursor:
-                    statement, params = _statement(alias, sql, ids)
-                    cursor.execute(statement, [*params, True])
-                    count += cursor.rowcount
+        return _delete(alias, [row for row in rows if row.id in unlocked], "{condition}")
+
+
+def _delete(alias: str, rows: Sequence[Row], condition: str) -> int:
+    sql, count = "DELETE FROM {table} WHERE {condition}".replace("{condition}", condition), 0
+    # A row by hand that is neither counts as not cancelled.
+    for cancelled, as_read in (
+        (True, " AND cancelled = %s"),
+        (False, " AND (cancelled <> %s OR cancelled IS NULL)"),
+    ):
+        ids = [row.id for row in rows if row.cancelled is cancelled]
+        if ids:
+            with _with_hint(alias), connections[alias].cursor() as cursor:
+                statement, params = _statement(alias, sql, ids)
+                cursor.execute(statement + as_read, [*params, True])
+                count += cursor.rowcount
     return count
 
 

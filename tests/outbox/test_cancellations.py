@@ -101,10 +101,15 @@ def test_a_cancellation_beside_a_sweep_is_not_lost(
     assert application.waiting() == 0
 
 
+@pytest.mark.parametrize("in_subqueries", [["postgresql"], []], ids=["in a subquery", "before"])
 def test_a_sweep_waits_for_no_transaction_that_has_cancelled_a_job(
-    engine: Engine, on_postgres: Application
+    engine: Engine,
+    on_postgres: Application,
+    in_subqueries: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """So the other jobs are relayed, and the transaction meets no deadlock when it cancels one more."""
+    monkeypatch.setattr(table, "_LOCKING_SUBQUERIES", in_subqueries)
     alias = on_postgres.alias
     first, second, refused, other = leave(4, alias)
     OutboxJob.objects.using(alias).filter(pk=refused).update(job="{}")
