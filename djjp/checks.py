@@ -197,6 +197,12 @@ def _migrations(alias: str, app_label: str) -> Iterator[CheckMessage]:
     if "migrate" in sys.argv[1:3]:
         return
     missing = unapplied.unapplied(alias, app_label)
+    if not missing and not unapplied.has_tables(alias, app_label):
+        yield _warning(
+            "W002",
+            f"the database {alias!r} has no table of {app_label}, although its migrations are recorded as applied",
+            f"Run: {unapplied.create_command(alias, app_label)}",
+        )
     if missing and any(
         unapplied.was_ever_migrated(each) for each in dict.fromkeys((alias, DEFAULT_DB_ALIAS))
     ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from pkgutil import iter_modules
 
+from django.apps import apps
 from django.db import Error as DatabaseError
 from django.db import connections
 from django.db.migrations.loader import MigrationLoader
@@ -15,13 +16,34 @@ from djjp.databases import migrate_command
 
 def problem(alias: str, app_label: str) -> str | None:
     """Return which of an app's migrations a database lacks, with the command that applies them; None for none."""
-    missing = unapplied(alias, app_label)
-    if not missing:
-        return None
-    return (
-        f"the database {alias!r} lacks migrations of {app_label} ({', '.join(missing)}); "
-        f"apply them: {migrate_command(alias)}"
-    )
+    if missing := unapplied(alias, app_label):
+        return (
+            f"the database {alias!r} lacks migrations of {app_label} ({', '.join(missing)}); "
+            f"apply them: {migrate_command(alias)}"
+        )
+    if not has_tables(alias, app_label):
+        return (
+            f"the database {alias!r} has no table of {app_label}, although its migrations are recorded as applied"
+            f"; create the tables: {create_command(alias, app_label)}"
+        )
+    return None
+
+
+def has_tables(alias: str, app_label: str) -> bool:
+    """Return whether a database has any table of an app; always True where its migrations are switched off.
+
+    Django records migrations as applied also where a router keeps their tables away, as before an alias is named
+    in the settings.
+    """
+    tables = {model._meta.db_table for model in apps.get_app_config(app_label).get_models()}
+    there = connections[alias].introspection.table_names()
+    return not _known(app_label) or not tables.isdisjoint(there)
+
+
+def create_command(alias: str, app_label: str) -> str:
+    """Return the commands that create tables whose migrations are only recorded as applied."""
+    forget = f"python manage.py migrate {app_label} zero --fake --database={alias}"
+    return f"{forget} && {migrate_command(alias)}"
 
 
 def was_ever_migrated(alias: str) -> bool:

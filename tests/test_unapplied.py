@@ -131,6 +131,35 @@ def test_a_queue_that_was_forgotten_is_reported_and_a_new_project_is_not(tmp_pat
     assert "the database 'queue' lacks migrations of djjp: 0001_initial\n" in checked.stderr
 
 
+@pytest.mark.end_to_end
+def test_migrations_that_are_recorded_without_their_tables_are_named_with_the_commands_that_create_them(
+    project: Scratch,
+) -> None:
+    """As after `migrate` on an alias that was not the queue's then."""
+    with (project.home / "scratch_settings.py").open("a") as settings:
+        settings.write('\ndel DATABASES["queue"]\nDJJP = {"db_name": "default"}\n')
+
+    checked = project.run("check", "--database", "default")
+    shown = project.run("djjp", "status", "--json")
+    refused = project.run("start_consumer", "--drain")
+
+    assert checked.stderr.count("djjp.W002") == 1
+    said = "the database 'default' has no table of djjp, although its migrations are recorded as applied"
+    for done in (shown, refused):
+        assert done.returncode == 1
+        assert done.stderr.strip().count("\n") == 0
+        assert said in done.stderr
+    assert '"misconfigured"' in shown.stdout
+    commands = shown.stderr.partition("create the tables: ")[2].strip().split(" && ")
+    assert len(commands) == 2
+    for command in commands:
+        assert f"{command}" in checked.stderr
+        python, manage, *words = command.split()
+        assert (python, manage) == ("python", "manage.py")
+        assert project.run(*words).returncode == 0
+    assert project.run("djjp", "status").returncode == 0
+
+
 def test_it_costs_one_query_beside_the_look_for_the_table(engine: Engine) -> None:
     with CaptureQueriesContext(connections[engine.db.alias]) as queries:
         assert unapplied(engine.db.alias, "djjp") == []

@@ -11,6 +11,7 @@ from django.db import Error as DatabaseError
 from django.http import HttpRequest, HttpResponse, JsonResponse, UnreadablePostError
 
 from djjp import engine, errors
+from djjp.engine import sessions
 from djjp.errors import ErrorKind
 from djjp.exceptions import EncodeError, JobDoesNotExist, PayloadTooLarge, QueueUnavailable
 from djjp.monitoring import FilterError
@@ -89,7 +90,7 @@ def _problem_of(error: Exception) -> Problem | None:
         return Problem(errors.INVALID_FILTER, str(error))
     if isinstance(error, UnreadablePostError):
         return Problem(errors.USAGE, "the body ended before it was complete")
-    if isinstance(error, DatabaseError) and engine.current().db.classify(error).is_outage:
+    if isinstance(error, DatabaseError) and sessions.is_outage(engine.current().db, error):
         error = QueueUnavailable("the queue's database does not answer")
     if isinstance(error, QueueUnavailable):
         after = {"Retry-After": str(RETRY_AFTER)}

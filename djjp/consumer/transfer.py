@@ -15,7 +15,7 @@ from djjp import conf, unapplied
 from djjp.consumer.failure_detector import FailureDetector
 from djjp.consumer.rescue import rescue
 from djjp.durations import unchecked_seconds
-from djjp.engine import Engine, Liveness, Transferring, for_alias
+from djjp.engine import Engine, Liveness, Transferring, for_alias, sessions
 from djjp.routers import APP_LABEL
 
 # Seconds between two looks at consumers that may be dead.
@@ -34,8 +34,11 @@ def transfer(source: str, target: str, report: Callable[[int, int], object]) -> 
         ValueError: the aliases are not those of two databases, a consumer lives, another transfer is
             unfinished, or the target has rows of its own.
         ImproperlyConfigured: djjp does not run on one of the databases.
+        QueueUnavailable: one of them does not answer.
     """
     engines = source_engine, target_engine = _engines(source, target)
+    if not unapplied.has_tables(target, APP_LABEL):
+        call_command(Migrate(), APP_LABEL, "zero", fake=True, database=target, verbosity=0)
     if unapplied.unapplied(target, APP_LABEL):
         with _queue_at(target):
             call_command(Migrate(), APP_LABEL, database=target, verbosity=0)
@@ -74,11 +77,12 @@ def _engines(source: str, target: str) -> tuple[Engine, Engine]:
     if source == target or first == second:
         raise ValueError(f"{source!r} and {target!r} are one database")
     for engine in engines:
-        engine.db.connection.ensure_connection()
-        if (
-            engine.db.alias != conf.db_name()
-        ):  # those of the queue's alias are prepared as they are opened
-            engine.db.adopt(engine.db.connection)
+        with sessions.translated(engine.db):
+            engine.db.connection.ensure_connection()
+            if (
+                engine.db.alias != conf.db_name()
+            ):  # whose connections are prepared as they are opened
+                engine.db.adopt(engine.db.connection)
     return engines
 
 

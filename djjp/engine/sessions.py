@@ -60,6 +60,14 @@ def unavailable(db: Database, error: Exception) -> QueueUnavailable:
     return raised
 
 
+def is_outage(db: Database, error: Exception) -> bool:
+    """Return whether an error that was raised outside `run()` is an outage of this database.
+
+    It can be one of another database, as of an outbox: then this thread's connection has met none.
+    """
+    return db.connection.errors_occurred and db.classify(error).is_outage
+
+
 @contextmanager
 def translated(db: Database) -> Iterator[None]:
     """Raise `QueueUnavailable` for an error of the database, after which the next call has a new session."""

@@ -17,6 +17,7 @@ from djclick.adapter import GroupAdapter, GroupRegistrator
 
 from djjp import engine, errors
 from djjp.consumer.process import require_queue
+from djjp.engine import sessions
 from djjp.errors import ErrorKind
 from djjp.exceptions import (
     ConsumerDoesNotAnswer,
@@ -194,6 +195,6 @@ def _as_failure(error: Exception) -> Failure:
     if isinstance(error, Failure):
         return error
     kind = errors.kind_of(error)
-    if isinstance(error, DatabaseError) and engine.current().db.classify(error).is_outage:
+    if isinstance(error, DatabaseError) and sessions.is_outage(engine.current().db, error):
         kind = errors.UNAVAILABLE
-    return Failure(kind, str(error))
+    return Failure(kind, ": ".join([*getattr(error, "__notes__", ()), str(error)]))

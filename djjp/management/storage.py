@@ -20,6 +20,7 @@ from djjp.management.moments import Seconds
 from djjp.management.output import count, echo, print_table
 from djjp.monitoring import shapes
 from djjp.outbox import table, transactions
+from djjp.outbox.requirements import require_outbox
 
 
 @click.command(cls=Subcommand, needs_queue=False)
@@ -113,6 +114,7 @@ def outbox(retried: Sequence[str], deleted: Sequence[str]) -> None:
     Example: manage.py djjp outbox --retry 01a20ea1-30c5-7899-9bf1-a6a7d8c6d722
     """
     for alias in table.outboxes():
+        require_outbox(alias)
         transactions.commit_each_statement(alias)
     aside = {
         (alias, str(row.key)): row

@@ -8,7 +8,7 @@ from django.apps import apps
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-from djjp import conf, engine
+from djjp import conf, engine, unapplied
 from djjp.engine import Problem
 from djjp.outbox import table
 
@@ -55,3 +55,16 @@ def database_problems(alias: str) -> Iterator[Problem]:
             "writes into the first in its search_path, and consumers sweep the first in theirs only",
             f"Keep the table {table.NAME} in one schema that every search_path has, and drop the others.",
         )
+
+
+def require_outbox(alias: str) -> None:
+    """Check that an application's database has the table of its outbox.
+
+    Raises:
+        ImproperlyConfigured: migrations are not applied there.
+        django.db.Error: it does not answer.
+    """
+    with table.named(alias):
+        problem = unapplied.problem(alias, table.LABEL)
+    if problem:
+        raise ImproperlyConfigured(problem)

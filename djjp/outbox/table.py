@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from django.apps import apps
+from django.db import Error as DatabaseError
 from django.db import OperationalError, ProgrammingError, connections, transaction
 from django.db.models.functions import Length
 
@@ -95,7 +96,7 @@ def write(alias: str, jobs: Sequence[NewJob | NewPipeline]) -> list[Waiting]:
     ]
     sql = "INSERT INTO {table} (id, job, created_at) VALUES (%s, %s, %s)"
     statement, _ = _statement(alias, sql, [])
-    with _with_hint(alias), connection.cursor() as cursor:
+    with named(alias), connection.cursor() as cursor:
         if len(rows) == 1:
             cursor.execute(statement, rows[0])
         else:
@@ -149,13 +150,13 @@ def read(alias: str, ids: Sequence[UUID]) -> list[Row]:
 
 def existing(alias: str, ids: Collection[UUID]) -> set[UUID]:
     """Return which of these ids have a row."""
-    with _with_hint(alias):
+    with named(alias):
         return set(_all(alias).filter(pk__in=ids).values_list("pk", flat=True))
 
 
 def uncancelled(alias: str, ids: Collection[UUID]) -> set[UUID]:
     """Return which of these ids have a row that was not cancelled."""
-    with _with_hint(alias):
+    with named(alias):
         rows = _all(alias).filter(pk__in=ids).exclude(cancelled=True)
         return set(rows.values_list("pk", flat=True))
 
@@ -183,7 +184,7 @@ def _delete(alias: str, rows: Sequence[Row], condition: str) -> int:
     ):
         ids = [row.id for row in rows if row.cancelled is cancelled]
         if ids:
-            with _with_hint(alias), connections[alias].cursor() as cursor:
+            with named(alias), connections[alias].cursor() as cursor:
                 statement, params = _statement(alias, sql, ids)
                 cursor.execute(statement + as_read, [*params, True])
                 count += cursor.rowcount
@@ -192,7 +193,7 @@ def _delete(alias: str, rows: Sequence[Row], condition: str) -> int:
 
 def cancel(alias: str, id: UUID) -> bool:
     """Mark a row as cancelled; return False if there is no such row (any more)."""
-    with _with_hint(alias):
+    with named(alias):
         return _all(alias).filter(pk=id).update(cancelled=True) > 0
 
 
@@ -228,7 +229,7 @@ def count_waiting(alias: str, most: int | None = None) -> int:
     Args:
         most: the number at which the count ends; None for none.
     """
-    with _with_hint(alias):
+    with named(alias):
         rows = _all(alias).filter(problem__isnull=True).order_by()
         return (rows if most is None else rows[:most]).count()
 
@@ -240,7 +241,7 @@ def count_set_aside(alias: str, most: int) -> int:
 
 def oldest(alias: str) -> float | None:
     """Return when the first of the rows that wait for their relay was enqueued; None if none waits."""
-    with _with_hint(alias):
+    with named(alias):
         rows = _all(alias).filter(problem__isnull=True).values_list("created_at", flat=True)
         return next((to_seconds(at) for at in rows[:1]), None)
 
@@ -266,7 +267,7 @@ def rows_set_aside(alias: str, limit: int | None = None) -> list[SetAside]:
 
 def restore(alias: str, key: UUID | str) -> None:
     """Have a row that is set aside relayed again."""
-    with _with_hint(alias), connections[alias].cursor() as cursor:
+    with named(alias), connections[alias].cursor() as cursor:
         cursor.execute(
             *_statement(alias, "UPDATE {table} SET problem = NULL WHERE {condition}", [key])
         )
@@ -275,7 +276,7 @@ def restore(alias: str, key: UUID | str) -> None:
 def drop(alias: str, key: UUID | str) -> None:
     """Delete a row that is set aside: its job never enters the queue."""
     sql = "DELETE FROM {table} WHERE {condition} AND problem IS NOT NULL"
-    with _with_hint(alias), connections[alias].cursor() as cursor:
+    with named(alias), connections[alias].cursor() as cursor:
         cursor.execute(*_statement(alias, sql, [key]))
 
 
@@ -317,7 +318,7 @@ def _all(alias: str) -> QuerySet[OutboxJob]:
 @contextmanager
 def _reading(alias: str) -> Iterator[Any]:
     """Yield a cursor that reads any text; SQLite's would refuse a page for one that is no UTF-8, by hand."""
-    with _with_hint(alias), connections[alias].cursor() as cursor:
+    with named(alias), connections[alias].cursor() as cursor:
         driver: Any = connections[alias].connection
         strict = getattr(driver, "text_factory", None)
         if strict is not None:
@@ -336,7 +337,7 @@ def _unlocked(alias: str, keys: Sequence[UUID | str]) -> Iterator[Collection[UUI
     A statement that waits for one row delays all others, for as long as the application's transaction lasts. If it
     has locked some before, it can end in a deadlock, for which the database may abort that transaction.
     """
-    with _with_hint(alias):
+    with named(alias):
         connection = connections[alias]
         if not connection.features.has_select_for_update_skip_locked:
             yield keys
@@ -350,12 +351,13 @@ def _unlocked(alias: str, keys: Sequence[UUID | str]) -> Iterator[Collection[UUI
 
 
 @contextmanager
-def _with_hint(alias: str) -> Iterator[None]:
-    """Add to an error about the outbox's table how to create it."""
+def named(alias: str) -> Iterator[None]:
+    """Add to an error whose outbox it concerns, and to one about the outbox's table how to create it."""
     try:
         yield
-    except (OperationalError, ProgrammingError) as error:
-        if NAME not in str(error):
+    except DatabaseError as error:
+        if not (isinstance(error, (OperationalError, ProgrammingError)) and NAME in str(error)):
+            error.add_note(f"the outbox of {alias!r} cannot be used")
             raise
         raise type(error)(
             f"the outbox of {alias!r} cannot be used: {error}; "

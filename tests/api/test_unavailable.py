@@ -21,6 +21,7 @@ from djjp.engine import Engine
 from djjp.models import Token
 from tests.api.conftest import API
 from tests.support.postgres import Server
+from tests.support.projects import alias_for
 
 ADD = {"name": "api.add", "args": [1]}
 UNKNOWN = "01a20ea1-30c5-7899-9bf1-a6a7d8c6d722"
@@ -100,6 +101,18 @@ def test_without_its_database_each_operation_is_503_and_works_again_afterwards(
     api: API, engine: Engine, tmp_path: Path
 ) -> None:
     require_503_from_all(api, lambda: away(engine, tmp_path))
+
+
+@pytest.mark.one_database
+def test_an_outbox_that_is_away_is_not_taken_for_the_queue(
+    api: API, engine: Engine, tmp_path: Path
+) -> None:
+    config = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / "no" / "stock")}
+    with alias_for(config) as alias:
+        djjp = {"db_name": engine.db.alias, "outbox": [alias]}
+        with override_settings(DJJP=djjp):
+            status, document, _ = api("GET", f"/v1/jobs/{UNKNOWN}")
+    assert (status, document["slug"]) == (500, "failed")
 
 
 @pytest.mark.end_to_end

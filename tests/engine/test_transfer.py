@@ -36,8 +36,10 @@ from djjp.models import (
 )
 from djjp.pipelines import expansion
 from djjp.queues import pause
+from tests.management.conftest import run
 from tests.support.consumers import consuming, drain
 from tests.support.engine_calls import register_consumer
+from tests.support.projects import alias_for
 
 MODELS = (
     *(Queue, Schedule, Occurrence, RateStart, Relayed, Dependency, Job, Attempt, Tag),
@@ -335,6 +337,31 @@ def test_a_job_whose_key_is_taken_in_the_target_meanwhile_is_cancelled(
     row = Job.objects.using(other).get(pk=second.id)
     assert (row.state, row.reason) == ("cancelled", f"job {first.id} has its unique key")
     assert row.finished_at is not None
+
+
+def test_tables_are_created_where_their_migrations_are_recorded_without_them(
+    engine: Engine, other: str
+) -> None:
+    """As in the application's database, where the router has kept them away from `migrate`."""
+    call_command("migrate", "djjp", database=other, verbosity=0)
+    assert "djjp_job" not in connections[other].introspection.table_names()
+    work.run_later()
+
+    move(engine.db.alias, other)
+
+    assert Job.objects.using(other).count() == 1
+
+
+def test_a_target_that_does_not_answer_is_named(
+    engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with alias_for(queue_database(tmp_path / "no" / "queue.sqlite3")) as alias:
+        ran = run(capsys, "transfer", engine.db.alias, alias, "--json")
+    assert ran.code == 69
+    assert (
+        f"the queue's database {alias!r} did not take the call: unable to open"
+        in ran.document("Failure")["error"]["detail"]
+    )
 
 
 @pytest.mark.parametrize(

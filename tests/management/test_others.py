@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from django.test import override_settings
 
 from djjp.durations import to_datetime
 from djjp.engine import Engine
@@ -14,7 +15,10 @@ from djjp.models import Job, Schedule
 from djjp.outbox.models import OutboxJob
 from tests.management.conftest import Djjp
 from tests.project.shop.jobs import add, echo
+from tests.support.projects import alias_for
 from tests.support.schedules import by_hand
+
+NOBODY = "01a20ea1-30c5-7899-9bf1-a6a7d8c6d722"
 
 
 def test_a_schedule_is_run_disabled_and_enabled(engine: Engine, djjp: Djjp) -> None:
@@ -79,6 +83,52 @@ def test_outboxes_have_their_document(engine: Engine, djjp: Djjp) -> None:
     ran = djjp("outbox", "--retry", aside["id"], "--json")
     assert ran.code == 3
     assert ran.document("Failure")["error"]["slug"] == "job-not-found"
+
+
+@pytest.mark.one_database
+def test_an_outbox_without_its_table_is_named_with_the_command_that_creates_it(
+    engine: Engine, djjp: Djjp, tmp_path: Path
+) -> None:
+    config = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / "stock.sqlite3")}
+    with alias_for(config) as alias, _outbox_on(engine, alias):
+        ran = djjp("outbox", "--json")
+        assert ran.code == 1
+        error = ran.document("Failure")["error"]
+        assert error["slug"] == "misconfigured"
+        assert error["detail"].startswith(f"the database {alias!r} lacks migrations of djjp_outbox")
+        assert f"python manage.py migrate --database={alias}" in error["detail"]
+        _require_not_the_queues(djjp, alias, f"migrate --database={alias}")
+
+
+@pytest.mark.one_database
+def test_an_outbox_that_does_not_answer_is_not_taken_for_the_queue(
+    engine: Engine, djjp: Djjp, tmp_path: Path
+) -> None:
+    config = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / "no" / "stock")}
+    with alias_for(config) as alias, _outbox_on(engine, alias):
+        for words in (["outbox"], ["show", NOBODY], ["cancel", NOBODY]):
+            ran = djjp(*words, "--json")
+            assert ran.code == 1
+            error = ran.document("Failure")["error"]
+            assert error["slug"] == "failed"
+            assert (
+                error["detail"]
+                == f"the outbox of {alias!r} cannot be used: unable to open database file"
+            )
+
+
+def _outbox_on(engine: Engine, alias: str) -> override_settings:
+    return override_settings(DJJP={"db_name": engine.db.alias, "outbox": [alias]})
+
+
+def _require_not_the_queues(djjp: Djjp, alias: str, remedy: str) -> None:
+    for verb in ("show", "cancel"):
+        ran = djjp(verb, NOBODY, "--json")
+        assert ran.code == 1
+        error = ran.document("Failure")["error"]
+        assert error["slug"] == "failed"
+        assert error["detail"].startswith(f"the outbox of {alias!r} cannot be used: no such table")
+        assert remedy in error["detail"]
 
 
 @pytest.mark.one_database
