@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from typing import Any
 
 from django.apps import apps
@@ -15,7 +14,7 @@ from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections, router
 
 from djjp import conf, engine, instruments, unapplied
 from djjp.databases import migrate_command
-from djjp.engine import Problem
+from djjp.engine import Problem, entries
 from djjp.jobs import registry
 from djjp.outbox import requirements, table
 from djjp.routers import APP_LABEL, OUTBOX_LABEL, QueueRouter
@@ -43,7 +42,7 @@ def _basics() -> list[CheckMessage]:
     """Check the settings, the jobs' names and the alias, on which all other checks depend."""
     if problems := [*_settings(), *_names()] or [*_instruments()]:
         return problems
-    return list(_missing_alias())
+    return list(_missing_alias()) or list(_entry())
 
 
 def _settings() -> Iterator[CheckMessage]:
@@ -80,6 +79,11 @@ def _missing_alias() -> Iterator[CheckMessage]:
             f"Add it: DATABASES[{alias!r}] = queue_database(BASE_DIR / 'queue.sqlite3'), "
             "or set DJJP['db_name'] to an alias that DATABASES has.",
         )
+
+
+def _entry() -> Iterator[CheckMessage]:
+    if problem := entries.problem(_alias()):
+        yield _error("E010", problem, f"Correct DATABASES[{_alias()!r}].")
 
 
 def _engine() -> Iterator[CheckMessage]:
@@ -126,20 +130,9 @@ def _router() -> Iterator[CheckMessage]:
 
 
 def _outbox() -> Iterator[CheckMessage]:
-    settings = conf.current()
-    for alias in settings.outbox:
-        problem = None
-        if alias not in connections.settings:
-            problem = "is no alias in DATABASES"
-        elif alias == settings.db_name != "default":
-            problem = "is the queue's own database: it needs no outbox"
-        if problem:
-            yield _error(
-                "E011",
-                f"DJJP['outbox'] names {alias!r}, which {problem}",
-                "Name only aliases of the application's databases there.",
-            )
-            return
+    if found := requirements.alias_problem():
+        yield _error("E011", *found)
+        return
     if problems := [*requirements.configuration_problems()]:
         yield from (_error(*problem) for problem in problems)
         return
@@ -214,13 +207,18 @@ def _migrations(alias: str, app_label: str) -> Iterator[CheckMessage]:
 
 
 def _application(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
-    if _basics():
+    if _basics() or requirements.alias_problem():
         return []
     found: list[CheckMessage] = []
     for alias in {*table.outboxes()} & {*(databases or ())}:
-        with suppress(DatabaseError):  # consumers can start while an application's database is away
+        try:
+            entries.connect(alias)
             found += [_error(*problem) for problem in requirements.database_problems(alias)]
             found += _migrations(alias, OUTBOX_LABEL)
+        except DatabaseError:
+            pass  # consumers can start while an application's database is away
+        except ImproperlyConfigured as error:
+            found.append(_error("E011", str(error), f"Correct DATABASES[{alias!r}]."))
     return found
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import dj_database_url
 import django
 import pytest
+from _pytest.monkeypatch import MonkeyPatch
 from django.core import checks
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.db import connections
 from django.db.backends.sqlite3.base import DatabaseWrapper as SQLiteWrapper
 from django.test import override_settings
@@ -25,6 +26,7 @@ from djjp.engine import Engine
 from djjp.exceptions import JobNameTaken
 from djjp.jobs import job, registry
 from tests.docs.markdown import anchors
+from tests.management.conftest import run
 from tests.project.shop.jobs import add
 from tests.support.consumers import drain
 from tests.support.databases import QUEUES
@@ -320,6 +322,82 @@ def test_options_that_the_driver_refuses_are_reported(
         message = only(reported([queue]), "djjp.E010")
     assert repr(queue) in message
     gc.collect()  # of that connection, while the warning is ignored
+
+
+WRONG = [
+    ({"NAME": None}, "['NAME'] is None; it must be the path of a file"),
+    ({"NAME": 5}, "['NAME'] is 5; it must be the path of a file"),
+    ({"NAME": b"/srv/q"}, "['NAME'] is b'/srv/q'; it must be the path of a file"),
+    ({"OPTIONS": None}, "['OPTIONS'] is of type NoneType; it must be a dictionary"),
+    ({"OPTIONS": {"timeout": "30"}}, "['timeout'] is '30'; it must be a number of seconds"),
+    ({"OPTIONS": {"init_command": None}}, "['init_command'] is None; it must be SQL, as a text"),
+    ({"CONN_MAX_AGE": "x"}, "['CONN_MAX_AGE'] is 'x'; it must be a number of seconds, or None"),
+    ({"TIME_ZONE": "Nope/Nope"}, "['TIME_ZONE'] is 'Nope/Nope'; it must be the name of a time"),
+]
+
+
+@pytest.mark.one_database
+@pytest.mark.parametrize(("changes", "words"), WRONG)
+def test_a_wrong_value_of_an_entry_is_reported_and_refused_by_commands(
+    changes: dict[str, Any], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = queue_database(tmp_path / "queue.sqlite3")
+    with queue_on(config) as queue, MonkeyPatch.context() as patch:
+        for key, value in changes.items():
+            patch.setitem(connections.settings[queue], key, value)
+        message = only(reported([queue]), "djjp.E010")
+        assert words in message
+        assert f"Correct DATABASES[{queue!r}]" in message
+        ran = run(capsys, "status", "--json")
+        with pytest.raises(CommandError) as refused:
+            call_command("start_consumer", drain=True)
+    assert ran.code == 1
+    error = ran.document("Failure")["error"]
+    assert (error["slug"], words in error["detail"]) == ("misconfigured", True)
+    assert words in str(refused.value)
+
+
+@pytest.mark.one_database
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        *WRONG,
+        ({"OPTIONS": {"no_such_option": 1}}, "cannot be used: 'no_such_option' is an invalid"),
+    ],
+)
+def test_a_wrong_value_of_an_outboxs_entry_is_reported_and_refused_by_commands(
+    engine: Engine,
+    changes: dict[str, Any],
+    words: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with alias_for(sqlite_at(tmp_path / "stock.sqlite3")) as alias, MonkeyPatch.context() as patch:
+        for key, value in changes.items():
+            patch.setitem(connections.settings[alias], key, value)
+        with override_settings(DJJP={"db_name": engine.db.alias, "outbox": [alias]}):
+            assert words in only(reported([alias]), "djjp.E011")
+            failed = [run(capsys, name, "--json") for name in ("status", "outbox")]
+            with pytest.raises(CommandError) as refused:
+                call_command("start_consumer", drain=True)
+    for ran in failed:
+        assert ran.code == 1
+        error = ran.document("Failure")["error"]
+        assert (error["slug"], words in error["detail"]) == ("misconfigured", True)
+    assert words in str(refused.value)
+
+
+@pytest.mark.one_database
+def test_an_outbox_on_no_alias_is_named_by_commands(
+    engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with override_settings(DJJP={"db_name": engine.db.alias, "outbox": ["nope"]}):
+        for name in ("status", "outbox"):
+            ran = run(capsys, name, "--json")
+            assert ran.code == 1
+            error = ran.document("Failure")["error"]
+            assert error["slug"] == "misconfigured"
+            assert error["detail"] == "DJJP['outbox'] names 'nope', which is no alias in DATABASES"
 
 
 def test_two_databases_in_memory_are_not_taken_for_one() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sqlite3
 import time
@@ -14,7 +15,7 @@ from typing import Any
 
 import click
 import pytest
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.test import override_settings
 from django.utils import timezone
 
@@ -149,9 +150,9 @@ def test_jobs_can_be_filtered(engine: Engine, djjp: Any) -> None:
     assert ids("--name", add.name) == [str(waiting.id), str(done.id)]
     assert ids("--name", add.name, "--state", "ready") == [str(waiting.id)]
     assert ids("--limit", "2") == [str(waiting.id), str(mailed.id)]
-    with pytest.raises(click.exceptions.Exit) as nothing:
+    with pytest.raises(CommandError) as nothing:
         djjp("jobs", "--queue", "nowhere")
-    assert nothing.value.exit_code == 4
+    assert nothing.value.returncode == 4
 
 
 @pytest.mark.sqlite_only
@@ -242,14 +243,29 @@ def test_an_id_of_no_job_is_an_error_of_one_line_after_what_was_done_to_the_othe
     assert Job.objects.get().state == after
 
 
-def test_an_error_is_an_exit_when_called_from_python_too(
+def test_an_error_is_one_of_djangos_commands_when_called_from_python(
     engine: Engine, djjp: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(click.exceptions.Exit) as caught:
+    with pytest.raises(CommandError) as caught:
         djjp("cancel", str(uuid.uuid4()))
 
-    assert caught.value.exit_code == 3
-    assert "there is no job" in capsys.readouterr().err
+    assert caught.value.returncode == 3
+    assert str(caught.value).startswith("there is no job")
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.one_database
+@pytest.mark.parametrize("command", ["djjp", "start_consumer"])
+def test_the_usual_options_are_taken_from_python(
+    engine: Engine, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    words, said = (["status"], "no jobs") if command == "djjp" else (["--help"], "Run jobs until")
+    for usual in ({"force_color": True}, {"no_color": True, "skip_checks": False}):
+        out = io.StringIO()
+        call_command(command, *words, stdout=out, stderr=io.StringIO(), **usual)
+        assert said in out.getvalue()
+        assert ("\x1b[" in out.getvalue()) is (command == "djjp" and "force_color" in usual)
+    assert capsys.readouterr() == ("", "")
 
 
 # pause and resume
@@ -502,11 +518,13 @@ def test_backup_copies_the_queue_and_overwrites_nothing(
 
     with closing(sqlite3.connect(target)) as copied:
         assert copied.execute("SELECT id FROM djjp_job").fetchall() == [(handle.id.hex,)]
+    texts = []
     for refused in (target, tmp_path / "missing" / "backup.sqlite3"):
-        with pytest.raises(click.exceptions.Exit):
+        with pytest.raises(CommandError) as ended:
             djjp("backup", str(refused))
-    exists, missing = capsys.readouterr().err.splitlines()
-    assert exists == f"CommandError: {target} exists; a backup overwrites no file"
+        texts.append(str(ended.value))
+    exists, missing = texts
+    assert exists == f"{target} exists; a backup overwrites no file"
     assert "No such file or directory" in missing
 
 
@@ -514,9 +532,8 @@ def test_backup_copies_the_queue_and_overwrites_nothing(
 def test_backup_names_the_tool_for_postgresql(
     djjp: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(click.exceptions.Exit):
+    with pytest.raises(CommandError, match="pg_dump"):
         djjp("backup", str(tmp_path / "backup"))
-    assert "pg_dump" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -30,6 +30,7 @@ from djjp.consumer.recycling import (
 )
 from djjp.consumer.supervision import Supervision
 from djjp.durations import seconds
+from djjp.engine import entries
 from djjp.outbox import table
 from djjp.routers import APP_LABEL, OUTBOX_LABEL
 
@@ -190,7 +191,7 @@ def require() -> None:
     It runs without the outbox too: a database whose outbox lacks migrations is logged.
 
     Raises:
-        ImproperlyConfigured: an instrument cannot be loaded.
+        ImproperlyConfigured: an instrument cannot be loaded, or the entry of an outbox is wrong.
         ImproperlyConfigured, QueueUnavailable: as `require_queue()` does.
     """
     instruments.require()
@@ -199,6 +200,7 @@ def require() -> None:
         connection = connections[alias]
         was_open = connection.connection is not None
         try:
+            entries.connect(alias)
             if problem := unapplied.problem(alias, OUTBOX_LABEL):
                 logger.warning("%s; its outbox may not be swept before", problem)
         except DatabaseError:

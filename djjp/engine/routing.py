@@ -22,7 +22,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
 from djjp import conf, forks
-from djjp.engine import sessions, sharing
+from djjp.engine import entries, sessions, sharing
 from djjp.engine.database import Database
 from djjp.engine.engine import Engine
 from djjp.engine.refusals import Refusal
@@ -75,12 +75,18 @@ def current() -> Engine:
 
 
 def for_alias(alias: str) -> Engine:
-    """Return the engine of an alias, independent of `DJJP`."""
+    """Return the engine of an alias, independent of `DJJP`.
+
+    Raises:
+        ImproperlyConfigured: its entry in `DATABASES` has a wrong value, or djjp has no claim strategy for it.
+    """
     return _engine(connections.settings[alias]["ENGINE"], alias)
 
 
 @cache
 def _engine(backend: str, alias: str) -> Engine:
+    if problem := entries.problem(alias):
+        raise ImproperlyConfigured(problem)
     vendor = connections[alias].vendor
     if vendor not in _DATABASES:
         raise ImproperlyConfigured(
@@ -105,6 +111,7 @@ def run(verb: Callable[[Engine], T], own: BaseDatabaseWrapper | None = None) -> 
 
     Raises:
         QueueUnavailable: the queue's database did not take the call in time.
+        ImproperlyConfigured: its entry in `DATABASES` has a wrong value.
         OutcomeUnknown: it is not known whether it took the call.
     """
     call_queue = current_call_queue.get()
@@ -166,7 +173,7 @@ def _call(verb: Callable[[Engine], T], engine: Engine, connection: BaseDatabaseW
 
 def _connect(engine: Engine) -> None:
     try:
-        engine.db.connection.ensure_connection()
+        entries.connect(engine.db.alias)
     except DatabaseError as error:
         raise sessions.unavailable(engine.db, error) from error
 

@@ -26,7 +26,8 @@ from djjp.exceptions import (
     JobNotRegistered,
     QueueUnavailable,
 )
-from djjp.management.shell import in_one_line
+from djjp.management.shell import USUAL_OPTIONS, called, in_one_line
+from djjp.outbox.requirements import require_aliases
 
 #: The environment variable by which a shell asks for completions of the words of `djjp …`.
 COMPLETE_VARIABLE = "_DJJP_COMPLETE"
@@ -50,6 +51,7 @@ class Failure(CommandError):
     def __init__(self, kind: ErrorKind, detail: str, **members: Any) -> None:
         super().__init__(in_one_line(detail), returncode=kind.exit_code)
         self.kind = kind
+        self.is_answered = False  # whether the document of the command has it
         self.members = members
 
     def document(self) -> dict[str, Any]:
@@ -86,14 +88,8 @@ def answer(
     else:
         show()
     if but is not None:
-        report(but)
-        click.get_current_context().exit(but.returncode)
-
-
-def report(failure: Failure) -> None:
-    """Print an error on stderr."""
-    color = click.get_current_context().color
-    click.secho(f"CommandError: {failure}", fg="red", bold=True, err=True, color=color)
+        but.is_answered = True
+        raise but
 
 
 def print_document(document: Mapping[str, Any]) -> None:
@@ -117,7 +113,7 @@ class Subcommand(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         if self.needs_queue:
-            require_queue()
+            _require()
         return super().invoke(ctx)
 
 
@@ -131,14 +127,25 @@ class Subgroup(click.Group):
         self.params.append(_json_option())
 
     def invoke(self, ctx: click.Context) -> Any:
-        require_queue()
+        _require()
         return super().invoke(ctx)
+
+
+def _require() -> None:
+    """Check what each command on the jobs needs."""
+    require_aliases()
+    require_queue()
 
 
 class Commands(GroupAdapter):  # type: ignore[misc]  # djclick has no types
     """The group `djjp`."""
 
     command_class = Subcommand
+    base_stealth_options = USUAL_OPTIONS
+
+    def execute(self, *args: str, **kwargs: Any) -> None:
+        with called(kwargs) as words:
+            super().execute(*words, *args, **kwargs)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         if os.environ.get(COMPLETE_VARIABLE):
@@ -164,12 +171,13 @@ class Commands(GroupAdapter):  # type: ignore[misc]  # djclick has no types
             with _wrong_usage_as_document(ctx):
                 return click.Group.invoke(self, ctx)
         except _EXPECTED as error:
-            if ctx.traceback:  # type: ignore[attr-defined]  # djclick's option
-                raise
             failure = _as_failure(error)
-            if ctx.meta[_JSON]:
+            if ctx.meta[_JSON] and not failure.is_answered:
                 print_document({"error": failure.document()})
-            report(failure)
+            if ctx.traceback:  # type: ignore[attr-defined]  # djclick's option
+                raise failure from error
+            text = f"CommandError: {failure}"
+            click.secho(text, fg="red", bold=True, err=True, color=ctx.color)
             ctx.exit(failure.returncode)
 
 

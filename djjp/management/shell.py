@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import click
@@ -49,21 +49,57 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         echo("  ".join(cells).rstrip())
 
 
+#: The options of each command of Django's that `call_command()` takes, and djclick does not know.
+USUAL_OPTIONS = ["stdout", "stderr", "skip_checks", "no_color", "force_color"]
+
+
+@contextmanager
+def called(options: dict[str, Any]) -> Iterator[list[str]]:
+    """Take the usual options out of those of `call_command()`, and do what they ask for while the block runs.
+
+    Yields the words that stand for the other ones: also `--traceback`, with which errors are raised as they are.
+    The process' own streams are replaced, because everything is printed there.
+
+    Raises:
+        CommandError: the command has ended with an exit code and no error.
+    """
+    usual = {name: options.pop(name, None) for name in USUAL_OPTIONS}
+    words = ["--traceback"]
+    if usual["no_color"] or usual["force_color"]:
+        words.append("--no-color" if usual["no_color"] else "--color")
+    with ExitStack() as stack:
+        if usual["stdout"] is not None:
+            stack.enter_context(redirect_stdout(usual["stdout"]))
+        if usual["stderr"] is not None:
+            stack.enter_context(redirect_stderr(usual["stderr"]))
+        try:
+            yield words
+        except click.exceptions.Exit as end:
+            if end.exit_code:
+                text = f"the command has ended with exit code {end.exit_code}; its output has the reason"
+                raise CommandError(text, returncode=end.exit_code) from end
+
+
 class Command(CommandAdapter):  # type: ignore[misc]  # djclick has no types
     """A command that reads the keyword arguments of `call_command()` as the words of a command line.
 
     Without this, click would neither convert nor validate them.
     """
 
+    base_stealth_options = USUAL_OPTIONS
+
     def execute(self, *args: str, **kwargs: Any) -> None:
-        kwargs.pop("skip_checks", None)
+        with called(kwargs) as words:
+            super().execute(*words, *self._words(kwargs), *args)
+
+    def _words(self, options: dict[str, Any]) -> list[str]:
         by_name = {param.name: param for param in self.params}
         for option, name in self.map_names():
             by_name.setdefault(option, by_name[name])
         words: list[str] = []
-        for key, value in kwargs.items():
+        for key, value in options.items():
             words += _words(by_name[key.replace("-", "_")], value)
-        super().execute(*words, *args)
+        return words
 
 
 class command(CommandRegistrator):  # type: ignore[misc]  # noqa: N801  (used as a decorator, as djclick's)

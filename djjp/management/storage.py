@@ -20,7 +20,7 @@ from djjp.management.moments import Seconds
 from djjp.management.output import count, echo, print_table
 from djjp.monitoring import shapes
 from djjp.outbox import table, transactions
-from djjp.outbox.requirements import require_outbox
+from djjp.outbox.requirements import require_aliases, require_outbox
 
 
 @click.command(cls=Subcommand, needs_queue=False)
@@ -113,9 +113,11 @@ def outbox(retried: Sequence[str], deleted: Sequence[str]) -> None:
     \b
     Example: manage.py djjp outbox --retry 01a20ea1-30c5-7899-9bf1-a6a7d8c6d722
     """
+    require_aliases()
     for alias in table.outboxes():
+        with table.named(alias):
+            transactions.commit_each_statement(alias)
         require_outbox(alias)
-        transactions.commit_each_statement(alias)
     aside = {
         (alias, str(row.key)): row
         for alias in table.outboxes()

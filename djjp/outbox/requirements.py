@@ -7,10 +7,46 @@ from collections.abc import Iterable, Iterator, Mapping
 from django.apps import apps
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
 
 from djjp import conf, engine, unapplied
-from djjp.engine import Problem
+from djjp.engine import Problem, entries
 from djjp.outbox import table
+
+
+def alias_problem() -> tuple[str, str] | None:
+    """Return what is wrong with an alias in `DJJP["outbox"]`, and what puts it right; None if nothing is."""
+    settings_now = conf.current()
+    for alias in settings_now.outbox:
+        fault = None
+        if alias not in connections.settings:
+            fault = "is no alias in DATABASES"
+        elif alias == settings_now.db_name != "default":
+            fault = "is the queue's own database: it needs no outbox"
+        if fault:
+            return (
+                f"DJJP['outbox'] names {alias!r}, which {fault}",
+                "Name only aliases of the application's databases there.",
+            )
+    wrong = ((alias, entries.problem(alias)) for alias in table.outboxes())
+    return next(
+        (
+            (text, f"Correct DATABASES[{alias!r}], which DJJP['outbox'] names.")
+            for alias, text in wrong
+            if text
+        ),
+        None,
+    )
+
+
+def require_aliases() -> None:
+    """Check that each alias in `DJJP["outbox"]` can have an outbox.
+
+    Raises:
+        ImproperlyConfigured: one cannot.
+    """
+    if found := alias_problem():
+        raise ImproperlyConfigured(found[0])
 
 
 def configuration_problems() -> Iterator[Problem]:
@@ -61,7 +97,7 @@ def require_outbox(alias: str) -> None:
     """Check that an application's database has the table of its outbox.
 
     Raises:
-        ImproperlyConfigured: migrations are not applied there.
+        ImproperlyConfigured: migrations are not applied there, or its entry in `DATABASES` has a wrong value.
         django.db.Error: it does not answer.
     """
     with table.named(alias):

@@ -21,7 +21,7 @@ from djjp import conf
 from djjp.bounds import READ_TEXT, one_line, storable
 from djjp.databases import execute_many
 from djjp.durations import to_datetime, to_seconds
-from djjp.engine import NewJob, NewPipeline
+from djjp.engine import NewJob, NewPipeline, entries
 from djjp.outbox import serialization
 
 if TYPE_CHECKING:
@@ -352,8 +352,14 @@ def _unlocked(alias: str, keys: Sequence[UUID | str]) -> Iterator[Collection[UUI
 
 @contextmanager
 def named(alias: str) -> Iterator[None]:
-    """Add to an error whose outbox it concerns, and to one about the outbox's table how to create it."""
+    """Add to an error whose outbox it concerns, and to one about the outbox's table how to create it.
+
+    Raises:
+        ImproperlyConfigured: the driver refuses the alias' entry in `DATABASES`.
+    """
     try:
+        if connections[alias].connection is None:
+            entries.connect(alias)
         yield
     except DatabaseError as error:
         if not (isinstance(error, (OperationalError, ProgrammingError)) and NAME in str(error)):

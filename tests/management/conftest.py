@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import click
 import pytest
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 
 from djjp.engine import Engine
 from djjp.monitoring import shapes
@@ -48,8 +49,9 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> Ran:
     code = 0
     try:
         call_command("djjp", *words)
-    except click.exceptions.Exit as end:
-        code = end.exit_code
+    except CommandError as error:
+        code = error.returncode
+        print(f"CommandError: {error}", file=sys.stderr)
     except click.ClickException as error:
         error.show()
         code = error.exit_code
