@@ -1,10 +1,19 @@
-"""Standard output and error at the end of a process, when nobody can read them any more."""
+"""Standard output and error of a process: characters that they cannot have, and their end."""
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from contextlib import suppress
+
+
+def accept_all_characters() -> None:
+    """Have the streams write an escape for each character that the encoding of the locale lacks."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            with suppress(OSError, ValueError):  # of one that was closed, or replaced by a pipe
+                stream.reconfigure(errors="backslashreplace")
 
 
 def flush() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +132,33 @@ def test_a_wrong_value_is_refused_as_a_shell_refuses_it(
 def test_a_flag_takes_only_what_can_be_read_as_yes_or_no(engine: Engine) -> None:
     with pytest.raises(click.BadParameter):
         call_command("start_consumer", drain="perhaps")
+
+
+# The streams
+
+
+@pytest.mark.end_to_end
+@pytest.mark.one_database
+def test_a_character_that_the_locale_lacks_is_printed_as_an_escape(
+    processes: Processes, engine: Engine
+) -> None:
+    handle = add.using(tags=["\u03a9"]).run_later(1)
+    done = processes.run("djjp", "show", str(handle.id), PYTHONIOENCODING="latin-1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\u03a9" in done.stdout
+
+
+@pytest.mark.one_database
+@pytest.mark.parametrize("words", [["djjp", "status"], ["start_consumer", "--help"]])
+def test_output_that_cannot_be_written_is_one_line(
+    engine: Engine, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = load_command_class("djjp", words[0])
+    with (
+        Path("/dev/full").open("w") as full,
+        redirect_stdout(full),
+        pytest.raises(SystemExit) as ended,
+    ):
+        command.run_from_argv(["manage.py", *words])
+    assert ended.value.code == 1
+    assert capsys.readouterr() == ("", "CommandError: [Errno 28] No space left on device\n")

@@ -93,7 +93,7 @@ class Asked:
         try:
             typed = search_terms(text)
         except FilterError as error:
-            errors["q"] = str(error)
+            errors["q"] = display.lines(str(error))
         _try(errors, "q", typed)
         wanted = None
         if not errors:
@@ -127,7 +127,7 @@ class Asked:
     def conditions(self) -> list[Link]:
         """Return the conditions besides the states, each with the query string without it."""
         return [
-            Link(f"{key}:{value}", self.query(**{key: None}))
+            Link(display.lines(f"{key}:{value}"), self.query(**{key: None}))
             for key, value in self.values.items()
             if key != "state" and self.wanted
         ]
@@ -202,5 +202,5 @@ def _try(errors: dict[str, str], key: str | None, given: Mapping[str, Any]) -> F
     try:
         return Filter.of(given)
     except FilterError as error:
-        errors[error.key if key is None else key] = str(error)
+        errors[error.key if key is None else key] = display.lines(str(error))
         return None

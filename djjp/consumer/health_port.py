@@ -90,7 +90,10 @@ def _listen(host: str, port: int) -> socket.socket:
             if error.errno not in _WITHOUT_IPV6:
                 raise
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family)
+    try:
+        return socket.create_server((host, port), family=family)
+    except (TypeError, UnicodeError) as error:  # no name of a host can be like this
+        raise OSError(str(error)) from error
 
 
 class _Server(ThreadingHTTPServer):

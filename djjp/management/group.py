@@ -26,7 +26,7 @@ from djjp.exceptions import (
     JobNotRegistered,
     QueueUnavailable,
 )
-from djjp.management.shell import USUAL_OPTIONS, called, in_one_line
+from djjp.management.shell import USUAL_OPTIONS, called, in_one_line, own_streams
 from djjp.outbox.requirements import require_aliases
 
 #: The environment variable by which a shell asks for completions of the words of `djjp …`.
@@ -154,7 +154,8 @@ class Commands(GroupAdapter):  # type: ignore[misc]  # djclick has no types
 
     def run_from_argv(self, argv: list[str]) -> None:
         try:
-            super().run_from_argv(argv)
+            with own_streams(argv):
+                super().run_from_argv(argv)
         except click.Abort:  # Ctrl-C
             click.echo("stopped", err=True)
             sys.exit(errors.FAILED.exit_code)

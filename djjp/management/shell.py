@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ from django.core.management import CommandError
 from django.db import Error as DatabaseError
 from djclick.adapter import CommandAdapter, CommandRegistrator
 
+from djjp import errors, streams
 from djjp.bounds import one_line
 from djjp.exceptions import JobDoesNotExist, QueueUnavailable
 
@@ -80,6 +82,21 @@ def called(options: dict[str, Any]) -> Iterator[list[str]]:
                 raise CommandError(text, returncode=end.exit_code) from end
 
 
+@contextmanager
+def own_streams(argv: Sequence[str]) -> Iterator[None]:
+    """Let a command of a shell print every character, and end with one line where its output cannot be written."""
+    streams.accept_all_characters()
+    try:
+        yield
+    except OSError as error:
+        if "--traceback" in argv:
+            raise
+        with suppress(OSError, ValueError):
+            click.echo(f"CommandError: {in_one_line(str(error))}", err=True)
+        streams.flush()
+        sys.exit(errors.FAILED.exit_code)
+
+
 class Command(CommandAdapter):  # type: ignore[misc]  # djclick has no types
     """A command that reads the keyword arguments of `call_command()` as the words of a command line.
 
@@ -87,6 +104,10 @@ class Command(CommandAdapter):  # type: ignore[misc]  # djclick has no types
     """
 
     base_stealth_options = USUAL_OPTIONS
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        with own_streams(argv):
+            super().run_from_argv(argv)
 
     def execute(self, *args: str, **kwargs: Any) -> None:
         with called(kwargs) as words:

@@ -15,6 +15,7 @@ from djjp.admin import snapshot
 from djjp.engine import Engine
 from djjp.ids import new_id
 from djjp.models import Incident, Job, Operation, Queue, Release, Schedule, State
+from djjp.monitoring.filters import KEYS
 from djjp.monitoring.operations import start
 from tests.admin.test_every_page import is_shown
 from tests.admin.test_permissions import PAGES, address
@@ -83,6 +84,18 @@ def rows() -> dict[str, str]:
     found["running"] = reverse("admin:djjp_job_change", args=[running.pk])
     found["bulk"] = reverse("admin:djjp_job_bulk", args=["cancel"])
     return found
+
+
+@pytest.mark.parametrize("page", ["djjp_job_changelist", "djjp_job_failures"])
+@pytest.mark.parametrize("key", [*KEYS, "q", "nonsense"])
+def test_no_text_of_an_address_acts_on_a_page(
+    engine: Engine, log_in: LogIn, page: str, key: str
+) -> None:
+    client = log_in("view", "view_arguments", "operate")
+    for given in (ACTING, f"tag:{ACTING}"):
+        shown = client.get(reverse(f"admin:{page}"), {key: given})
+        assert shown.status_code == (400 if key == "nonsense" else 200)
+        assert acting(shown) == []
 
 
 def test_no_text_of_a_row_acts_on_a_page(engine: Engine, log_in: LogIn) -> None:

@@ -365,6 +365,14 @@ def test_a_port_that_is_taken_is_named(engine: Engine) -> None:
     )
 
 
+@pytest.mark.one_database
+@pytest.mark.parametrize("host", ["\udcff", "a..b", "a" * 300])
+def test_an_address_that_no_host_can_have_is_named(engine: Engine, number: int, host: str) -> None:
+    with pytest.raises(CommandError, match="the health port cannot be opened: ") as ended:
+        call_command("start_consumer", "--drain", health_port=number, health_host=host)
+    assert ascii(host)[1:-1] in str(ended.value)
+
+
 @pytest.mark.parametrize(
     "option", [("--health-port", "0"), ("--health-port", "web"), ("--health-file", "/")]
 )
