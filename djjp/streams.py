@@ -12,7 +12,9 @@ def accept_all_characters() -> None:
     """Have the streams write an escape for each character that the encoding of the locale lacks."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            with suppress(OSError, ValueError):  # of one that was closed, or replaced by a pipe
+            with suppress(
+                OSError, ValueError
+            ):  # a closed stream, or a file that a pipe has replaced
                 stream.reconfigure(errors="backslashreplace")
 
 
