@@ -15,6 +15,7 @@ from djjp.exceptions import (
     EncodeError,
     JobDoesNotExist,
     JobNotRegistered,
+    OutboxUnavailable,
     PayloadTooLarge,
     QueueUnavailable,
 )
@@ -86,6 +87,7 @@ KINDS = {kind.slug: kind for kind in list(globals().values()) if isinstance(kind
 
 # The first that fits counts.
 _OF_EXCEPTIONS: list[tuple[type[BaseException], ErrorKind]] = [
+    (OutboxUnavailable, FAILED),  # the queue answers
     (QueueUnavailable, UNAVAILABLE),
     (JobDoesNotExist, JOB_NOT_FOUND),
     (JobNotRegistered, NOT_REGISTERED),

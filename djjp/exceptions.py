@@ -28,6 +28,7 @@ __all__ = [
     "JobNotRegistered",
     "JobStopped",
     "JobTimedOut",
+    "OutboxUnavailable",
     "OutcomeUnknown",
     "PayloadTooLarge",
     "QueueUnavailable",
@@ -157,6 +158,10 @@ class QueueUnavailable(Exception):
 
     Only `OutcomeUnknown`, which is derived from it, leaves that open.
     """
+
+
+class OutboxUnavailable(QueueUnavailable):
+    """The queue answers, and has no such job; the database of an outbox does not, and the job may be there."""
 
 
 class OutcomeUnknown(QueueUnavailable):

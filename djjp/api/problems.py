@@ -13,7 +13,13 @@ from django.http import HttpRequest, HttpResponse, JsonResponse, UnreadablePostE
 from djjp import engine, errors
 from djjp.engine import sessions
 from djjp.errors import ErrorKind
-from djjp.exceptions import EncodeError, JobDoesNotExist, PayloadTooLarge, QueueUnavailable
+from djjp.exceptions import (
+    EncodeError,
+    JobDoesNotExist,
+    OutboxUnavailable,
+    PayloadTooLarge,
+    QueueUnavailable,
+)
 from djjp.monitoring import FilterError
 
 logger = logging.getLogger("djjp.api")
@@ -92,6 +98,8 @@ def _problem_of(error: Exception) -> Problem | None:
         return Problem(errors.USAGE, "the body ended before it was complete")
     if isinstance(error, DatabaseError) and sessions.is_outage(engine.current().db, error):
         error = QueueUnavailable("the queue's database does not answer")
+    if isinstance(error, OutboxUnavailable):
+        return None
     if isinstance(error, QueueUnavailable):
         after = {"Retry-After": str(RETRY_AFTER)}
         return Problem(errors.UNAVAILABLE, "the queue's database does not answer", headers=after)

@@ -14,7 +14,7 @@ from djjp import conf, engine
 from djjp.bounds import one_line
 from djjp.durations import to_datetime
 from djjp.engine import Engine, NewPipeline
-from djjp.exceptions import QueueUnavailable
+from djjp.exceptions import OutboxUnavailable, QueueUnavailable
 from djjp.models import Job, State
 from djjp.outbox import relay, serialization, table, transactions
 from djjp.outbox.table import Row
@@ -34,9 +34,9 @@ def locate(id: UUID) -> Pending | None:
     """Return a job from an outbox; None if no outbox has it.
 
     Raises:
-        QueueUnavailable: an outbox does not answer, and no other has it.
+        OutboxUnavailable: an outbox does not answer, and no other has it.
     """
-    unanswered: list[QueueUnavailable] = []
+    unanswered: list[OutboxUnavailable] = []
     for alias in table.outboxes():
         with _noting(unanswered, alias):
             for row in table.read(alias, [id]):
@@ -62,11 +62,11 @@ def cancel(id: UUID, in_queue: Callable[[], int]) -> None:
         in_queue: cancels it in the queue; returns the number of jobs that this has cancelled.
 
     Raises:
-        QueueUnavailable: an outbox does not answer, and neither the queue nor another outbox has it.
+        OutboxUnavailable: an outbox does not answer, and neither the queue nor another outbox has it.
     """
     if in_queue():
         return
-    unanswered: list[QueueUnavailable] = []
+    unanswered: list[OutboxUnavailable] = []
     for alias in table.outboxes():
         with _noting(unanswered, alias):
             if _mark(alias, id):
@@ -85,10 +85,10 @@ def cancel_waiting(ids: Sequence[UUID]) -> set[UUID]:
     """Cancel those of these jobs and pipelines that are in an outbox, as `cancel` does; return their ids.
 
     Raises:
-        QueueUnavailable: an outbox does not answer; what the others have is cancelled.
+        OutboxUnavailable: an outbox does not answer; what the others have is cancelled.
     """
     cancelled: set[UUID] = set()
-    unanswered: list[QueueUnavailable] = []
+    unanswered: list[OutboxUnavailable] = []
     for alias in table.outboxes():
         with _noting(unanswered, alias):
             for start in range(0, len(ids), _AT_ONCE):
@@ -100,12 +100,12 @@ def cancel_waiting(ids: Sequence[UUID]) -> set[UUID]:
 
 
 @contextmanager
-def _noting(unanswered: list[QueueUnavailable], alias: str) -> Iterator[None]:
+def _noting(unanswered: list[OutboxUnavailable], alias: str) -> Iterator[None]:
     """Add to a list that an outbox does not answer, in place of its driver's error."""
     try:
         yield
     except DatabaseError as error:
-        unavailable = QueueUnavailable(
+        unavailable = OutboxUnavailable(
             f"the outbox of {alias!r} does not answer, and the job may be there: {one_line(str(error))}"
         )
         unavailable.__cause__ = error

@@ -21,7 +21,7 @@ from djjp import conf
 from djjp.bounds import READ_TEXT, one_line, storable
 from djjp.databases import execute_many
 from djjp.durations import to_datetime, to_seconds
-from djjp.engine import NewJob, NewPipeline, entries
+from djjp.engine import NewJob, NewPipeline, entries, row_locks
 from djjp.outbox import serialization
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ logger = logging.getLogger("djjp.outbox")
 LABEL, NAME = "djjp_outbox", "djjp_outbox"
 # The length to which the reason why a row is set aside is cut, in characters.
 _MAX_PROBLEM = 2_000
-# The databases on which a subquery can lock rows.
-_LOCKING_SUBQUERIES = ["postgresql"]
 
 
 class Waiting(NamedTuple):
@@ -167,7 +165,7 @@ def delete(alias: str, rows: Sequence[Row]) -> int:
     Left are rows that were cancelled since they were read, and rows that another transaction has locked, which may
     be about to cancel them.
     """
-    if connections[alias].vendor in _LOCKING_SUBQUERIES:
+    if row_locks.in_subqueries(alias):
         # In one statement, because a request waits for it.
         skipping = "id IN (SELECT id FROM {table} WHERE {condition} FOR UPDATE SKIP LOCKED)"
         return _delete(alias, rows, skipping)

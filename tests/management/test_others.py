@@ -111,10 +111,8 @@ def test_an_outbox_that_does_not_answer_is_not_taken_for_the_queue(
             assert ran.code == 1
             error = ran.document("Failure")["error"]
             assert error["slug"] == "failed"
-            assert (
-                error["detail"]
-                == f"the outbox of {alias!r} cannot be used: unable to open database file"
-            )
+            assert error["detail"].startswith(f"the outbox of {alias!r} ")
+            assert error["detail"].endswith("unable to open database file")
 
 
 def _outbox_on(engine: Engine, alias: str) -> override_settings:
@@ -127,7 +125,7 @@ def _require_not_the_queues(djjp: Djjp, alias: str, remedy: str) -> None:
         assert ran.code == 1
         error = ran.document("Failure")["error"]
         assert error["slug"] == "failed"
-        assert error["detail"].startswith(f"the outbox of {alias!r} cannot be used: no such table")
+        assert f"the outbox of {alias!r} cannot be used: no such table" in error["detail"]
         assert remedy in error["detail"]
 
 

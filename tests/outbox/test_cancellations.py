@@ -15,7 +15,7 @@ from django.db import DatabaseError, connections, transaction
 import djjp.engine
 from djjp import chain
 from djjp.durations import to_datetime
-from djjp.engine import Engine
+from djjp.engine import Engine, row_locks
 from djjp.jobs import enqueue
 from djjp.jobs.handles import JobHandle
 from djjp.models import Job
@@ -101,15 +101,15 @@ def test_a_cancellation_beside_a_sweep_is_not_lost(
     assert application.waiting() == 0
 
 
-@pytest.mark.parametrize("in_subqueries", [["postgresql"], []], ids=["in a subquery", "before"])
+@pytest.mark.parametrize("in_subquery", [True, False])
 def test_a_sweep_waits_for_no_transaction_that_has_cancelled_a_job(
     engine: Engine,
     on_postgres: Application,
-    in_subqueries: list[str],
+    in_subquery: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """So the other jobs are relayed, and the transaction meets no deadlock when it cancels one more."""
-    monkeypatch.setattr(table, "_LOCKING_SUBQUERIES", in_subqueries)
+    monkeypatch.setattr(row_locks, "in_subqueries", lambda alias: in_subquery)
     alias = on_postgres.alias
     first, second, refused, other = leave(4, alias)
     OutboxJob.objects.using(alias).filter(pk=refused).update(job="{}")

@@ -7,7 +7,7 @@ from django.db import transaction
 
 from djjp import chain, get_job
 from djjp.engine import Engine
-from djjp.exceptions import JobCancelled, JobDoesNotExist, QueueUnavailable
+from djjp.exceptions import JobCancelled, JobDoesNotExist, OutboxUnavailable
 from djjp.ids import new_id
 from djjp.jobs import enqueue
 from djjp.jobs.handles import JobHandle
@@ -89,7 +89,7 @@ def test_an_outbox_that_is_away_matters_only_to_jobs_that_may_be_in_it(
             JobHandle(unknown).cancel,
             lambda: pending.cancel_waiting([unknown]),
         ):
-            with pytest.raises(QueueUnavailable, match=text):
+            with pytest.raises(OutboxUnavailable, match=text):
                 call()
     finally:
         come_back()
