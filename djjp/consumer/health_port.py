@@ -91,9 +91,10 @@ def _listen(host: str, port: int) -> socket.socket:
                 raise
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family)
-    except (TypeError, UnicodeError) as error:  # no name of a host can be like this
+        host.encode("idna")  # for such a name `create_server` leaves a socket open
+    except UnicodeError as error:
         raise OSError(str(error)) from error
+    return socket.create_server((host, port), family=family)
 
 
 class _Server(ThreadingHTTPServer):
