@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 from djjp import engine
 from djjp.bounds import LONGEST_QUEUE, require_text
@@ -77,12 +78,24 @@ def serves(queues: Iterable[str] | None, name: str) -> bool:
     Args:
         queues: the queues of the consumer as its row has them; None for all.
     """
-    if queues is None:
-        return True
-    given = list(queues)
-    excluded = [each.removeprefix(EXCLUDED) for each in given if each.startswith(EXCLUDED)]
-    served = [_WEIGHT.sub("", each) for each in given if not each.startswith(EXCLUDED)]
-    return bool(matcher(served)(name)) and not (excluded and matcher(excluded)(name))
+    return queues is None or _server(tuple(queues))(name)
+
+
+# Pages and searches for incidents ask for each pair of a consumer and a queue.
+@lru_cache(maxsize=10_000)
+def _server(queues: tuple[str, ...]) -> Callable[[str], bool]:
+    """Return the test whether a consumer of these queues serves one."""
+    served = _either(_WEIGHT.sub("", each) for each in queues if not each.startswith(EXCLUDED))
+    excluded = _either(each.removeprefix(EXCLUDED) for each in queues if each.startswith(EXCLUDED))
+    return lambda name: served(name) and not excluded(name)
+
+
+def _either(patterns: Iterable[str]) -> Callable[[str], bool]:
+    """Return a test for names that are among the patterns or match one of them."""
+    given = frozenset(patterns)
+    globs = [each for each in given if "*" in each]
+    matches = matcher(globs) if globs else None
+    return lambda name: name in given or (matches is not None and matches(name) is not None)
 
 
 def named(patterns: Iterable[str]) -> list[str]:

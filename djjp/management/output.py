@@ -83,9 +83,9 @@ def _fit(
     head: Sequence[str], widths: Sequence[int], width: int | None, whole: Sequence[str]
 ) -> list[int]:
     """Return the widths of the columns that fit: the widest are cut first, then the last are left out."""
-    fitted = list(widths)
     if width is None:
-        return fitted
+        return list(widths)
+    fitted = [w if head[i] in whole else min(w, width) for i, w in enumerate(widths)]
     while sum(fitted) + len(_GAP) * (len(fitted) - 1) > width and len(fitted) > 1:
         flexible = [i for i, w in enumerate(fitted) if head[i] not in whole and w > _LEAST]
         if flexible:
@@ -123,10 +123,15 @@ def cut(text: str, width: int) -> str:
 
 def cut_start(text: str, width: int) -> str:
     """Return a text that takes at most this number of columns, with "…" in place of its start."""
-    kept = text
-    while display_width(kept) > width - (kept is not text):
-        kept = kept[1:]
-    return kept if kept is text else f"…{kept}"
+    if display_width(text) <= width:
+        return text
+    kept, used = [], 0
+    for each in reversed(text):
+        used += _columns(each)
+        if used > width - 1:
+            break
+        kept.append(each)
+    return "…" + "".join(reversed(kept)) if width > 0 else ""
 
 
 def padded(text: str, width: int, *, right: bool = False) -> str:

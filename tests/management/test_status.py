@@ -12,6 +12,7 @@ from django.test.utils import CaptureQueriesContext
 
 from djjp import queues, run_many
 from djjp.engine import Engine
+from djjp.management import output
 from djjp.management.output import display_width, table_lines
 from djjp.management.status import lines, screen
 from djjp.models import Consumer, Depth, Job
@@ -175,6 +176,27 @@ def test_a_job_name_in_a_table_keeps_its_end_which_distinguishes_it() -> None:
     assert table_lines(head, rows, 16)[1:] == ["…obs.send  mail", "shop.送る  bulk"]
     assert table_lines(head, [["shop.jobs.送る", "m"]], 15)[1] == "…bs.送る  m"
     assert table_lines(["queue", "state"], [["m" * 20, "x"]], 15)[1] == f"{'m' * 7}…  x"
+
+
+def test_a_long_cell_costs_as_many_steps_as_it_has_characters(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    measured: list[str] = []
+    columns = output._columns
+
+    def noting(character: str) -> int:
+        measured.append(character)
+        return columns(character)
+
+    monkeypatch.setattr(output, "_columns", noting)
+
+    def steps(length: int) -> int:
+        measured.clear()
+        [_, line] = table_lines(["name", "queue"], [["é" * length, "mail"]], 40)
+        assert line == f"…{'é' * 32}  mail"
+        return len(measured)
+
+    assert steps(20_000) < 3 * steps(10_000)
 
 
 # stats

@@ -12,7 +12,7 @@ from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from djjp import monitoring, run_many
+from djjp import monitoring, queues, run_many
 from djjp.consumer.heartbeat import ConsumerName, Heartbeat
 from djjp.consumer.serving import QueueSelector, parse
 from djjp.engine import Engine
@@ -186,6 +186,30 @@ def test_a_row_by_hand_serves_nothing(engine: Engine) -> None:
     row(queues="nonsense")
     [found] = monitoring.consumers()
     assert not found.serves("mail")
+
+
+def test_the_patterns_of_a_consumer_are_compiled_once_whatever_the_number_of_queues(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Pages ask for each pair; with more pairs than the cache of regular expressions has, each was compiled."""
+    compiled: list[list[str]] = []
+    matcher = queues.matcher
+
+    def noting(patterns: list[str]) -> Any:
+        compiled.append(patterns)
+        return matcher(patterns)
+
+    monkeypatch.setattr(queues, "matcher", noting)
+    lists = [[f"compiled-{number}", "compiled.*", "not compiled.b*"] for number in range(30)]
+    served = [
+        (number, name)
+        for number, given in enumerate(lists)
+        for name in ("compiled-7", "compiled.a", "compiled.b")
+        if serves(given, name)
+    ]
+    assert (7, "compiled-7") in served
+    assert len(served) == 31
+    assert len(compiled) == 2 * len(lists)
 
 
 def test_the_jobs_of_a_consumer_are_in_the_order_in_which_it_starts_them(engine: Engine) -> None:
