@@ -23,7 +23,7 @@ from djjp import logs
 from djjp.consumer.caches import SlotContext, SlotContexts
 from djjp.consumer.execution import Execution
 from djjp.consumer.pool import BasePool, Hooks, threads
-from djjp.consumer.pool.event_loops import LoopThread
+from djjp.consumer.pool.event_loops import LoopThread, restore_executor
 from djjp.consumer.pool.sync_threads import JobThreadExecutor, ThreadCache
 from djjp.consumer.stacks import RunningJob
 from djjp.engine import Claimed, Outcome, current_call_queue
@@ -243,7 +243,11 @@ class AsyncPool(BasePool):
                 job = self._dispatched.popleft()
             except IndexError:  # `drain_queue` took it
                 return
-            self._begin(job)
+            try:
+                self._begin(job)
+            except BaseException as error:  # noqa: BLE001  (the job must not cost a slot)
+                self._report_unstarted(job, error)
+                self._free_slot()
 
     def _begin(self, job: Claimed) -> None:
         execution = self._execution_of(job)
@@ -253,10 +257,11 @@ class AsyncPool(BasePool):
         sync_thread = JobThreadExecutor(self._thread_cache)
         sync_thread.job = job
         run = _Run(execution, self._contexts.take(), sync_thread)
-        self._runs[run] = None
         self._loop.watch()
-        loop = asyncio.get_running_loop()
-        run.task = loop.create_task(self._run(run), context=run.slot.context.copy())
+        context, loop = run.slot.context.copy(), asyncio.get_running_loop()
+        # Past the loop's task factory, which a job can have set.
+        run.task = asyncio.Task(self._run(run), loop=loop, context=context)
+        self._runs[run] = None
         run.task.add_done_callback(partial(self._ended, run), context=self._context)
 
     async def _run(self, run: _Run) -> Outcome | None:
@@ -297,6 +302,7 @@ class AsyncPool(BasePool):
         if run.timer is not None:
             run.timer.cancel()
         self._contexts.give_back(run.slot)
+        restore_executor(task.get_loop())
         with self._lock:
             self._runs.pop(run, None)
             self._limited.discard(run)

@@ -44,7 +44,8 @@ class PersistentLoop:
         sync_thread = JobThreadExecutor(self._threads)
         sync_thread.job = execution.claimed
         self._sync_thread = sync_thread
-        task = loop.create_task(execution.arun(sync_thread))
+        # Past the loop's task factory, which an earlier job can have set.
+        task = asyncio.Task(execution.arun(sync_thread), loop=loop)
         while not task.done():
             try:
                 loop.run_until_complete(task)
@@ -55,6 +56,7 @@ class PersistentLoop:
                 if loop.is_closed():
                     raise
         self._sync_thread = None
+        restore_executor(loop)
         return task.result()
 
     def close(self) -> None:
@@ -62,6 +64,13 @@ class PersistentLoop:
         if (loop := self._loop) is not None:
             self._loop = None
             shutdown_loop(loop)
+
+
+def restore_executor(loop: asyncio.AbstractEventLoop) -> None:
+    """Let a loop make a new default executor, for `to_thread()`, if a job has shut its own down."""
+    executor: object = getattr(loop, "_default_executor", None)
+    if getattr(loop, "_executor_shutdown_called", False) or getattr(executor, "_shutdown", False):
+        vars(loop).update(_executor_shutdown_called=False, _default_executor=None)
 
 
 class LoopThread:

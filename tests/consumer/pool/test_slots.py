@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 import pytest
@@ -185,3 +186,63 @@ def test_an_error_of_the_pool_itself_fails_the_job_and_costs_no_slot(
         assert join(asleep.run_later()) is State.FAILED
         assert add.run_later(1, 2).join(30) == 3
     assert Job.objects.filter(state=State.RUNNING).count() == 0
+
+
+@job(name="slots.sets_a_factory")
+async def sets_a_factory() -> None:
+    """Set a factory in the signature that it had up to Python 3.10."""
+    asyncio.get_running_loop().set_task_factory(
+        lambda loop, coroutine: asyncio.Task(coroutine, loop=loop)
+    )
+
+
+@job(name="slots.breaks_the_factory")
+async def breaks_the_factory() -> None:
+    def factory(*args: Any, **options: Any) -> NoReturn:
+        raise RuntimeError("no task")
+
+    asyncio.get_running_loop().set_task_factory(factory)
+
+
+@job(name="slots.works")
+async def works() -> int:
+    return await asyncio.sleep(0, 7)
+
+
+@pytest.mark.parametrize("concurrency", POOLS)
+@pytest.mark.parametrize("harmful", [sets_a_factory, breaks_the_factory])
+def test_the_task_factory_that_a_job_sets_keeps_no_other_from_its_start(
+    engine: Engine, concurrency: str, harmful: RegisteredJob[[], None]
+) -> None:
+    with consuming(1, concurrency=concurrency):
+        harmful.run_later().join(30)
+        assert works.run_later().join(30) == 7
+        assert add.run_later(1).join(30) == 1
+
+
+@job(name="slots.shuts_the_executor_down")
+async def shuts_the_executor_down() -> None:
+    await asyncio.get_running_loop().shutdown_default_executor()
+
+
+@job(name="slots.leaves_a_closed_executor")
+async def leaves_a_closed_executor() -> None:
+    executor = ThreadPoolExecutor(1)
+    asyncio.get_running_loop().set_default_executor(executor)
+    executor.shutdown()
+
+
+@job(name="slots.uses_the_executor")
+async def uses_the_executor() -> int:
+    return await asyncio.to_thread(int, "7")
+
+
+@pytest.mark.borrowed
+@pytest.mark.parametrize("concurrency", POOLS)
+@pytest.mark.parametrize("harmful", [shuts_the_executor_down, leaves_a_closed_executor])
+def test_an_executor_that_a_job_has_shut_down_is_replaced(
+    engine: Engine, concurrency: str, harmful: RegisteredJob[[], None]
+) -> None:
+    with consuming(1, concurrency=concurrency):
+        harmful.run_later().join(30)
+        assert uses_the_executor.run_later().join(30) == 7
