@@ -335,6 +335,8 @@ class Execution:
             error.args = (f"it ran for longer than its timeout of {self.timeout:g} s",)
         if self.current.cancelled:
             return self._ended(State.CANCELLED)
+        if isinstance(error, asyncio.CancelledError) and not error.args:
+            error.args = ("its task was cancelled, by itself or by other code on the event loop",)
         if isinstance(error, Discard):
             return self._ended(State.CANCELLED, reason=describe(error).message)
         if type(error) is TypeError and self.job is not None:

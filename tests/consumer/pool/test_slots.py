@@ -12,11 +12,13 @@ import pytest
 from djjp import job
 from djjp.consumer.pool import coroutines
 from djjp.engine import Engine
-from djjp.exceptions import JobStopped, JobTimedOut
+from djjp.exceptions import JobFailed, JobStopped, JobTimedOut
 from djjp.jobs import RegisteredJob
 from djjp.models import Job, State
 from tests.project.shop.jobs import add
 from tests.support.consumers import consuming
+from tests.support.processes import eventually
+from tests.support.recorder import SEEN
 
 POOLS = ["threads", "asyncio"]
 pytestmark = pytest.mark.sqlite_only
@@ -246,3 +248,26 @@ def test_an_executor_that_a_job_has_shut_down_is_replaced(
     with consuming(1, concurrency=concurrency):
         harmful.run_later().join(30)
         assert uses_the_executor.run_later().join(30) == 7
+
+
+@job(name="slots.waits")
+async def waits() -> None:
+    SEEN.append("waits")
+    await asyncio.sleep(60)
+
+
+@job(name="slots.cancels_all")
+async def cancels_all() -> None:
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+
+
+def test_a_coroutine_that_others_have_cancelled_fails_with_that_reason(
+    engine: Engine, recorder: list[Any]
+) -> None:
+    with consuming(2, concurrency="asyncio"):
+        cancelled = waits.run_later()
+        eventually(lambda: SEEN)
+        cancels_all.run_later().join(30)
+        with pytest.raises(JobFailed, match="its task was cancelled, by itself or by other code"):
+            cancelled.join(30)
