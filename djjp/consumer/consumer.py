@@ -183,6 +183,8 @@ class Consumer:
         self._enforce_at = time.monotonic() + self._pool.enforce()
         self._sweeper.start()
         try:
+            # An idle consumer would wait for ever beside another file; heartbeats write into it without a turn.
+            self._engine.db.confirm(self._engine.db.connection)
             listener = self._connect()
             self._work(listener)
             self.on_round(self._claimer.obstacle)

@@ -171,7 +171,10 @@ class Database(RowAccess):
         """Give a connection that was just opened what djjp needs, whatever the database or OPTIONS set."""
 
     def confirm(self, connection: BaseDatabaseWrapper) -> None:
-        """Raise OperationalError if what a connection has just committed is in a file that was replaced since."""
+        """Raise OperationalError if a connection writes to a file that was replaced since it was opened.
+
+        Before a write, which could overwrite what others have committed; after it, because it may be lost.
+        """
 
     def with_retry(
         self, work: Callable[[], Any], connection: BaseDatabaseWrapper | None = None

@@ -148,6 +148,7 @@ def _call(verb: Callable[[Engine], T], engine: Engine, connection: BaseDatabaseW
         try:
             if connection.connection is None:
                 _connect(engine)
+            db.confirm(connection)
             result = verb(engine)
             db.confirm(connection)
             return result

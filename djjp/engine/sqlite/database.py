@@ -110,6 +110,7 @@ WHERE state = 'scheduled' AND run_after <= %s ORDER BY run_after LIMIT %s)"""
         connection: Any = self.connection
         connection.ensure_connection()  # Django reads the mode from the settings on connect
         file.opened(connection)
+        self.confirm(connection)
         mode, connection.transaction_mode = connection.transaction_mode, "IMMEDIATE"
         try:
             with transaction.atomic(using=self.alias):

@@ -1,8 +1,10 @@
 """The file that a connection has open: does its path still lead there?
 
-A file, or its write-ahead log, can be removed, restored or replaced while connections have it open. What they
-commit from then on is lost. So each connection remembers what it has opened, to be compared with what is there:
-after each commit, and once a second in a consumer. See `djjp.engine.sqlite.guard` for how SQLite itself removes a
+A file, its write-ahead log, or the log's index, the `-shm` file, can be removed, restored or replaced while
+connections have it open. What they commit from then on is lost. Without its index it is worse: the next process
+makes a new one, with locks of its own, and the two write into one log, each over what the other has committed. So
+each connection remembers what it has opened, to be compared with what is there: before and after each write, and
+in each round of a consumer, at least once a second. See `djjp.engine.sqlite.guard` for how SQLite itself removes a
 log that is in use.
 """
 
@@ -23,7 +25,7 @@ from djjp.weak_groups import WeakGroup
 
 logger = logging.getLogger("djjp")
 
-# Seconds. To compare two files costs a tenth of an enqueue, and a burst of enqueues does it once in this time.
+# Seconds. To compare three files costs a tenth of an enqueue, and a burst of enqueues does it once in this time.
 _TRUST = 0.001
 
 #: A file's device and inode; None for no file.
@@ -44,6 +46,7 @@ class OpenFile:
         path: the path of the file itself; empty for a database in memory.
         file: the identity of the file.
         log: that of its write-ahead log; None where there is none.
+        index: that of the log's index, which has the locks of the log too; None where there is none.
         trusted_until: until when they count as in place, since they were compared.
     """
 
@@ -52,6 +55,7 @@ class OpenFile:
     path: str
     file: Identity
     log: Identity
+    index: Identity
     trusted_until: float = 0.0
 
     def is_in_place(self) -> bool:
@@ -63,18 +67,20 @@ class OpenFile:
             return False
         if self.log is not None and not _leads(f"{self.path}-wal", self.log):
             return False
+        if self.index is not None and not _leads(f"{self.path}-shm", self.index):
+            return False
         self.trusted_until = now + _TRUST
         return True
 
     def is_complete(self) -> bool:
-        """Return whether the log belongs to the file, which it may then be written back to.
+        """Return whether the log belongs to the file, and is known as a whole: it may then be written back.
 
-        A log whose name was removed still does: with the guard no other process can have begun a new one.
+        A log whose name was removed still does: with the guard no other process can have begun a new one. Of a log
+        whose index was removed, other processes may have written a part that this connection does not see.
         """
-        return _identity(self.path) == self.file and _identity(f"{self.path}-wal") in (
-            self.log,
-            None,
-        )
+        found = _identity(f"{self.path}-wal"), _identity(f"{self.path}-shm")
+        complete = (self.log, self.index), (None, self.index), (None, None)
+        return _identity(self.path) == self.file and found in complete
 
     def set_log_aside(self) -> None:
         """Rename a log that was left beside another file, which SQLite would write it into."""
@@ -100,23 +106,28 @@ def adopt(connection: Any) -> None:
     """Remember what a new connection has open.
 
     Raises:
-        OperationalError: another thread has this file open with a log that was removed. All connections of a
-            process to a file share the index of its log; with that of another log they would damage the file.
+        OperationalError: another thread has this file open with a log or an index that was removed. All
+            connections of a process to a file share the index of its log; with that of another log they would
+            damage the file.
     """
     mine = opened(connection)
-    if any(other.log and mine.log and other.log != mine.log for other in _neighbours(connection)):
+    if any(
+        (other.log and mine.log and other.log != mine.log)
+        or (other.index and other.index != mine.index)
+        for other in _neighbours(connection)
+    ):
         connection.close()
         raise OperationalError(
-            f"the log of {mine.name} was removed, and another thread of this process still has it open; "
-            "restart the process"
+            f"the -wal or -shm file of {mine.name} was removed, and another thread of this process still has it"
+            " open; restart the process"
         )
 
 
 def confirm(connection: Any) -> None:
-    """Make sure that what was just written or read is in the files that the paths lead to.
+    """Make sure that the paths lead to the files that are open: before a write, and after a write or a read.
 
     Raises:
-        OperationalError: it is not. The connection is closed, unless there is no file to open instead.
+        OperationalError: they do not. The connection is closed, unless there is no file to open instead.
     """
     known: OpenFile | None = connection.__dict__.get("djjp_file")
     if known and known.driver is connection.connection and time.monotonic() < known.trusted_until:
@@ -129,7 +140,8 @@ def confirm(connection: Any) -> None:
     file.set_log_aside()
     connection.close()
     logger.warning(
-        "the queue's file %s, or its -wal file, was removed or replaced while it was open; opening it anew",
+        "the queue's file %s, or its -wal or -shm file, was removed or replaced while it was open;"
+        " opening it anew",
         file.name,
     )
     raise OperationalError(f"the file {file.name} was replaced while it was open")
@@ -144,13 +156,14 @@ def _read(connection: Any) -> OpenFile:
         # The path of the file itself where the settings name a link to it.
         (_, _, path), *_ = driver.execute("PRAGMA database_list")
     if not path:
-        return OpenFile(driver, "", "", None, None)
+        return OpenFile(driver, "", "", None, None, None)
     name = str(connection.settings_dict["NAME"])
     name = path if name.startswith("file:") else os.path.abspath(name)  # noqa: PTH100  (a text, as SQLite's)
     if mode != "wal":
-        return OpenFile(driver, name, path, _identity(path), None)
+        return OpenFile(driver, name, path, _identity(path), None, None)
     guard.hold(path)
-    return OpenFile(driver, name, path, _identity(path), _identity(f"{path}-wal"))
+    log, index = _identity(f"{path}-wal"), _identity(f"{path}-shm")
+    return OpenFile(driver, name, path, _identity(path), log, index)
 
 
 def _leads(path: str, identity: Identity) -> bool:
@@ -189,7 +202,8 @@ def _neighbours(connection: Any) -> list[OpenFile]:
 def _close(connection: Any) -> None:
     """Close a connection. The last one to a file lets SQLite write the log into the file and delete it.
 
-    If another file or another log is there by now, it does not: SQLite would damage the one or delete the other.
+    If another file, log or index is there by now, it does not: SQLite would damage the file, or delete what others
+    have written.
     """
     file: OpenFile = connection.djjp_file
     if file.path and not _neighbours(connection):

@@ -21,7 +21,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from djjp.engine.sqlite import file
 from djjp.engine.sqlite.inotify import FileWatch
 
 if TYPE_CHECKING:
@@ -35,8 +34,6 @@ _BUSY_POLL, _IDLE_POLL = 0.002, 0.005
 _SHORTEST_POLL, _LONGEST_POLL = 0.001, 0.25
 # A commit comes at most this many seconds after the last write to the log that belongs to it.
 _LONGEST_COMMIT = 1.0
-# Seconds between two comparisons of the files that are open with those that their paths lead to.
-_CONFIRM_EVERY = 1.0
 # Seconds for which reports are not relied on after the system has missed a write.
 _DISTRUST = 60.0
 
@@ -52,7 +49,6 @@ class CommitListener:
         self._ignore_until = 0.0
         self._distrust_until = 0.0
         self._missed_since: float | None = None  # since when commits come without a report
-        self._confirm_at = 0.0
         self._pause = _IDLE_POLL  # between two polls by the clock
         self._version = self._read()
 
@@ -71,9 +67,6 @@ class CommitListener:
         written = self._log is not None and self._log.written()
         woken, self._version = version != self._version, version
         now = time.monotonic()
-        if now >= self._confirm_at:
-            file.confirm(self._connection)
-            self._confirm_at = now + _CONFIRM_EVERY
         if woken:
             self._ignore_until = now + self._pause
             if not written and now - self._written_at > _LONGEST_COMMIT:
