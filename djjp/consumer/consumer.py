@@ -284,6 +284,8 @@ class Consumer:
         """Send a heartbeat if it is due, or if another consumer suspects that this one is dead."""
         if suspected := self._ledger.is_suspected:
             self._maintenance.after_outage()
+        if self._maintenance.is_beat_due():
+            suspected = self._ledger.renew_journal(self._engine.db.runtime_dir()) or suspected
         self._maintenance.beat()
         if suspected:
             self._ledger.clear_suspicion()

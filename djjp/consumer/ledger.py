@@ -301,6 +301,10 @@ class Ledger:
         """Start a journal under the present name, for a number of jobs held at a time."""
         self._journal = StartJournal(folder, self.owner, jobs)
 
+    def renew_journal(self, folder: Path | None) -> bool:
+        """Make the journal anew if its file was removed; return whether it was, which sets its flag."""
+        return self._journal.renew(folder)
+
     @property
     def is_suspected(self) -> bool:
         """Return whether another consumer suspects that this one is dead."""

@@ -116,6 +116,10 @@ class Maintenance:
         self._detector.pause()
         self._incidents.pause()
 
+    def is_beat_due(self) -> bool:
+        """Return whether `beat` sends a heartbeat."""
+        return time.monotonic() >= self._beat_at
+
     def beat(self) -> None:
         """Send a heartbeat, if one is due.
 

@@ -9,12 +9,18 @@ machine, and a journal from before a reboot is ignored.
 A consumer that suspects another one to be dead first sets a flag in the suspect's journal, then reads it. A
 consumer that was merely frozen checks the flag after it has recorded a job and before it runs the job. So each
 job that waited in the frozen consumer either is read as started, or does not start there any more.
+
+The file can be removed, as by a program that cleans `/tmp`. So with each heartbeat it is made anew if its path
+leads to another file, or to none. A flag that is set in the old file may never be seen. So the new one has the
+flag from the start, and no job starts before the heartbeat is written: a rescue that began earlier then does
+nothing.
 """
 
 from __future__ import annotations
 
 import logging
 import mmap
+import os
 import time
 from collections.abc import Collection, Iterable
 from contextlib import suppress
@@ -40,7 +46,9 @@ class StartJournal:
 
     def __init__(self, folder: Path | None, consumer: str, jobs: int) -> None:
         self._map: mmap.mmap | None = None
-        self._closed = False
+        self._file: os.stat_result | None = None  # that of the map
+        self._closed = self._has_warned = False
+        self._consumer = consumer
         self._path = None if folder is None else _path(folder, consumer)
         self._free = list(range(_HEADER, _HEADER + jobs * _CELL, _CELL))
         # By the identity of the `Claimed` tuple: to hash a UUID costs as much as all the rest.
@@ -48,14 +56,47 @@ class StartJournal:
         boot = _boot()
         if self._path is None or boot is None:
             return
+        self._create(self._path, boot.ljust(_HEADER, b"\0") + bytes(jobs * _CELL))
+
+    def _create(self, path: Path, contents: bytes) -> None:
         try:
-            with self._path.open("x+b") as file:
-                lockfile.share(file.fileno(), self._path.parent)
-                file.write(boot.ljust(_HEADER, b"\0") + bytes(jobs * _CELL))
+            path.unlink(missing_ok=True)
+            with path.open("x+b") as file:
+                lockfile.share(file.fileno(), path.parent)
+                file.write(bytes(_HEADER) + contents[_HEADER:])
                 file.flush()
-                self._map = mmap.mmap(file.fileno(), 0)
+                journal, self._file = mmap.mmap(file.fileno(), 0), os.fstat(file.fileno())
         except OSError as error:  # a full disk stops no consumer
-            logger.warning("consumer %s keeps no start journal: %s", consumer, error)
+            if not self._has_warned:
+                logger.warning("consumer %s keeps no start journal: %s", self._consumer, error)
+            self._has_warned = True
+        else:
+            # Last, because it makes the file valid for others: what is not in it has not started.
+            journal[:_HEADER] = contents[:_HEADER]
+            self._map, self._path, self._has_warned = journal, path, False
+
+    def renew(self, folder: Path | None) -> bool:
+        """Make the file anew if it was removed or replaced. Called on the coordinator, before a heartbeat.
+
+        Returns:
+            Whether it was. Then no job starts before `clear_suspicion`, even if no file could be made.
+        """
+        journal, path = self._map, folder and _path(folder, self._consumer)
+        if journal is None or path is None or self._closed or self._is_at(path):
+            return False
+        # First the flag: a start that is not in the copy was recorded after the flag was set. So it waits, and is
+        # recorded in the new file before it ends.
+        journal[_FLAG] = 1
+        self._create(path, journal[:])
+        return True
+
+    def _is_at(self, path: Path) -> bool:
+        try:
+            return self._file is not None and os.path.samestat(path.stat(), self._file)
+        except FileNotFoundError:
+            return False
+        except OSError:  # it cannot be told
+            return True
 
     def reserve(self, jobs: Collection[Claimed]) -> None:
         """Reserve a cell for each job that was claimed."""
@@ -77,11 +118,14 @@ class StartJournal:
         cell = self._cells.get(id(job))
         if cell is None:
             return False
-        journal[cell : cell + _CELL] = (job.id.int << 32 | job.claim).to_bytes(_CELL, "big")
+        start = (job.id.int << 32 | job.claim).to_bytes(_CELL, "big")
+        journal[cell : cell + _CELL] = start
         while journal[_FLAG]:
             if self._closed:
                 return False
             time.sleep(_POLL_EVERY)
+            journal = self._map or journal
+            journal[cell : cell + _CELL] = start  # the file can have been made anew without it
         return True
 
     def is_suspected(self) -> bool:

@@ -388,6 +388,28 @@ def test_queued_jobs_of_a_frozen_consumer_do_not_run_again_when_it_wakes(
     assert (times[1] + times[2], times[2]) == (20_000, rescued)
 
 
+@pytest.mark.both_databases
+def test_the_files_of_a_consumer_that_are_removed_are_made_anew(
+    engine: Engine, files_of: Callable[..., list[str]], processes: Processes
+) -> None:
+    """As by a program that cleans the temporary directory."""
+    handle = linger.run_later("long", 600)
+    consumer = start(processes, "--concurrency-limit", "2", heartbeat_limit=0.5)
+    eventually(lambda: ran_by("long"))
+    folder, files = engine.db.runtime_dir(), files_of(consumer.pid)
+    assert folder is not None
+    assert len(files) == 2
+
+    for name in files:
+        (folder / name).unlink()
+
+    eventually(lambda: files_of(consumer.pid) == files)
+    name = shown(handle)["consumer"]
+    eventually(lambda: start_journal.started(folder, name) == {(handle.id, shown(handle)["claim"])})
+    # Jobs still start.
+    assert add.run_later(1).join(30) == 1
+
+
 # The rescue itself, and the files of the dead consumer
 
 

@@ -254,3 +254,113 @@ def test_a_job_of_a_consumer_that_was_declared_dead_never_starts(
 
         assert first.result(30) is False
     assert journal.record(jobs[1]) is False
+
+
+# The file was removed
+
+FILE = "some.host-7-0af3.journal"
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_journal_that_was_removed_is_made_anew_with_the_starts_it_had(
+    tmp_path: Path, replaced: bool
+) -> None:
+    journal = StartJournal(tmp_path, NAME, 2)
+    before, after = jobs = [claimed(), claimed()]
+    journal.reserve(jobs)
+    journal.record(before)
+    assert not journal.renew(tmp_path), "nothing has happened"
+    (tmp_path / FILE).unlink()
+    if replaced:
+        (tmp_path / FILE).write_bytes(b"of another program")
+
+    assert journal.renew(tmp_path)
+
+    assert start_journal.started(tmp_path, NAME) == {before.key}
+    assert not journal.renew(tmp_path)
+    journal.clear_suspicion()
+    assert journal.record(after)
+    assert start_journal.started(tmp_path, NAME) == {before.key, after.key}
+    journal.forget(jobs)
+    assert start_journal.started(tmp_path, NAME) == set()
+    journal.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_job_starts_between_a_new_journal_and_the_heartbeat(tmp_path: Path) -> None:
+    """Another consumer can have set the flag in the old file, and have read either."""
+    journal, job = StartJournal(tmp_path, NAME, 1), claimed()
+    journal.reserve([job])
+    (tmp_path / FILE).unlink()
+    journal.renew(tmp_path)
+    thread, answers = starting(journal, job)
+    assert answers == []
+
+    journal.clear_suspicion()
+
+    thread.join(30)
+    assert answers == [True]
+
+
+def test_a_job_that_waits_to_start_is_in_the_new_journal_before_it_starts(tmp_path: Path) -> None:
+    journal, job = StartJournal(tmp_path, NAME, 1), claimed()
+    journal.reserve([job])
+    start_journal.suspect(tmp_path, NAME)
+    thread, answers = starting(journal, job)
+    path = tmp_path / FILE
+    cells = slice(start_journal._HEADER, None)
+    path.unlink()
+    assert journal._map is not None
+    journal._map[cells] = bytes(len(journal._map[cells]))  # as if it were recorded after the copy
+
+    journal.renew(tmp_path)
+
+    eventually(lambda: start_journal.started(tmp_path, NAME) == {job.key})
+    assert answers == []
+    journal.clear_suspicion()
+    thread.join(30)
+    assert answers == [True]
+
+
+def test_no_start_is_missed_while_the_file_is_made_anew_again_and_again(tmp_path: Path) -> None:
+    journal, jobs = StartJournal(tmp_path, NAME, 400), [claimed() for _ in range(400)]
+    journal.reserve(jobs)
+
+    def start(part: list[Claimed]) -> None:
+        for job in part:
+            assert journal.record(job)
+            time.sleep(0.001)
+
+    threads = [threading.Thread(target=start, args=[jobs[i::4]]) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        (tmp_path / FILE).unlink()
+        assert journal.renew(tmp_path)
+        journal.clear_suspicion()
+        time.sleep(0.002)
+    for thread in threads:
+        thread.join()
+
+    assert start_journal.started(tmp_path, NAME) == {job.key for job in jobs}
+
+
+def test_a_journal_that_cannot_be_made_anew_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    journal, job = StartJournal(folder, NAME, 1), claimed()
+    journal.reserve([job])
+    (folder / FILE).unlink()
+    folder.rmdir()
+
+    for _ in range(3):
+        assert journal.renew(folder)
+        journal.clear_suspicion()
+
+    assert caplog.text.count("keeps no start journal") == 1
+    assert journal.record(job)
+    folder.mkdir()
+    assert journal.renew(folder)
+    assert start_journal.started(folder, NAME) == {job.key}
