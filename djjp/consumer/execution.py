@@ -199,19 +199,30 @@ class Execution:
                 await thread.finish(self._interrupted)
         return outcome
 
-    def interrupt(self, kind: type[JobInterrupted], thread: int) -> None:
+    def interrupt(self, kind: type[JobInterrupted], thread: int, looks: int = 0) -> bool:
         """Raise an exception inside the job, which runs on the thread of this id.
 
         A coroutine is cancelled where it awaits. A function gets the exception at its next step in
         Python; if it waits in C code, it gets the exception only when that code has returned.
+
+        Args:
+            looks: how often this was tried before.
+
+        Returns:
+            whether that is done; False, as `raise_in` does, if it must be tried again.
         """
-        self._interrupted = kind
         if self._task is None:
-            raise_in(thread, kind)
+            # Set before, because the job can end with the exception at once.
+            before, self._interrupted = self._interrupted, kind
+            if not raise_in(thread, kind, looks):
+                self._interrupted = before
+                return False
         else:
+            self._interrupted = kind
             loop, task = self._task
             with suppress(RuntimeError):  # the loop is closed: the coroutine has just ended
                 loop.call_soon_threadsafe(task.cancel)
+        return True
 
     # The parts of an execution, in order
 

@@ -175,10 +175,10 @@ class OnceBegun(running.Execution):
     On a busy machine the time can be over before the function has begun.
     """
 
-    def interrupt(self, kind: type[JobInterrupted], thread: int) -> None:
+    def interrupt(self, kind: type[JobInterrupted], thread: int, looks: int = 0) -> bool:
         assert self.job is not None
         eventually(BEGUN.is_set if self.job.is_coroutine else lambda: self._lasts(thread))
-        super().interrupt(kind, thread)
+        return super().interrupt(kind, thread, looks)
 
     def _lasts(self, thread: int) -> bool:
         frame = sys._current_frames().get(thread)
@@ -265,10 +265,11 @@ ENCODING, INTERRUPTED = threading.Semaphore(0), threading.Semaphore(0)
 class OnceReturned(running.Execution):
     """Its time is up while the value that its function has returned is encoded."""
 
-    def interrupt(self, kind: type[JobInterrupted], thread: int) -> None:
+    def interrupt(self, kind: type[JobInterrupted], thread: int, looks: int = 0) -> bool:
         assert ENCODING.acquire(timeout=60)
-        super().interrupt(kind, thread)
+        is_done = super().interrupt(kind, thread, looks)
         INTERRUPTED.release()
+        return is_done
 
 
 @pytest.mark.sqlite_only
@@ -431,10 +432,10 @@ def test_a_timeout_interrupts_its_own_job_and_no_other(engine: Engine) -> None:
 class JustTooLate(running.Execution):
     """The interruption is sent when the job has ended, while the thread could start the next one."""
 
-    def interrupt(self, kind: type[JobInterrupted], thread: int) -> None:
+    def interrupt(self, kind: type[JobInterrupted], thread: int, looks: int = 0) -> bool:
         GATE.set()
         time.sleep(0.2)
-        super().interrupt(kind, thread)
+        return super().interrupt(kind, thread, looks)
 
 
 def test_an_interruption_that_comes_as_its_job_ends_does_not_hit_the_next_one(

@@ -146,7 +146,7 @@ class AsyncPool(BasePool):
             Seconds until the next call is due.
         """
         left, now = self._functions.enforce(), time.monotonic()
-        left = min(left, self._thread_cache.start_late())
+        left = min(left, self._thread_cache.enforce())
         if self._limited and now >= self._enforce_at:
             self._enforce_at = now + _ENFORCE_EVERY
             for run in self._limited.copy():

@@ -22,7 +22,7 @@ from asgiref.sync import SyncToAsync, ThreadSensitiveContext
 from django.db import connections
 
 from djjp.consumer import connections as job_connections
-from djjp.consumer.raising import drop_sent, raise_in
+from djjp.consumer.raising import LOOK_EVERY, MOST_LOOKS, drop_sent, raise_in
 from djjp.engine import Claimed, can_skip_thread
 from djjp.exceptions import JobInterrupted, JobStopped
 
@@ -40,6 +40,7 @@ class ThreadCache:
     def __init__(self) -> None:
         self._idle: list[_Thread] = []
         self._interrupted: dict[_Thread, float] = {}  # by thread, when
+        self._postponed: list[_Thread] = []  # which must be interrupted, but were amid a lock
         self._late: list[_Thread] = []  # in use by jobs, although the system refused to start them
         self._closed = False
         self._lock = threading.Lock()
@@ -76,6 +77,16 @@ class ThreadCache:
         with self._lock:
             return self._late.pop(0) if self._late else None
 
+    def enforce(self) -> float:
+        """Try again what was not possible: interruptions and starts; return the seconds until the next attempt."""
+        due = self.start_late()
+        if self._postponed:
+            with self._lock:
+                postponed, self._postponed = self._postponed, []
+            for thread in postponed:
+                thread.interrupt_now()
+        return min(due, LOOK_EVERY) if self._postponed else due
+
     def start_late(self) -> float:
         """Try again to start the threads that the system refused; return the seconds until the next attempt."""
         while self._late and (thread := self.next_late()) is not None:
@@ -111,6 +122,11 @@ class ThreadCache:
         """Record that the function on a thread was interrupted: the thread should be returned soon."""
         with self._lock:
             self._interrupted[thread] = time.monotonic()
+
+    def postpone(self, thread: _Thread) -> None:
+        """Have `enforce` try again to interrupt the function on a thread."""
+        with self._lock:
+            self._postponed.append(thread)
 
 
 class JobThreadExecutor(Executor):
@@ -203,6 +219,8 @@ class _Thread:
         self._queue: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._busy = False
         self._interrupted = False
+        self._kind: type[JobInterrupted] = JobStopped
+        self._looks = 0
         # Held wherever an interruption is sent or a function ends, so that no interruption hits the next one.
         self._lock = threading.Lock()
         self._id = 0
@@ -250,9 +268,17 @@ class _Thread:
         """Raise an exception in the function that runs on this thread, if one does."""
         with self._lock:
             if self._busy:
-                self._interrupted = True
+                self._interrupted, self._kind, self._looks = True, kind, 0
                 self._threads.mark_interrupted(self)
-                raise_in(self._id, kind)
+        self.interrupt_now()
+
+    def interrupt_now(self) -> None:
+        """Raise the exception in the function that must be interrupted, or postpone that once more."""
+        with self._lock:
+            if self._busy and self._interrupted and not raise_in(self._id, self._kind, self._looks):
+                self._looks += 1
+                if self._looks < MOST_LOOKS:
+                    self._threads.postpone(self)
 
     def return_to_cache(self, job: Claimed, returned: Future[None]) -> None:
         """Put the connections in order after a job and wait for the next one; called on this thread."""

@@ -20,7 +20,7 @@ from djjp.consumer.execution import Execution
 from djjp.consumer.pool import BasePool, Hooks
 from djjp.consumer.pool.event_loops import PersistentLoop
 from djjp.consumer.pool.sync_threads import JobThreadExecutor, ThreadCache
-from djjp.consumer.raising import drop_sent
+from djjp.consumer.raising import LOOK_EVERY, MOST_LOOKS, drop_sent
 from djjp.consumer.stacks import RunningJob
 from djjp.engine import Claimed, Outcome, current_call_queue
 from djjp.exceptions import JobInterrupted, JobStopped, JobTimedOut
@@ -102,7 +102,7 @@ class ThreadPool(BasePool):
         Returns:
             Seconds until the next call is due.
         """
-        now, soonest = time.monotonic(), self._thread_cache.start_late()
+        now, soonest = time.monotonic(), self._thread_cache.enforce()
         for slot in list(self._slots):
             left, failed = slot.enforce(now)
             soonest = min(soonest, left)
@@ -194,6 +194,8 @@ class _Slot:
         self._until = inf
         self._kind: type[JobInterrupted] = JobTimedOut
         self._interrupted = False
+        # How often the present job could not be interrupted, because it was amid a lock.
+        self._looks = 0
         self._is_ending = False
         # Held wherever an interruption is sent or the job ends, so that no interruption hits the next job.
         self._lock = threading.Lock()
@@ -207,6 +209,7 @@ class _Slot:
         execution.end_interruptions = self.end_interruptions
         timeout = execution.timeout
         self._until = inf if timeout is None else now + timeout
+        self._looks = 0
         self.since, self.execution = now, execution
         self.sync_thread.job = execution.claimed
         try:
@@ -261,8 +264,10 @@ class _Slot:
             execution = self.execution
             if execution is None or self._is_ending or now < self._until:
                 return (inf if execution is None or self._is_ending else self._until - now), None
-            if not self._interrupted:
-                execution.interrupt(self._kind, self.thread)
+            if not self._interrupted and self._looks < MOST_LOOKS:
+                if not execution.interrupt(self._kind, self.thread, self._looks):
+                    self._looks += 1
+                    return LOOK_EVERY, None
                 grace = COROUTINE_GRACE if execution.is_coroutine else INTERRUPT_GRACE
                 self._interrupted, self._until = True, now + grace
                 return grace, None
