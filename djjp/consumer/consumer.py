@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from django.core.exceptions import ImproperlyConfigured
 from django.db import Error as DatabaseError
 from django.dispatch import Signal
 
 from djjp import conf, signals
 from djjp.consumer.call_queue import CallQueue
 from djjp.consumer.claiming import Claimer
-from djjp.consumer.health import AWAY
 from djjp.consumer.heartbeat import ConsumerName, Heartbeat
 from djjp.consumer.incidents import start_beside
 from djjp.consumer.ledger import Ledger
@@ -172,6 +172,10 @@ class Consumer:
                 return False
             self._ledger.close()
             return not self._ledger
+        except Exception as error:
+            if not isinstance(error, ImproperlyConfigured):
+                self._wakeup.guard.hold(partial(self._break_off, error))
+            raise
         finally:
             self._call_queue.close()
             self._sweeper.stop()
@@ -196,7 +200,7 @@ class Consumer:
                 return False
             self._end_outage()
             self._wait(listener)
-        except DatabaseError as error:
+        except (DatabaseError, OSError) as error:
             return self._endure(error)
         return True
 
@@ -358,6 +362,19 @@ class Consumer:
     def _release_waiting(self, *, keep_slots: bool = False) -> None:
         self._ledger.release_in_turn(self._pool.drain_queue(keep_slots=keep_slots))
 
+    def _break_off(self, error: Exception) -> None:
+        """Give the jobs back after an error that nothing expects: without that they would need a rescue."""
+        text = "consumer %s ends by an error (%s: %s); it releases its jobs"
+        logger.critical(text, self.name, type(error).__name__, error, exc_info=error)
+        self._claimer.stopped = True
+        try:
+            self._release_waiting()
+            self._turn.finish()
+            if self._is_registered:
+                self._heartbeat.deregister()
+        except Exception:  # the same error again, or one of the database
+            logger.exception("%d jobs are left for other consumers to rescue", len(self._ledger))
+
     # Outages
 
     def _end_outage(self) -> None:
@@ -365,22 +382,22 @@ class Consumer:
             self._outage.end()
             self._outage = None
 
-    def _endure(self, error: DatabaseError) -> bool:
-        """Pause after an error of the database; return whether there is still time to try again."""
-        self._outage = self._outage or Outage(self._engine.db)
+    def _endure(self, error: DatabaseError | OSError) -> bool:
+        """Pause after an error of the database or the system; return whether there is still time to try again."""
+        outage = self._outage = self._outage or Outage(self._engine.db)
         self._call_queue.requeue(rolled_back=self._engine.db.classify(error) is not Refusal.LOST)
-        self._pause(self._outage.fail(error))
-        self._outage.renew_session()
+        self._pause(outage.fail(error), outage)
+        outage.renew_session()
         if self._stops and time.monotonic() >= self._stop_by + _LAST_WAIT:
             logger.error("%d jobs are left for other consumers to rescue", len(self._ledger))
             return False
         return True
 
-    def _pause(self, seconds: float) -> None:
+    def _pause(self, seconds: float, outage: Outage) -> None:
         """Wait without using the database, or until this consumer is stopped; enforce timeouts meanwhile."""
         until, stops = time.monotonic() + seconds, self._stops
         while (left := until - time.monotonic()) > 0 and stops == self._stops:
-            self.on_round(AWAY)
+            self.on_round(outage.obstacle)
             self._wakeup.armed = True
             timeout = min(left, self._enforce_at - time.monotonic(), _POLL_EVERY)
             wait(self._wakeup, None, timeout, 0.0)

@@ -34,6 +34,8 @@ READY_WITHIN = 10.0
 STARTING = "it is starting"
 #: What does in an outage.
 AWAY = "the queue's database does not answer"
+#: What does while the system refuses the coordinator something, such as a file descriptor.
+REFUSED = "the system refuses this consumer what it needs"
 # Seconds between two signs of life.
 _SIGN_EVERY = 0.5
 # Where a thread waits for the driver of a database: the package of its innermost frame.

@@ -109,6 +109,14 @@ class _Server(ThreadingHTTPServer):
         self.socket = listening
         self.server_address = listening.getsockname()[:2]
 
+    def get_request(self) -> Any:
+        try:
+            return super().get_request()
+        except OSError:
+            # Without a descriptor for it the connection stays in the backlog: the server would retry at once.
+            time.sleep(_POLL_EVERY)
+            raise
+
     def verify_request(self, request: Any, client_address: Any) -> bool:
         return len(self._requests) < _MOST
 

@@ -1,4 +1,4 @@
-"""An outage of the queue's database: the pause before the next attempt; `Consumer._attempt` makes the attempts."""
+"""An outage of the queue's database or of the system: the pause before the next attempt of `Consumer._attempt`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 
 from django.db import Error as DatabaseError
 
+from djjp.consumer.health import AWAY, REFUSED
 from djjp.engine import sessions
 from djjp.engine.database import Database
 
@@ -24,19 +25,26 @@ def longest_reconnect(db: Database) -> float:
 
 
 class Outage:
-    """Errors of the queue's database, from the first one to the next round that succeeds."""
+    """Errors of the queue's database or of the system, from the first one to the next round that succeeds.
+
+    Attributes:
+        obstacle: what keeps the consumer from being ready, in words.
+    """
 
     def __init__(self, db: Database) -> None:
         self._db = db
         self._pause = _FIRST_PAUSE
         self._began = time.monotonic()
-        self._error: DatabaseError | None = None
+        self._error: DatabaseError | OSError | None = None
+        self.obstacle = AWAY
 
-    def fail(self, error: DatabaseError) -> float:
+    def fail(self, error: DatabaseError | OSError) -> float:
         """Log an error and return the seconds until the next attempt: each time twice as many, up to the last."""
-        pause = self._pause
+        pause, is_system = self._pause, isinstance(error, OSError)
+        self.obstacle = REFUSED if is_system else AWAY
         logger.warning(
-            "the queue's database refused (%s); again in %.1f s",
+            "%s (%s); again in %.1f s",
+            "the system refused this consumer" if is_system else "the queue's database refused",
             " ".join(str(error).split()),
             pause,
         )
@@ -45,10 +53,14 @@ class Outage:
         return pause
 
     def end(self) -> None:
-        """Log that the database answers again, if the outage was long."""
+        """Log that the consumer works again, if the outage was long."""
         lasted = time.monotonic() - self._began
         if lasted >= _LONG:
-            logger.warning("the queue's database answers again, after %.1f s", lasted)
+            is_system = self.obstacle == REFUSED
+            ended = (
+                "this consumer works again" if is_system else "the queue's database answers again"
+            )
+            logger.warning("%s, after %.1f s", ended, lasted)
 
     def renew_session(self) -> None:
         """Drop a session that is broken or useless.

@@ -120,6 +120,10 @@ def _run(
     gc.freeze()
     try:
         ended = consumer.run()
+    except ImproperlyConfigured:
+        raise
+    except Exception:  # noqa: BLE001  (the consumer has logged it)
+        ended = False
     finally:
         gc.unfreeze()
         health.close()

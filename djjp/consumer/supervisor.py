@@ -139,6 +139,10 @@ class Supervisor:
             health = ChildHealth() if self._health.is_shown else None
             try:
                 child.process = self._spawn(child.token, health.writing if health else 0)
+            except OSError:
+                if health:
+                    health.close()
+                raise
             finally:
                 if health:
                     health.close_writing()

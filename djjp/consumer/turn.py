@@ -132,6 +132,14 @@ class Turn:
         if (flags & Flag.HAS_DEPENDENTS and not claim) or batch.releases or admitted.unblocked:
             claimer.may_have_ready = True
 
+    def finish(self) -> None:
+        """Write the outcomes and release all other jobs, because no further turn comes."""
+        self._call_queue.close()
+        while self.has_writes():
+            self.run()
+        if self._ledger:
+            self._ledger.release_now(self._ledger.held())
+
     def has_writes(self) -> bool:
         """Return whether outcomes, calls or jobs to release are waiting to be written."""
         return self._ledger.has_writes or bool(self._call_queue)

@@ -29,6 +29,9 @@ class Wakeup:
         self._receiver, self._sender = socket.socketpair()
         self._receiver.setblocking(False)
         self._sender.setblocking(False)
+        # One for good: a job can take all descriptors, and the coordinator must still be able to wait.
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(self._receiver, selectors.EVENT_READ)
         self.armed = False
 
     def set(self) -> None:
@@ -40,9 +43,6 @@ class Wakeup:
             with suppress(OSError):
                 self._sender.send(b"\0")
 
-    def fileno(self) -> int:
-        return self._receiver.fileno()
-
     def drain(self) -> None:
         """Discard the wake-ups received so far."""
         with suppress(BlockingIOError):
@@ -50,6 +50,7 @@ class Wakeup:
                 pass
 
     def close(self) -> None:
+        self.selector.close()
         self._receiver.close()
         self._sender.close()
 
@@ -61,11 +62,13 @@ def wait(wakeup: Wakeup, listener: Listener | None, timeout: float, idle: float)
         listener: reports writes to the database; None while they are of no interest.
         timeout: seconds to wait at most.
         idle: seconds for which the consumer has had nothing to do.
+
+    Raises:
+        OSError: the system refuses to wait for the listener's descriptor.
     """
     until = time.monotonic() + timeout
-    with selectors.DefaultSelector() as selector:
-        selector.register(wakeup, selectors.EVENT_READ)
-        registered: int | None = None
+    selector, registered = wakeup.selector, None
+    try:
         while True:
             left = until - time.monotonic()
             if left <= 0:
@@ -78,16 +81,21 @@ def wait(wakeup: Wakeup, listener: Listener | None, timeout: float, idle: float)
             if (fd := listener.fileno()) != registered:
                 if registered is not None:
                     selector.unregister(registered)
+                    registered = None
                 if fd is not None:
                     selector.register(fd, selectors.EVENT_READ)
-                registered = fd
+                    registered = fd
             began = time.monotonic()
             pause = min(left, listener.interval(idle))
             with wakeup.guard.released():
                 events = selector.select(pause)
             if listener.woken():
                 return True
-            if any(key.fileobj is wakeup for key, _ in events):
+            if any(key.fd != registered for key, _ in events):
                 wakeup.drain()
                 return False
             idle += time.monotonic() - began
+    finally:
+        # Not kept until the next wait: by then the same number can belong to another connection.
+        if registered is not None:
+            selector.unregister(registered)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 from enum import Enum
+
+# This process, or the whole system, has no file descriptor left.
+_NO_DESCRIPTOR = {errno.EMFILE, errno.ENFILE}
 
 
 class Refusal(Enum):
@@ -12,7 +16,8 @@ class Refusal(Enum):
     LOST = "lost"
     #: The session, the server or the file refuses everything, and has written nothing. Wait for a new session.
     OUTAGE = "outage"
-    #: Everything is refused for now, but the session is as good as any: the file is locked, or is not there. Wait.
+    #: Everything is refused for now, but the session is as good as any: the file is locked or not there, or no
+    #: file descriptor is left. Wait.
     BUSY = "busy"
     #: Another transaction was preferred: a deadlock, a serialization failure. The same again can succeed at once.
     CONFLICT = "conflict"
@@ -30,3 +35,9 @@ class Refusal(Enum):
     def keeps_session(self) -> bool:
         """Return whether the session is as good as any other: it waited for others."""
         return self in (Refusal.BUSY, Refusal.CONFLICT, Refusal.LOCKED)
+
+
+def of_others(error: BaseException) -> Refusal:
+    """Return the kind of an error that the database did not raise: only a lack of descriptors meets all else."""
+    lacks = isinstance(error, OSError) and error.errno in _NO_DESCRIPTOR
+    return Refusal.BUSY if lacks else Refusal.CONTENT

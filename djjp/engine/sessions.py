@@ -41,7 +41,7 @@ def is_shared(error: Exception, db: Database) -> bool:
     return db.classify(error) is not Refusal.CONTENT
 
 
-def drop(db: Database, error: DatabaseError) -> bool:
+def drop(db: Database, error: Exception) -> bool:
     """Close this thread's connection after an error, so that the next statement gets a new session.
 
     Returns:

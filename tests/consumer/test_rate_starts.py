@@ -14,12 +14,11 @@ from django.conf import settings
 from django.test import override_settings
 
 from djjp import Rate, codec, current_job, job, run_many
-from djjp.consumer import maintenance
+from djjp.consumer import maintenance, raising
 from djjp.consumer.consumer import Consumer
 from djjp.consumer.pool import Hooks
 from djjp.consumer.pool.coroutines import AsyncPool
 from djjp.consumer.pool.threads import ThreadPool
-from djjp.consumer.raising import raise_in
 from djjp.consumer.rate_starts import LONGEST_MARGIN, StartDeadlines
 from djjp.engine import START_MARGIN, Claimed, Engine, Outcome
 from djjp.exceptions import JobTimedOut
@@ -380,7 +379,7 @@ def test_an_interruption_of_a_job_that_is_put_off_is_its_only_end(
     def may_start(job: Claimed) -> bool:
         asked.append(job)
         if len(asked) == 2:
-            raise_in(threading.get_ident(), JobTimedOut)  # at the next step in Python
+            raising._send(threading.get_ident(), JobTimedOut)  # at the next step in Python
         return len(asked) == 1
 
     hooks = {"on_outcome": ends.append, "on_put_off": ends.append, "on_progress": ends.append}

@@ -54,11 +54,11 @@ def database(file: Path) -> Iterator[SQLiteDatabase]:
 @pytest.fixture
 def no_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a system without inotify, or one whose user has as many listeners as allowed."""
+    monkeypatch.setattr(inotify, "_library", refuse_descriptor)
 
-    def none_left() -> Any:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr(inotify, "_library", none_left)
+def refuse_descriptor() -> Any:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 def made(file: Path) -> Path:
@@ -388,3 +388,22 @@ def test_temporary_pages_stay_in_memory_for_consumers_only(
     database.connection.close()
     listener.woken()
     assert in_memory()
+
+
+@on_linux
+def test_writes_are_reported_once_the_system_has_a_descriptor_again(
+    database: SQLiteDatabase,
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(listener_module, "_CONFIRM_EVERY", 0.0)
+    with monkeypatch.context() as lacking:
+        lacking.setattr(inotify, "_library", refuse_descriptor)
+        listener = database.listener()
+        for _ in range(3):
+            listener.woken()
+        assert listener.fileno() is None
+
+    assert reports(listener, file)
+    assert caplog.text.count("this consumer polls until one is") == 1

@@ -142,10 +142,14 @@ class AsyncPool(BasePool):
     def enforce(self) -> float:
         """Interrupt functions that run for too long; abandon jobs that were interrupted and do not stop.
 
+        It also starts what the system has refused before.
+
         Returns:
             Seconds until the next call is due.
         """
         left, now = self._functions.enforce(), time.monotonic()
+        if self._dispatched and not self._loop.is_started:
+            self._start_loop()
         left = min(left, self._thread_cache.enforce())
         if self._limited and now >= self._enforce_at:
             self._enforce_at = now + _ENFORCE_EVERY
@@ -197,7 +201,12 @@ class AsyncPool(BasePool):
                     functions.append(job)
         if functions:
             self._functions.submit(functions)
-        if coroutines and self._loop.start(self.supply, self.max_slots):
+        if coroutines:
+            self._start_loop()
+
+    def _start_loop(self) -> None:
+        """Have the loop begin the dispatched jobs; if the system refuses it just now, `enforce` tries again."""
+        if self._loop.start(self.supply, self.max_slots):
             self._loop.call(self._begin_dispatched)
 
     def _free_slot(self) -> None:

@@ -107,14 +107,20 @@ class LoopThread:
         return (self._thread.ident or 0) if self.is_started else 0
 
     def start(self, supply: ThreadSupply, jobs: int) -> bool:
-        """Start the loop, if it is not started; return False if the system refuses its thread.
+        """Start the loop, if it is not started; return False if the system refuses it, or its thread.
 
         Args:
             jobs: the number of jobs that could run at the same time; for the log.
         """
         with self._lock:
             if self._loop is None:
-                loop = asyncio.new_event_loop()
+                if supply.is_short:
+                    return False
+                try:
+                    loop = asyncio.new_event_loop()
+                except OSError as error:  # no descriptor is left for it
+                    supply.refuse(error, 0, jobs)
+                    return False
                 thread = threading.Thread(
                     target=self._work, args=[loop], name="djjp-loop", daemon=True
                 )

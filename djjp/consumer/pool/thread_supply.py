@@ -44,14 +44,18 @@ class ThreadSupply:
         try:
             thread.start()
         except RuntimeError as error:
-            self.refused, self._retry_at = True, time.monotonic() + RETRY_AFTER
-            if not self._logged:
-                self._logged = True
-                logger.warning(
-                    "the system refuses a thread (%s): %d jobs at a time run here instead of %d",
-                    error,
-                    running,
-                    wanted,
-                )
+            self.refuse(error, running, wanted)
             return False
         return True
+
+    def refuse(self, error: Exception, running: int, wanted: int) -> None:
+        """Wait before the next attempt, because the system refused a thread, or what its work needs."""
+        self.refused, self._retry_at = True, time.monotonic() + RETRY_AFTER
+        if not self._logged:
+            self._logged = True
+            logger.warning(
+                "the system refuses a thread (%s): %d jobs at a time run here instead of %d",
+                error,
+                running,
+                wanted,
+            )

@@ -7,7 +7,7 @@ from typing import Any
 from django.db import Error as DatabaseError
 from django.db import InterfaceError, OperationalError
 
-from djjp.engine.refusals import Refusal
+from djjp.engine.refusals import Refusal, of_others
 
 _LOCK_NOT_AVAILABLE, _QUERY_CANCELED, _OUT_OF_MEMORY = "55P03", "57014", "53200"
 _CONFLICTS = {"40001", "40P01"}
@@ -22,7 +22,7 @@ _OUTAGES = {"08", "0A", "25", "26", "28", "3D", "3F", "42", "53", "57", "58", "F
 def classify(error: BaseException) -> Refusal:
     """Return the kind of an error."""
     if not isinstance(error, DatabaseError):
-        return Refusal.CONTENT
+        return of_others(error)
     cause: Any = error.__cause__
     state: str | None = getattr(cause, "sqlstate", None)
     if state is None:

@@ -17,6 +17,8 @@ A report only says when to poll:
 
 from __future__ import annotations
 
+import errno
+import logging
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,8 @@ from djjp.engine.sqlite.inotify import FileWatch
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
+
+logger = logging.getLogger("djjp.consumer")
 
 # The longest time that one statement of a consumer waits for a lock, in milliseconds.
 _LOCK_TIMEOUT = 2000
@@ -49,6 +53,11 @@ class CommitListener:
         self._ignore_until = 0.0
         self._distrust_until = 0.0
         self._missed_since: float | None = None  # since when commits come without a report
+<<<<<<< HEAD
+=======
+        self._confirm_at = 0.0
+        self._lacks_watch = False  # because the system has no descriptor for one
+>>>>>>> f361a34 (Let a consumer outlive the lack of file descriptors: each wait opened one, and the error ended the process)
         self._pause = _IDLE_POLL  # between two polls by the clock
         self._version = self._read()
 
@@ -67,6 +76,15 @@ class CommitListener:
         written = self._log is not None and self._log.written()
         woken, self._version = version != self._version, version
         now = time.monotonic()
+<<<<<<< HEAD
+=======
+        if now >= self._confirm_at:
+            file.confirm(self._connection)
+            self._confirm_at = now + _CONFIRM_EVERY
+            if self._lacks_watch:
+                with self._connection.wrap_database_errors:
+                    self._follow_log()
+>>>>>>> f361a34 (Let a consumer outlive the lack of file descriptors: each wait opened one, and the error ended the process)
         if woken:
             self._ignore_until = now + self._pause
             if not written and now - self._written_at > _LONGEST_COMMIT:
@@ -136,5 +154,11 @@ class CommitListener:
             self._log = (self._log or FileWatch()) if file else None
             if self._log is not None:
                 self._log.follow(Path(f"{file}-wal"))
-        except OSError:
+        except OSError as error:
             self._log = None
+            if error.errno in (errno.EMFILE, errno.ENFILE) and not self._lacks_watch:
+                self._lacks_watch = True
+                text = "no descriptor is left to watch the queue's file (%s): this consumer polls until one is"
+                logger.warning(text, error)
+        else:
+            self._lacks_watch = False

@@ -7,7 +7,7 @@ import sqlite3
 from django.db import Error as DatabaseError
 from django.db import InterfaceError, OperationalError
 
-from djjp.engine.refusals import Refusal
+from djjp.engine.refusals import Refusal, of_others
 from djjp.engine.sqlite.file import FileRemoved
 
 # A consumer waits for the one lock of the file as for an outage: whatever it writes needs that lock.
@@ -33,7 +33,7 @@ _OUTAGES = {
 def classify(error: BaseException) -> Refusal:
     """Return the kind of an error."""
     if not isinstance(error, DatabaseError):
-        return Refusal.CONTENT
+        return of_others(error)
     if isinstance(error, FileRemoved):
         return Refusal.BUSY
     code = getattr(error.__cause__, "sqlite_errorcode", None)
