@@ -38,6 +38,8 @@ _BUSY_POLL, _IDLE_POLL = 0.002, 0.005
 _SHORTEST_POLL, _LONGEST_POLL = 0.001, 0.25
 # A commit comes at most this many seconds after the last write to the log that belongs to it.
 _LONGEST_COMMIT = 1.0
+# Seconds between two attempts to have the system report writes, for which it lacks a descriptor.
+_WATCH_EVERY = 1.0
 # Seconds for which reports are not relied on after the system has missed a write.
 _DISTRUST = 60.0
 
@@ -53,11 +55,8 @@ class CommitListener:
         self._ignore_until = 0.0
         self._distrust_until = 0.0
         self._missed_since: float | None = None  # since when commits come without a report
-<<<<<<< HEAD
-=======
-        self._confirm_at = 0.0
         self._lacks_watch = False  # because the system has no descriptor for one
->>>>>>> f361a34 (Let a consumer outlive the lack of file descriptors: each wait opened one, and the error ended the process)
+        self._watch_at = 0.0
         self._pause = _IDLE_POLL  # between two polls by the clock
         self._version = self._read()
 
@@ -76,15 +75,10 @@ class CommitListener:
         written = self._log is not None and self._log.written()
         woken, self._version = version != self._version, version
         now = time.monotonic()
-<<<<<<< HEAD
-=======
-        if now >= self._confirm_at:
-            file.confirm(self._connection)
-            self._confirm_at = now + _CONFIRM_EVERY
-            if self._lacks_watch:
-                with self._connection.wrap_database_errors:
-                    self._follow_log()
->>>>>>> f361a34 (Let a consumer outlive the lack of file descriptors: each wait opened one, and the error ended the process)
+        if self._lacks_watch and now >= self._watch_at:
+            self._watch_at = now + _WATCH_EVERY
+            with self._connection.wrap_database_errors:
+                self._follow_log()
         if woken:
             self._ignore_until = now + self._pause
             if not written and now - self._written_at > _LONGEST_COMMIT:
