@@ -242,7 +242,7 @@ def test_a_rescue_keeps_the_context(recorded: None, engine: Engine) -> None:
     handle = add.run_later(1)
     peer = register_consumer(engine, "one")
     assert len(claim(engine, "one")) == 1
-    assert engine.rescue.rescue_jobs(peer, time.time(), max_rescues=3, started=None) == (1, 0)
+    assert engine.rescue.rescue_jobs(peer, time.time(), max_rescues=3, started=None) == (1, 0, 1)
     drain()
     (run,) = [event[1] for event in EVENTS if event[0] == "run"]
     assert (run.id, run.rescues, run.context) == (handle.id, 1, {"trace": "t"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, TypedDict
 from uuid import UUID
 
 from django.db import connections
@@ -15,6 +15,7 @@ from djjp.consumer import start_journal
 from djjp.consumer.heartbeat import ConsumerName
 from djjp.engine import ClaimKey, Engine, Peer, Refusal, current
 from djjp.engine.incidents import Found
+from djjp.engine.rescue import Rescued
 from djjp.models import Job, State
 from djjp.monitoring.detection import Announcer, at_once, report
 
@@ -33,14 +34,7 @@ class _Options(TypedDict):
     started: Collection[ClaimKey] | None
 
 
-class Rescued(NamedTuple):
-    """The number of jobs that a dead consumer held, and how many of them failed by its death."""
-
-    jobs: int
-    failed: int
-
-
-_NOTHING = Rescued(0, 0)
+_NOTHING = Rescued(0, 0, 0)
 
 
 def rescue(engine: Engine, peer: Peer, announcer: Announcer = at_once) -> Rescued:
@@ -60,23 +54,22 @@ def rescue(engine: Engine, peer: Peer, announcer: Announcer = at_once) -> Rescue
         rescued = _rescue_one_by_one(engine, peer, options)
     if rescued is None:
         return _NOTHING
-    jobs, failed = rescued
     start_journal.clear(folder, peer.name)
-    logger.warning("consumer %s is dead; %d of its jobs are rescued", peer.name, jobs - failed)
-    if failed:
-        logger.error("%d jobs of consumer %s have failed by its death", failed, peer.name)
+    logger.warning("consumer %s is dead; %d of its jobs are rescued", peer.name, rescued.rescued)
+    if rescued.failed:
+        logger.error("%d jobs of consumer %s have failed by its death", rescued.failed, peer.name)
     if peer.heartbeat is not None:  # else only running jobs name it
-        report(engine, [_lost(engine, peer.name, jobs - failed, failed, held)], announcer)
-    return Rescued(jobs, failed)
+        report(engine, [_lost(engine, peer.name, rescued, held)], announcer)
+    return rescued
 
 
-def _lost(engine: Engine, consumer: str, rescued: int, failed: int, held: Sequence[UUID]) -> Found:
+def _lost(engine: Engine, consumer: str, rescued: Rescued, held: Sequence[UUID]) -> Found:
     """Return the incident of the death of a consumer.
 
     Args:
         held: the jobs that it held.
     """
-    figures = {"consumers": 1, "jobs": rescued, "failed": failed}
+    figures = {"consumers": 1, "jobs": rescued.rescued, "failed": rescued.failed}
     facts = figures | {"name": consumer} | _suspect(engine, held)
     return Found("consumer_lost", ConsumerName(consumer).host, facts, sums=tuple(figures))
 
@@ -94,11 +87,11 @@ def _suspect(engine: Engine, held: Sequence[UUID]) -> dict[str, Any]:
     return {"job": id, "job_name": name, "deaths": deaths, "ended": has_ended}
 
 
-def _rescue_one_by_one(engine: Engine, peer: Peer, options: _Options) -> tuple[int, int] | None:
+def _rescue_one_by_one(engine: Engine, peer: Peer, options: _Options) -> Rescued | None:
     """Rescue each job in a transaction of its own, because the row of one of them is refused."""
     if engine.rescue.rescue_jobs(peer, time.time(), **options, only=()) is None:
         return None
-    total = total_failed = 0
+    total = _NOTHING
     for id, _ in engine.consumers.running_jobs(peer.name):
         try:
             rescued = engine.rescue.rescue_jobs(
@@ -111,9 +104,8 @@ def _rescue_one_by_one(engine: Engine, peer: Peer, options: _Options) -> tuple[i
             extra = logs.of_id(id)
             logger.error(text, id, peer.name, error, extra=extra)  # noqa: TRY400  (its traceback leads through djjp only)
             continue
-        jobs, failed = rescued or (0, 0)
-        total, total_failed = total + jobs, total_failed + failed
-    return total, total_failed
+        total = Rescued(*map(sum, zip(total, rescued or _NOTHING, strict=True)))
+    return total
 
 
 def rescue_child(token: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from djjp.durations import to_datetime
@@ -39,6 +39,20 @@ attempts = attempts - 1, started_at = NULL, consumer = NULL
 WHERE state = 'running' AND consumer = %s AND {{ids}} RETURNING queue, name, flags, state"""
 
 
+class Rescued(NamedTuple):
+    """The numbers of the jobs of a dead consumer, by their end.
+
+    Attributes:
+        jobs: the number that were taken from it: rescued, failed, cancelled or, as they had not started, released.
+        failed: the number that failed by its death.
+        rescued: the number that had started and are ready again.
+    """
+
+    jobs: int
+    failed: int
+    rescued: int
+
+
 class Rescue:
     """Rescue the jobs of dead consumers."""
 
@@ -64,7 +78,7 @@ class Rescue:
         max_rescues: int,
         started: Collection[ClaimKey] | None,
         only: Collection[UUID] | None = None,
-    ) -> tuple[int, int] | None:
+    ) -> Rescued | None:
         """Make the jobs of a dead consumer ready again, or fail jobs that were rescued too often.
 
         Jobs that had not started are released as if they had never been claimed.
@@ -76,8 +90,7 @@ class Rescue:
             only: the jobs to rescue, where not all of them.
 
         Returns:
-            The number of jobs that were taken from the consumer, and the number of those that failed; None when
-            nothing was done.
+            Their numbers; None when nothing was done.
         """
         with self._db.transaction():
             if not self._deregister_dead(peer):
@@ -90,12 +103,12 @@ class Rescue:
             not_started = {id for id, _ in running.keys() - begun}
             # If the consumer lives after all, it can finish some of them at this moment: those are skipped.
             released = self._release(peer.name, not_started, now)
-            rescued, failed = self._rescue(peer.name, ids - not_started, now, max_rescues)
+            rescued = self._rescue(peer.name, ids - not_started, now, max_rescues)
             self._pipelines.resolve_dependents(ids)
             self._limits.unblock(ids)
             if ids:
                 self._db.notify()
-        return released + rescued, failed
+        return rescued._replace(jobs=rescued.jobs + released)
 
     def _deregister_dead(self, peer: Peer) -> bool:
         """Delete the row of a dead consumer, and return False if the row has changed since it was read."""
@@ -118,9 +131,9 @@ class Rescue:
 
     def _rescue(
         self, consumer: str, ids: Collection[UUID], now: float, max_rescues: int
-    ) -> tuple[int, int]:
+    ) -> Rescued:
         if not ids:
-            return 0, 0
+            return Rescued(0, 0, 0)
         stamp = self._db.to_param(now)
         with self._db.connection.cursor() as cursor:
             cursor.execute(
@@ -133,7 +146,8 @@ class Rescue:
                 message = _message(consumer, rescues, on_crash)
                 cursor.execute(_RECORD, [consumer, stamp, stamp, message, key])
         self._count(rescued, "cancelled", "failed", "rescued")
-        return len(rescued), len(failed)
+        ready = [row for row in rescued if row[3] == State.READY]
+        return Rescued(len(rescued), len(failed), len(ready))
 
     def _count(self, rows: Sequence[Sequence[Any]], *kinds: str) -> None:
         ends = [(*row[:3], "rescued" if row[3] == State.READY else row[3]) for row in rows]

@@ -40,7 +40,8 @@ def rescue(
     engine: Engine, peer: Peer, *, most: int = 3, started: set[UUID] | None = None
 ) -> tuple[int, int] | None:
     claims = None if started is None else {(id, 1) for id in started}
-    return engine.rescue.rescue_jobs(peer, NOW + 9, max_rescues=most, started=claims)
+    rescued = engine.rescue.rescue_jobs(peer, NOW + 9, max_rescues=most, started=claims)
+    return rescued and (rescued.jobs, rescued.failed)
 
 
 def test_the_jobs_of_a_dead_consumer_are_ready_again_and_their_rescue_is_counted(
