@@ -207,18 +207,9 @@ class Consumer:
     def _announce(self, signal: Signal, **values: object) -> None:
         """Call the receivers of a signal on a thread of their own; wait a moment for it when the consumer ends."""
         if signal.receivers:
-            thread = start_beside(
-                partial(
-                    signals.send,
-                    signal,
-                    Consumer,
-                    consumer=self.name,
-                    queues=self._queues.names(),
-                    slots=self._slots,
-                    concurrency=self._concurrency,
-                    **values,
-                )
-            )
+            values |= {"consumer": self.name, "queues": self._queues.names()}
+            values |= {"slots": self._slots, "concurrency": self._concurrency}
+            thread = start_beside(partial(signals.send, signal, Consumer, **values))
             if signal is consumer_stopped and thread is not None:
                 thread.join(_LAST_WAIT)
 

@@ -40,14 +40,13 @@ class Outage:
 
     def fail(self, error: DatabaseError | OSError) -> float:
         """Log an error and return the seconds until the next attempt: each time twice as many, up to the last."""
-        pause, is_system = self._pause, isinstance(error, OSError)
-        self.obstacle = REFUSED if is_system else AWAY
-        logger.warning(
-            "%s (%s); again in %.1f s",
-            "the system refused this consumer" if is_system else "the queue's database refused",
-            " ".join(str(error).split()),
-            pause,
-        )
+        pause, reason = self._pause, " ".join(str(error).split())
+        if isinstance(error, OSError):
+            self.obstacle = REFUSED
+            logger.warning("the system refused this consumer (%s); again in %.1f s", reason, pause)
+        else:
+            self.obstacle = AWAY
+            logger.warning("the queue's database refused (%s); again in %.1f s", reason, pause)
         self._error = error
         self._pause = min(2 * pause, _LAST_PAUSE)
         return pause
@@ -55,12 +54,10 @@ class Outage:
     def end(self) -> None:
         """Log that the consumer works again, if the outage was long."""
         lasted = time.monotonic() - self._began
-        if lasted >= _LONG:
-            is_system = self.obstacle == REFUSED
-            ended = (
-                "this consumer works again" if is_system else "the queue's database answers again"
-            )
-            logger.warning("%s, after %.1f s", ended, lasted)
+        if lasted >= _LONG and self.obstacle == REFUSED:
+            logger.warning("this consumer works again, after %.1f s", lasted)
+        elif lasted >= _LONG:
+            logger.warning("the queue's database answers again, after %.1f s", lasted)
 
     def renew_session(self) -> None:
         """Drop a session that is broken or useless.

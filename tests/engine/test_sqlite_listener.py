@@ -397,7 +397,7 @@ def test_writes_are_reported_once_the_system_has_a_descriptor_again(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(listener_module, "_CONFIRM_EVERY", 0.0)
+    monkeypatch.setattr(listener_module, "_WATCH_EVERY", 0.0)
     with monkeypatch.context() as lacking:
         lacking.setattr(inotify, "_library", refuse_descriptor)
         listener = database.listener()
