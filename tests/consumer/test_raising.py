@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import queue
 import signal
@@ -9,15 +10,21 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
+from types import CodeType
 
 import pytest
 
 from djjp import job, run_many
 from djjp.consumer import raising
-from djjp.engine import Engine
+from djjp.consumer.pool.sync_threads import JobThreadExecutor, ThreadCache
+from djjp.engine import Claimed, Engine
+from djjp.exceptions import JobTimedOut
 from djjp.models import Job
 from tests.project.shop.jobs import add
 from tests.support.processes import Processes, eventually
@@ -79,6 +86,12 @@ class Stop(BaseException):
     pass
 
 
+class Lasting(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        while True:
+            time.sleep(0.001)
+
+
 @contextmanager
 def amid(step: Callable[[], object], function: str) -> Iterator[int]:
     """Give the id of a thread that waits in a function of this name, and after the block its end."""
@@ -111,12 +124,6 @@ def test_a_thread_that_takes_the_lock_of_a_condition_gets_no_exception(looks: in
 
 def test_a_handler_that_lasts_is_interrupted_in_the_end_and_unlocked() -> None:
     raised = threading.Event()
-
-    class Lasting(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            while True:
-                time.sleep(0.001)
-
     handler = Lasting()
 
     def log() -> None:
@@ -131,6 +138,27 @@ def test_a_handler_that_lasts_is_interrupted_in_the_end_and_unlocked() -> None:
         assert raised.wait(30)
     assert handler.lock is not None
     assert handler.lock.acquire(blocking=False)
+
+
+def test_an_interruption_of_what_a_coroutine_does_with_databases_is_tried_again() -> None:
+    threads = ThreadCache()
+    executor = JobThreadExecutor(threads)
+    executor.job = Claimed(uuid.uuid4(), "any", "{}", 1, 0)
+    logged = executor.submit(Lasting().handle, logging.makeLogRecord({}))
+    eventually(lambda: logging.Handler.handle.__code__ in codes(executor.thread))
+
+    asyncio.run(executor.finish(JobTimedOut))
+    assert not logged.done()
+    eventually(lambda: threads.enforce() == inf)
+
+    with pytest.raises(JobTimedOut):
+        logged.result(30)
+    threads.close()
+
+
+def codes(thread: int) -> set[CodeType]:
+    frame = sys._current_frames().get(thread)
+    return {each.f_code for each, _ in traceback.walk_stack(frame)}
 
 
 HANGS_IF_A_TRACE_IS_LEFT = """
