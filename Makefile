@@ -9,7 +9,7 @@ PYTHON ?=
 ARGS ?=
 # How the tests are shared out: to more processes than cores, because most tests wait, and for longer in test-all. A
 # process that is idle takes over from another.
-WORKERS = 6
+WORKERS = 7
 TOGETHER ?= -n $(WORKERS) --dist worksteal
 # Bytecode is kept, even if the environment forbids it: hundreds of started processes would compile djjp anew.
 # The development mode is for its warnings: its checks of memory are for authors of C, and take a sixth of the time.
