@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,12 +16,13 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import Error as DatabaseError
 from django.db import connections
 
-from djjp import conf, engine, instruments, streams, unapplied
+from djjp import conf, engine, instruments, unapplied
 from djjp.consumer import signals
 from djjp.consumer.console import Console, queues_in_words
 from djjp.consumer.consumer import Consumer
 from djjp.consumer.health import Health, HealthFile, SupervisorPipe, Systemd
 from djjp.consumer.health_port import HealthPort
+from djjp.consumer.leaving import leave, leave_within
 from djjp.consumer.recycling import (
     ExitCondition,
     check_exit_conditions,
@@ -42,6 +44,9 @@ GRACEFUL, RELEASED, RECYCLE = 0, 1, 3
 
 _SIGNALS = (*signals.ENDING, signal.SIGQUIT)
 
+# Seconds that a process gets at least for its end after that of its consumer.
+_LEAST_PATIENCE = 1.0
+
 
 def consume(
     *,
@@ -56,6 +61,7 @@ def consume(
     supervision: Supervision | None = None,
     verbosity: int = 0,
     health: Health | None = None,
+    ends_process: bool = False,
 ) -> int:
     """Run a consumer until a signal, `drain`, `max_jobs` or `max_rss` ends it, and return the exit code.
 
@@ -71,12 +77,16 @@ def consume(
         supervision: what the supervisor that started this process gave it; None without one.
         verbosity: of the console, as `Console` takes it.
         health: shows what the rounds of the coordinator say; closed at the end. None for nowhere.
+        ends_process: whether the process ends with it. Then what jobs have left behind, such as threads, keeps the
+            process for the rest of the shutdown timeout, at least for a second, and a signal ends it at once, both
+            with the exit code.
 
     Raises:
         ImproperlyConfigured, QueueUnavailable: as `require()` does.
     """
     settings = conf.current()
     require()
+    shutdown_timeout = seconds("shutdown_timeout", settings.shutdown_timeout)
     consumer = Consumer(
         concurrency_limit or settings.concurrency_limit,
         queues=queues,
@@ -84,10 +94,15 @@ def consume(
         drain=drain,
         max_jobs=max_jobs,
         concurrency=concurrency,
-        shutdown_timeout=seconds("shutdown_timeout", settings.shutdown_timeout),
+        shutdown_timeout=shutdown_timeout,
         token=supervision and supervision.token,
     )
-    ending = _Ending(consumer, supervised=supervision is not None)
+    ending = _Ending(
+        consumer,
+        supervised=supervision is not None,
+        ends_process=ends_process,
+        shutdown_timeout=shutdown_timeout,
+    )
     consumer.requests.stop = ending.gracefully
     supervisor = supervision and supervision.supervisor
     conditions = _exit_conditions(ending, max_rss=max_rss, supervisor=supervisor, reload=reload)
@@ -108,7 +123,10 @@ def consume(
     ):
         logger.info("consumer %s serves %s", consumer.name, served)
         console.greet(f"consumer {consumer.name}", served, concurrency, concurrency_limit)
-        return _run(consumer, ending, max_jobs, console, health)
+        ending.code = code = _run(consumer, ending, max_jobs, console, health)
+        if ends_process:
+            leave_within(ending.patience(), code, consumer.name)
+        return code
 
 
 def _run(
@@ -135,9 +153,7 @@ def _run(
     code = RELEASED if not ended else RECYCLE if recycle else GRACEFUL
     if not ended or lost:
         # Threads still run jobs that were released or abandoned: no exit handler must wait for them.
-        logging.shutdown()
-        streams.flush()
-        os._exit(code)
+        leave(code)
     return code
 
 
@@ -226,12 +242,23 @@ def require_queue() -> None:
 
 
 class _Ending:
-    """Ends one consumer, at the request of a signal or an exit condition."""
+    """Ends one consumer, at the request of a signal or an exit condition.
 
-    def __init__(self, consumer: Consumer, *, supervised: bool) -> None:
+    Attributes:
+        code: the exit code, once the consumer has ended; None before.
+    """
+
+    def __init__(
+        self, consumer: Consumer, *, supervised: bool, ends_process: bool, shutdown_timeout: float
+    ) -> None:
         self.retired = False
         self.supervised = supervised
+        self.code: int | None = None
         self._consumer = consumer
+        self._ends_process = ends_process
+        self._shutdown_timeout = shutdown_timeout
+        self._stopped_at: float | None = None
+        self._is_hurried = False
         self._signals = 0
         # Taken by the first stop. `list.pop` is atomic and takes no lock, so a signal handler can stop the
         # consumer even when it interrupts the thread that is just doing so.
@@ -241,10 +268,19 @@ class _Ending:
         """Let the running jobs end within the shutdown timeout; only the first call has an effect."""
         with suppress(IndexError):  # another thread, or an earlier signal, has taken the token
             self._stop_token.pop()
+            self._stopped_at = time.monotonic()
             self._consumer.stop()
+
+    def patience(self) -> float:
+        """Return the seconds that the process gets for its end: the rest of the shutdown timeout, or a second."""
+        if self._is_hurried:
+            return _LEAST_PATIENCE
+        passed = 0.0 if self._stopped_at is None else time.monotonic() - self._stopped_at
+        return max(self._shutdown_timeout - passed, _LEAST_PATIENCE)
 
     def at_once(self) -> None:
         """Release the running jobs and end."""
+        self._is_hurried = True
         self.gracefully()
         self._consumer.stop()
 
@@ -256,15 +292,31 @@ class _Ending:
     @contextmanager
     def by_signals(self) -> Iterator[None]:
         """End the consumer by signals while the block runs; one on another thread is ended by `stop()`."""
-        # A child is about to end after the block: a late signal must not replace its exit code, which reports
-        # how its jobs ended.
-        with signals.handled(_SIGNALS, self._signalled, ignored_afterwards=self.supervised):
+        with signals.handled(_SIGNALS, self._signalled, afterwards=self._late_handlers()):
             if self.supervised:
                 # The supervisor starts its children with SIGINT blocked, so that none arrives during startup.
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             yield
 
+    def _late_handlers(self) -> dict[int, Any]:
+        """Return the handlers for the end of the process.
+
+        No late signal must replace the exit code, which reports how the jobs ended.
+        """
+        if not (self.supervised or self._ends_process):
+            return {}
+        handlers: dict[int, Any] = dict.fromkeys(signals.ENDING, signal.SIG_IGN)
+        if not self.supervised:
+            handlers[signal.SIGTERM] = handlers[signal.SIGINT] = self._leave
+        return handlers | {signal.SIGQUIT: self._leave}
+
+    def _leave(self, number: int, frame: Any) -> None:
+        # Nothing is flushed: this can have interrupted a write.
+        os._exit(RELEASED if self.code is None else self.code)
+
     def _signalled(self, number: int, frame: Any) -> None:
+        if self.code is not None and self._late_handlers().get(number) == self._leave:
+            self._leave(number, frame)
         if number == signal.SIGQUIT:
             self.at_once()
         elif self.supervised or number == signals.HANGUP:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,14 +29,14 @@ _mask = _Mask()
 
 @contextmanager
 def handled(
-    numbers: Sequence[int], handler: Handler, *, ignored_afterwards: bool = False
+    numbers: Sequence[int], handler: Handler, *, afterwards: Mapping[int, Any] | None = None
 ) -> Iterator[None]:
     """Have signals call a function while the block runs.
 
     Signals reach the main thread only; on another thread the block runs without them.
 
     Args:
-        ignored_afterwards: ignore the signals after the block, instead of restoring their handlers.
+        afterwards: handlers of some of the signals after the block; the others get back what they had before.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -49,7 +49,7 @@ def handled(
         yield
     finally:
         for number, before in _replaced.items():
-            signal.signal(number, signal.SIG_IGN if ignored_afterwards else before)
+            signal.signal(number, (afterwards or {}).get(number, before))
         _replaced.clear()
 
 

@@ -40,6 +40,11 @@ def own_supervision() -> Supervision | None:
     return Supervision(int(pid), token, int(pipe) if pipe.isdigit() else 0)
 
 
+def is_program(name: str) -> bool:
+    """Return whether this process runs the command of this name, and nothing after it."""
+    return sys.argv[1:2] == [name]
+
+
 def child_command(name: str, options: Mapping[str, Any]) -> list[str]:
     """Return the command line of a child: that of this process, if this process runs the command.
 
@@ -47,7 +52,7 @@ def child_command(name: str, options: Mapping[str, Any]) -> list[str]:
         name: of the command.
         options: of the command; used if it was called from Python.
     """
-    if sys.argv[1:2] == [name]:
+    if is_program(name):
         return [sys.executable, *sys.orig_argv[1:]]
     # With the path written out: PYTHONPATH would reach the programs that jobs start.
     program = (

@@ -15,7 +15,7 @@ from djjp.consumer.console import Console, queues_in_words
 from djjp.consumer.health import Health
 from djjp.consumer.process import consume, own_health, require
 from djjp.consumer.serving import parse
-from djjp.consumer.supervision import child_command, own_supervision
+from djjp.consumer.supervision import child_command, is_program, own_supervision
 from djjp.consumer.supervisor import Supervisor
 from djjp.management.shell import command as management_command
 from djjp.management.shell import errors_in_one_line, in_one_line
@@ -141,6 +141,7 @@ def command(
                     supervision=supervision,
                     verbosity=context.verbosity,
                     health=health,
+                    ends_process=is_program("start_consumer"),
                 )
     finally:
         streams.flush()
