@@ -29,7 +29,7 @@ def leave(code: int) -> NoReturn:
 
 
 def leave_within(patience: float, code: int, consumer: str) -> None:
-    """Let the process end by itself; after some seconds end it, and log what has kept it.
+    """Let the process end; after some seconds end it, and log what has kept it.
 
     Args:
         patience: the seconds.
