@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-from functools import lru_cache
 
 from djjp import engine
 from djjp.bounds import LONGEST_QUEUE, require_text
@@ -14,10 +11,6 @@ from djjp.durations import END_OF_TIME, to_datetime, unchecked_seconds
 from djjp.models import Queue
 
 __all__ = ["pause", "paused", "resume"]
-
-#: The beginning of a pattern of queues that a consumer does not serve, in the list of its queues.
-EXCLUDED = "not "
-_WEIGHT = re.compile(r":\d{1,4}\Z")
 
 
 def pause(name: str, duration: float | timedelta | None = None) -> datetime | None:
@@ -64,48 +57,6 @@ def resume(name: str) -> bool:
     except ValueError:
         return False
     return engine.run(lambda engine: engine.queues.resume(name, now))
-
-
-def matcher(patterns: Iterable[str]) -> Callable[[str], object]:
-    """Return a test for names that match a pattern: `*` matches any text, any other character itself."""
-    each = (".*".join(map(re.escape, pattern.split("*"))) for pattern in patterns)
-    return re.compile("|".join(each), re.DOTALL).fullmatch
-
-
-def serves(queues: Iterable[str] | None, name: str) -> bool:
-    """Return whether a consumer serves a queue.
-
-    Args:
-        queues: the queues of the consumer as its row has them; None for all.
-    """
-    return queues is None or _server(tuple(queues))(name)
-
-
-# Pages and searches for incidents ask for each pair of a consumer and a queue.
-@lru_cache(maxsize=10_000)
-def _server(queues: tuple[str, ...]) -> Callable[[str], bool]:
-    """Return the test whether a consumer of these queues serves one."""
-    served = _either(_WEIGHT.sub("", each) for each in queues if not each.startswith(EXCLUDED))
-    excluded = _either(each.removeprefix(EXCLUDED) for each in queues if each.startswith(EXCLUDED))
-    return lambda name: served(name) and not excluded(name)
-
-
-def _either(patterns: Iterable[str]) -> Callable[[str], bool]:
-    """Return a test for names that are among the patterns or match one of them."""
-    given = frozenset(patterns)
-    globs = [each for each in given if "*" in each]
-    matches = matcher(globs) if globs else None
-    return lambda name: name in given or (matches is not None and matches(name) is not None)
-
-
-def named(patterns: Iterable[str]) -> list[str]:
-    """Return the queues that the list of a consumer names: what it serves, without weights and patterns.
-
-    Args:
-        patterns: the queues of the consumer as its row has them.
-    """
-    served = [_WEIGHT.sub("", each) for each in patterns if not each.startswith(EXCLUDED)]
-    return [each for each in served if "*" not in each]
 
 
 def paused() -> dict[str, datetime | None]:

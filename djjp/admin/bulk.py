@@ -24,8 +24,8 @@ from djjp.admin.rights import Rights, rights_of
 from djjp.models import Job, Operation, State, Verb
 from djjp.monitoring import Filter, consumers, find, operations
 from djjp.monitoring.causes import claims
-from djjp.monitoring.listing import serves
 from djjp.monitoring.operations import OperationInfo, Preview
+from djjp.served import Servers
 
 #: The running jobs that a warning names.
 NAMED = 5
@@ -316,4 +316,4 @@ def _rows(ids: Sequence[UUID]) -> list[Job]:
 
 
 def _is_served(queue: str) -> bool:
-    return serves([info for info in consumers() if claims(info)], queue)
+    return Servers((info.queues, info) for info in consumers() if claims(info)).any(queue)

@@ -27,6 +27,7 @@ from djjp.monitoring.overview import QueueInfo, queue_infos
 from djjp.monitoring.queues import known_queues, named_queues
 from djjp.monitoring.totals import Figures, totals
 from djjp.monitoring.trends import SPANS, Span, trend
+from djjp.served import Servers
 
 #: The number of job names that the page of a queue shows, and of queues that a page of the list has.
 NAMES_SHOWN, QUEUES_SHOWN = 20, 100
@@ -110,7 +111,7 @@ class QueueAdmin(PageAdmin):
             charts=draw(trend(span, queue=name)),
             incidents=opened,
             is_reported=any(each.kind == "no_consumer" for each in opened),
-            servers=[each for each in serving if each.serves(name)],
+            servers=Servers((each.queues, each) for each in serving).of(name),
             choices=pausing.CHOICES,
             error=error,
             given=request.POST,

@@ -7,12 +7,13 @@ name, so that it never reads the million jobs of a queue that is not served.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
 from djjp.bounds import is_encodable
-from djjp.queues import EXCLUDED, matcher
+from djjp.served import EXCLUDED, matcher
 
 T = TypeVar("T")
 
@@ -55,9 +56,8 @@ def parse(names: Sequence[str]) -> list[Rank]:
     ranks = [_rank(given) for given in dict.fromkeys(names)]
     if not ranks:
         raise ValueError("name at least one queue, as in mail,default")
-    patterns = [rank.pattern for rank in ranks]
-    for pattern in patterns:
-        if patterns.count(pattern) > 1:
+    for pattern, count in Counter(rank.pattern for rank in ranks).items():
+        if count > 1:
             raise ValueError(f"{pattern!r} is there with two weights; give it one")
     weighted = [rank for rank in ranks if rank.weight is not None]
     if weighted and len(weighted) < len(ranks):
@@ -102,9 +102,10 @@ class QueueSelector:
         self._ranks = None if everything else ranks
         self._excluded = list(excluded)
         self._is_excluded = matcher(excluded)
-        # Names come before patterns.
-        by_name = sorted(self._ranks or [_ALL], key=lambda rank: not rank.is_name)
-        self._tests = [(matcher([rank.pattern]), rank) for rank in by_name]
+        given = dict.fromkeys(self._ranks or [_ALL])
+        self._number = {rank: number for number, rank in enumerate(given)}
+        self._by_name = {rank.pattern: rank for rank in given if rank.is_name}
+        self._patterns = [(matcher([rank.pattern]), rank) for rank in given if not rank.is_name]
         self._rank_of = lru_cache(_MOST_NAMES)(self._find_rank)
         self._credit: dict[Rank, float] = {}
 
@@ -156,7 +157,7 @@ class QueueSelector:
         rank = self._rank_of(queue)
         if self._ranks is None or rank is None or rank.weight is not None:
             return 0
-        return self._ranks.index(rank)
+        return self._number[rank]
 
     def take(
         self,
@@ -222,4 +223,5 @@ class QueueSelector:
     def _find_rank(self, name: str) -> Rank | None:
         if self._is_excluded(name):
             return None
-        return next((rank for matches, rank in self._tests if matches(name)), None)
+        named = self._by_name.get(name)
+        return named or next((rank for matches, rank in self._patterns if matches(name)), None)

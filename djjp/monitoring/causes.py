@@ -16,6 +16,7 @@ from djjp.engine.pipelines import NOT_NEEDED
 from djjp.jobs import registry
 from djjp.models import Job, Transfer
 from djjp.monitoring.consumers import ConsumerInfo, Life
+from djjp.served import Servers
 
 #: The codes, the worst first. Only a row by hand, or of a later version, is `unknown`.
 RANKS = (
@@ -61,20 +62,21 @@ class Surroundings(NamedTuple):
     now: float
     alias: str
     consumers: Sequence[tuple[ConsumerInfo, list[str]]]
+    servers: Servers[tuple[ConsumerInfo, list[str]]]
     paused: Mapping[str, datetime | None]
     transfer: Transfer | None
 
     def serving(self, queue: str) -> list[ConsumerInfo]:
         """Return the consumers that serve a queue, in whatever condition."""
-        return [info for info, _ in self.consumers if info.serves(queue)]
+        return [info for info, _ in self.servers.of(queue)]
 
     def workers(self, job: Job) -> list[ConsumerInfo]:
         """Return the consumers that can claim a job now, or once they have a free slot."""
         is_task = registry.can_run("", getattr(job, "arguments_head", ""))
         return [
             info
-            for info, names in self.consumers
-            if claims(info) and info.serves(job.queue) and (is_task or job.name in names)
+            for info, names in self.servers.of(job.queue)
+            if claims(info) and (is_task or job.name in names)
         ]
 
 

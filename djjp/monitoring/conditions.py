@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-from djjp import conf, queues, schedules
+from djjp import conf, schedules
 from djjp.bounds import one_line
 from djjp.durations import seconds, to_seconds
 from djjp.engine import Engine
@@ -23,6 +23,7 @@ from djjp.jobs import registry
 from djjp.jsontext import texts
 from djjp.models import Consumer, Depth, Schedule, Source, Span
 from djjp.monitoring.slots import held_slots
+from djjp.served import Servers
 
 #: Seconds for which the oldest job of a queue must have waited until its missing consumer counts.
 UNSERVED_FOR = 5.0
@@ -63,10 +64,6 @@ class Server(NamedTuple):
     names: frozenset[str] | None
     is_quiet: bool
     slots: int = 0
-
-    def serves(self, queue: str) -> bool:
-        """Return whether it serves a queue, or would unless it was quiet."""
-        return queues.serves(self.queues, queue)
 
 
 def servers(engine: Engine) -> list[Server]:
@@ -157,12 +154,14 @@ def unserved(
     ):  # nobody makes the scheduled jobs ready, or rescues those that ran on dead consumers
         due.update(engine.waits.due_queues(now - UNSERVED_FOR), running)
     claiming = [each for each in consumers if not each.is_quiet]
-    lacking = [q for q in sorted(due) if not any(each.serves(q) for each in claiming)][:MOST]
+    served = Servers((each.queues, each.name) for each in claiming)
+    served_quietly = Servers((each.queues, each.name) for each in consumers if each.is_quiet)
+    lacking = [queue for queue in sorted(due) if not served.any(queue)][:MOST]
     counts = engine.waits.count(lacking, MOST_COUNTED)
     found = []
     for queue in lacking:
         wait = round(waits[queue].seconds, 1) if queue in waits else 0.0
-        quiet = next((each.name for each in consumers if each.serves(queue)), None)
+        quiet = next(iter(served_quietly.of(queue)), None)
         facts: dict[str, Any] = {"jobs": counts.get(queue, 0), "wait": wait or None, "quiet": quiet}
         if queue in running:
             facts["running"] = running[queue]
@@ -208,9 +207,10 @@ def _unknown_names(
     firsts = [wait.first for wait in waits.values() if wait.first is not None]
     if not firsts or not consumers:
         return {}
+    claiming = Servers((each.queues, each) for each in consumers if not each.is_quiet)
     found = {}
     for queue, name in engine.waits.names(firsts):
-        able = [each for each in consumers if each.serves(queue) and not each.is_quiet]
+        able = claiming.of(queue)
         if able and all(each.names is not None and name not in each.names for each in able):
             found[queue] = {"unknown": name, "consumers": len(able)}
     return found

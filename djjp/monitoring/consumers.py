@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from enum import StrEnum
@@ -12,13 +13,14 @@ from typing import NamedTuple
 from django.db.models import Value
 from django.db.models.functions import StrIndex
 
-from djjp import conf, engine, queues
+from djjp import conf, engine
 from djjp.durations import seconds, to_datetime, to_seconds
 from djjp.engine import Engine, Liveness, Peer
 from djjp.engine.consumers import Held, beat_every
 from djjp.jobs import registry
 from djjp.jsontext import texts
 from djjp.models import Consumer, Job
+from djjp.served import serves
 
 #: The number of heartbeats in succession that a consumer must miss to count as silent.
 _MISSED_BEATS = 3
@@ -86,7 +88,7 @@ class ConsumerInfo(NamedTuple):
 
     def serves(self, queue: str) -> bool:
         """Return whether it serves a queue."""
-        return queues.serves(self.queues, queue)
+        return serves(self.queues, queue)
 
 
 def consumers() -> list[ConsumerInfo]:
@@ -125,7 +127,9 @@ def read(engine: Engine, jobs: Sequence[str] = ()) -> list[tuple[ConsumerInfo, l
     liveness = engine.consumers.liveness_of(peers)
     silent = _MISSED_BEATS * beat_every(settings)
     limit = max(silent, seconds("heartbeat_limit", settings.heartbeat_limit))
-    held = engine.consumers.held()
+    held: dict[tuple[str, bool], list[Held]] = defaultdict(list)
+    for each in engine.consumers.held():
+        held[each.consumer, each.is_ahead].append(each)
     return [
         (
             ConsumerInfo(
@@ -134,8 +138,8 @@ def read(engine: Engine, jobs: Sequence[str] = ()) -> list[tuple[ConsumerInfo, l
                 row["concurrency_limit"] or 0,
                 row["started_at"],
                 row["heartbeat_at"],
-                _grouped(held, row["name"], ahead=False),
-                _grouped(held, row["name"], ahead=True),
+                _running(held[row["name"], False]),
+                _running(held[row["name"], True]),
                 ages[row["name"]],
                 _life(liveness[row["name"]], ages[row["name"]], silent, limit),
                 row["release"],
@@ -163,10 +167,10 @@ def _life(liveness: Liveness, age: float, silent: float, limit: float) -> Life:
     return Life.ALIVE if age < silent else Life.SILENT
 
 
-def _grouped(held: Iterable[Held], consumer: str, *, ahead: bool) -> list[RunningJobs]:
-    mine = [each for each in held if each.consumer == consumer and each.is_ahead is ahead]
-    mine.sort(key=lambda each: each.since)
-    return [RunningJobs(each.name, each.jobs, to_datetime(each.since)) for each in mine]
+def _running(held: Iterable[Held]) -> list[RunningJobs]:
+    """Return jobs that a consumer holds, those that it has held for longest first."""
+    by_age = sorted(held, key=lambda each: each.since)
+    return [RunningJobs(each.name, each.jobs, to_datetime(each.since)) for each in by_age]
 
 
 # One consumer

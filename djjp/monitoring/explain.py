@@ -31,6 +31,7 @@ from djjp.monitoring.consumers import Life, consumers, read
 from djjp.monitoring.pipelines import PipelineInfo
 from djjp.outbox import pending
 from djjp.outbox.pending import Pending
+from djjp.served import Servers
 
 
 class Explanation(NamedTuple):
@@ -153,10 +154,12 @@ def _with_parents(
 def _surroundings(engine: Engine, jobs: list[str]) -> Surroundings:
     now = time.time()
     paused = Queue.objects.using(engine.db.alias).values_list("pk", "paused_until")
+    found = read(engine, jobs)
     return Surroundings(
         now,
         engine.db.alias,
-        read(engine, jobs),
+        found,
+        Servers((info.queues, (info, names)) for info, names in found),
         {name: until for name, until in paused if until is None or to_seconds(until) > now},
         engine.consumers.transfer(),
     )

@@ -17,7 +17,8 @@ from djjp.durations import to_seconds
 from djjp.engine import Engine
 from djjp.models import LIVE, Attempt, Flag, Job, Queue, State
 from djjp.monitoring.causes import claims
-from djjp.monitoring.consumers import ConsumerInfo, read
+from djjp.monitoring.consumers import read
+from djjp.served import Servers
 
 #: The characters of arguments from which on they are left out, and those of a message that are read.
 LONGEST_ARGUMENTS, LONGEST_MESSAGE = 16_000, 300
@@ -118,8 +119,7 @@ class _Waits:
         self._paused = {
             name: until for name, until in rows if until is None or to_seconds(until) > now
         }
-        self._consumers = [info for info, _ in read(engine) if claims(info)]
-        self._served: dict[str, bool] = {}
+        self._claiming = Servers((info.queues, info) for info, _ in read(engine) if claims(info))
 
     def of(self, job: Job) -> list[Wait]:
         found = []
@@ -127,22 +127,12 @@ class _Waits:
             until = self._paused[job.queue]
             ending = "until somebody resumes it" if until is None else "and resumes"
             found.append(Wait("paused", f"queue {job.queue} is paused {ending}", until))
-        if not self._is_served(job.queue):
+        if not self._claiming.any(job.queue):
             found.append(Wait("no_consumer", f"no consumer serves queue {job.queue}"))
         found += _own(job)
         if job.expires_at is not None and job.flags & Flag.EXPIRES and not job.attempts:
             found.append(Wait("expires", "expires", job.expires_at))
         return found
-
-    def _is_served(self, queue: str) -> bool:
-        if queue not in self._served:
-            self._served[queue] = serves(self._consumers, queue)
-        return self._served[queue]
-
-
-def serves(consumers: Sequence[ConsumerInfo], queue: str) -> bool:
-    """Return whether any of these consumers serves a queue."""
-    return any(info.serves(queue) for info in consumers)
 
 
 def _own(job: Job) -> list[Wait]:

@@ -22,6 +22,7 @@ from djjp.monitoring.detection import look
 from djjp.monitoring.incidents import Incident, incidents
 from djjp.monitoring.totals import Figures, ends_by_queue
 from djjp.outbox import table
+from djjp.served import Servers
 
 #: The number at which a count of live jobs ends, unless a sample has the rest.
 MOST = 1_000
@@ -140,11 +141,11 @@ def queue_infos(
         heads: the first ready jobs, if they are known.
     """
     now = time.time()
-    claiming = [
-        each
+    claiming = Servers(
+        (each.queues, each.name)
         for each in (consumers() if serving is None else serving)
         if each.life is Life.ALIVE and not each.quiet
-    ]
+    )
     first = engine.run(lambda engine: engine.waits.first()) if heads is None else heads
     live = engine.run(
         lambda engine: engine.depths.live(
@@ -173,7 +174,7 @@ def queue_infos(
                 out,
                 name in paused,
                 paused.get(name),
-                [each.name for each in claiming if each.serves(name)],
+                claiming.of(name),
             )
         )
     return found

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 
-from djjp import engine, queues
+from djjp import engine
 from djjp.engine import Engine
 from djjp.jobs import registry
 from djjp.jsontext import texts
 from djjp.models import Consumer, Span, Total
+from djjp.served import named
 
 #: Seconds for which a queue is known by the samples of its depth.
 SAMPLED = 360.0
@@ -39,7 +40,7 @@ def _named(engine: Engine) -> set[str]:
     ended = Total.objects.using(alias).filter(span=Span.EVER).values_list("queue", flat=True)
     return {
         *engine.queues.paused(time.time()),
-        *(name for text in served for name in queues.named(texts(text) or [])),
+        *(name for text in served for name in named(texts(text) or [])),
         *ended.distinct(),
         *engine.depths.queues(time.time() - SAMPLED),
     } - {""}

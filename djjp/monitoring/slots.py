@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from djjp.engine import Engine
 from djjp.engine.holding import Holder
+from djjp.served import Servers
 
 #: The job names that a sentence has.
 MOST_NAMES = 3
@@ -22,7 +23,8 @@ class Server(Protocol):
     def slots(self) -> int: ...
     @property
     def is_quiet(self) -> bool: ...
-    def serves(self, queue: str) -> bool: ...
+    @property
+    def queues(self) -> list[str] | None: ...
 
 
 def held_slots(
@@ -32,10 +34,8 @@ def held_slots(
 
     A queue one of whose slots has become free since then is left out: another consumer helps it.
     """
-    able = {
-        queue: [each for each in consumers if each.serves(queue) and not each.is_quiet]
-        for queue in queues
-    }
+    claiming = Servers((each.queues, each) for each in consumers if not each.is_quiet)
+    able = {queue: claiming.of(queue) for queue in queues}
     if not any(able.values()):
         return {}
     old: dict[str, list[Holder]] = defaultdict(list)

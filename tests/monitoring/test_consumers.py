@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -12,21 +14,26 @@ from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from djjp import monitoring, queues, run_many
+from djjp import monitoring, run_many
 from djjp.consumer.heartbeat import ConsumerName, Heartbeat
 from djjp.consumer.serving import QueueSelector, parse
 from djjp.engine import Engine
 from djjp.engine.consumers import Consumers
 from djjp.jobs import registry
-from djjp.models import Consumer, Job, State
-from djjp.monitoring.consumers import Life, jobs_of, names_missing, read
-from djjp.queues import serves
+from djjp.models import Consumer, Incident, Job, State
+from djjp.monitoring.consumers import Life, consumers, jobs_of, names_missing, read
+from djjp.monitoring.detection import IncidentDetector
+from djjp.monitoring.explain import explain
+from djjp.monitoring.listing import described
+from djjp.monitoring.overview import queue_infos
+from djjp.served import serves
 from tests.project.shop.jobs import add
 from tests.support.consumers import consuming
 from tests.support.engine_calls import at_once
-from tests.support.factories import consumer_row
+from tests.support.factories import consumer_row, new_job
 from tests.support.processes import eventually
 from tests.support.staying import let_end, stay
+from tests.support.steps import steps
 
 
 def row(name: str = "elsewhere:1:a", **given: Any) -> Consumer:
@@ -188,28 +195,47 @@ def test_a_row_by_hand_serves_nothing(engine: Engine) -> None:
     assert not found.serves("mail")
 
 
-def test_the_patterns_of_a_consumer_are_compiled_once_whatever_the_number_of_queues(
-    monkeypatch: pytest.MonkeyPatch,
+def crowd(engine: Engine, count: int) -> None:
+    """Replace all rows by consumers that each serve two queues and run two jobs, with an old job in each queue."""
+    for model in (Consumer, Job, Incident):
+        model.objects.all().delete()
+    for number in range(count):
+        row(f"elsewhere:{number}:a", queues=json.dumps([f"q{number}", f"r{number}:2"]))
+        hold(f"elsewhere:{number}:a", 500.0, name="shop.long")
+        hold(f"elsewhere:{number}:a", 400.0)
+    old = time.time() - 300
+    engine.jobs.enqueue_many([new_job(queue=f"q{n}", created_at=old) for n in range(count)])
+
+
+def listed(engine: Engine) -> None:
+    assert len(described([*Job.objects.filter(state=State.READY)], texts=False)) >= 40
+
+
+def explained(engine: Engine) -> None:
+    job = Job.objects.filter(state=State.READY)[0]
+    assert explain(job.pk).codes[-1] == "line"
+
+
+@pytest.mark.one_pair
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda engine: queue_infos(),
+        lambda engine: IncidentDetector().search(engine),
+        lambda engine: consumers(),
+        listed,
+        explained,
+    ],
+    ids=["queues", "incidents", "consumers", "list of jobs", "explain"],
+)
+def test_a_view_costs_what_consumers_and_queues_add_up_to_and_not_their_product(
+    engine: Engine, view: Callable[[Engine], object]
 ) -> None:
-    """Pages ask for each pair; with more pairs than the cache of regular expressions has, each was compiled."""
-    compiled: list[list[str]] = []
-    matcher = queues.matcher
-
-    def noting(patterns: list[str]) -> Any:
-        compiled.append(patterns)
-        return matcher(patterns)
-
-    monkeypatch.setattr(queues, "matcher", noting)
-    lists = [[f"compiled-{number}", "compiled.*", "not compiled.b*"] for number in range(30)]
-    served = [
-        (number, name)
-        for number, given in enumerate(lists)
-        for name in ("compiled-7", "compiled.a", "compiled.b")
-        if serves(given, name)
-    ]
-    assert (7, "compiled-7") in served
-    assert len(served) == 31
-    assert len(compiled) == 2 * len(lists)
+    taken = []
+    for count in (40, 80):
+        crowd(engine, count)
+        taken.append(steps(lambda: view(engine)))
+    assert taken[1] < 2.5 * taken[0]
 
 
 def test_the_jobs_of_a_consumer_are_in_the_order_in_which_it_starts_them(engine: Engine) -> None:
