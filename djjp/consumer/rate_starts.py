@@ -19,10 +19,14 @@ logger = logging.getLogger("djjp.consumer")
 #: The most seconds that a job may take from its claim to its start. While a job is that slow, each of its starts
 #: counts longer by as much.
 LONGEST_MARGIN = 30.0
-# How many times as long as the slowest starts a margin is, so that half of it is enough for most starts.
-_ENOUGH = 2.5
+# A quarter of a margin, and half of the shortest one, is for the time from the last question to the job's code.
+_RESERVE = 0.25
+# How many times as long as the slowest starts a margin is, so that the rest of it is enough for most starts.
+_ENOUGH = 1.6
 # What is left of the time of the slowest start with each claim of that job.
-_KEPT = 0.7
+_KEPT = 0.5
+# The seconds from its claim after which a job does not start, whatever its margin is.
+_LATEST = (1 - _RESERVE) * LONGEST_MARGIN
 # Seconds between two log lines about jobs that miss even the longest margin.
 _LOG_EVERY = 60.0
 
@@ -43,6 +47,9 @@ class StartDeadlines:
     def __init__(self) -> None:
         self._starts: dict[ClaimKey, _Start] = {}
         self._slowest: dict[str, float] = {}  # seconds, by the name of the job
+        self._late: dict[
+            ClaimKey, float
+        ] = {}  # seconds, of jobs that were refused and are not released yet
         self._log_at = 0.0
 
     def margin(self, jobs: Iterable[Claimed]) -> float:
@@ -65,8 +72,8 @@ class StartDeadlines:
             jobs: the jobs that were admitted.
             starts: until when each of their starts counts, by job.
         """
-        # Half of the margin covers the time between this check and the job's own code.
-        by, slowest = counted_at + margin / 2, self._slowest
+        by = counted_at + margin - max(START_MARGIN / 2, _RESERVE * margin)
+        slowest = self._slowest
         counted = [job for job in jobs if job.id in starts]
         self._starts |= {job.key: _Start(counted_at, by, starts[job.id]) for job in counted}
         for name in {job.name for job in counted if job.name in slowest}:
@@ -78,29 +85,38 @@ class StartDeadlines:
             return False
         now = time.monotonic()
         seconds = now - start.counted_at
-        if seconds > self._slowest.get(job.name, 0.0):
-            self._slowest[job.name] = min(seconds, LONGEST_MARGIN / _ENOUGH)
+        self._learn(job, seconds)
         if now > start.by:
+            self._late[job.key] = seconds
             self._log(job, seconds, now)
             return True
         return False
 
+    def _learn(self, job: Claimed, seconds: float) -> None:
+        if seconds > self._slowest.get(job.name, 0.0):
+            self._slowest[job.name] = min(seconds, LONGEST_MARGIN / _ENOUGH)
+
     def _log(self, job: Claimed, seconds: float, now: float) -> None:
         """Log a start for which not even the longest margin would have been enough."""
-        if seconds > LONGEST_MARGIN / 2 and now >= self._log_at:
+        if seconds > _LATEST and now >= self._log_at:
             self._log_at = now + _LOG_EVERY
             logger.error(
                 "%s %s, under a rate, was not started: %.0f s after its claim is too late; the limit is %g s",
                 job.name,
                 job.id,
                 seconds,
-                LONGEST_MARGIN / 2,
+                _LATEST,
                 extra=logs.of_job(job),
             )
 
     def unused(self, released: Iterable[Claimed]) -> list[tuple[UUID, float]]:
         """Return the jobs with counted starts that were given back, and until when each start counts."""
-        held = [(job.id, self._starts[job.key]) for job in released if job.key in self._starts]
+        held = []
+        for job in released:
+            if job.key in self._starts:
+                held.append((job.id, self._starts[job.key]))
+                # Once more, because claims of the same job may have come while its instruments were left.
+                self._learn(job, self._late.pop(job.key, 0.0))
         return [(id, start.until) for id, start in held]
 
     def forget(self, jobs: Iterable[Claimed]) -> None:

@@ -69,6 +69,17 @@ def test_the_margin_of_a_job_shrinks_when_it_starts_sooner() -> None:
     assert starts.margin([JOB]) == START_MARGIN
 
 
+def test_a_job_that_was_too_late_is_remembered_until_it_is_released() -> None:
+    """Others of its name are claimed meanwhile, and start sooner."""
+    starts = StartDeadlines()
+    other = JOB._replace(id=new_id())
+    assert is_late(starts, 4)
+    for _ in range(20):
+        is_late(starts, 0, other)
+    starts.unused([JOB])
+    assert not is_late(starts, 4)
+
+
 def test_several_late_jobs_of_one_claim_make_the_margin_as_long_as_one() -> None:
     starts = StartDeadlines()
     jobs = [JOB._replace(id=new_id()) for _ in range(10)]
@@ -97,12 +108,13 @@ def test_a_margin_has_a_bound_and_a_start_for_which_it_is_too_short_is_logged_on
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     starts = StartDeadlines()
-    for seconds, logged in ((LONGEST_MARGIN / 2 - 1, 0), (LONGEST_MARGIN / 2 + 1, 1), (60, 1)):
-        is_late(starts, seconds)
+    for seconds, logged in ((20, 0), (23, 1), (60, 1)):
+        assert is_late(starts, seconds)
         assert starts.margin([JOB]) == LONGEST_MARGIN
+        starts.unused([JOB])
         assert len(caplog.records) == logged
     assert caplog.messages == [
-        f"test.job {JOB.id}, under a rate, was not started: 16 s after its claim is too late; the limit is 15 s"
+        f"test.job {JOB.id}, under a rate, was not started: 23 s after its claim is too late; the limit is 22.5 s"
     ]
 
 
@@ -349,12 +361,12 @@ def test_a_job_that_is_put_off_keeps_its_slot_until_its_instruments_are_left(
     engine: Engine, slow_to_leave: None, called: Any, concurrency: str
 ) -> None:
     """Without it, the next ones would be claimed and given back again and again meanwhile."""
-    run = called.using(priority=1).run_later()
+    called.using(priority=1).run_later()
     run_many(often.bind() for _ in range(3))
     Consumer(1, drain=True, concurrency=concurrency).run()
-    claims = dict(Job.objects.values_list("id", "claim"))
-    assert claims.pop(run.id) == len(ENTERED) > 1
-    assert [*claims.values()] == [1, 1, 1]
+    assert len(ENTERED) > 1
+    # A thousand times a second, without the slot. On a busy machine a job is put off more than once.
+    assert max(Job.objects.values_list("claim", flat=True)) < 50
 
 
 @pytest.mark.parametrize("concurrency", ["threads", "asyncio"])

@@ -91,7 +91,11 @@ call_command("check", fail_level="WARNING")
 """
 MIGRATE = """
 from django.db import connections
+from djjp import conf
 
+queue = conf.db_name()
+if "djjp_job" not in connections[queue].introspection.table_names():  # as djjp.W002 says
+    call_command("migrate", "djjp", "zero", fake=True, database=queue, verbosity=0)
 for alias in connections:
     call_command("migrate", database=alias, verbosity=0)
 call_command("check", databases=list(connections), fail_level="WARNING")
