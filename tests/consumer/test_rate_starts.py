@@ -275,7 +275,7 @@ def test_a_job_whose_hooks_take_longer_than_the_margin_is_counted_anew(
     row = Job.objects.get(pk=handle.id)
     assert (row.state, row.attempts, consumer.executed) == ("succeeded", 1, 1)
     *put_off, entered = ENTERED
-    assert put_off  # on a busy machine more than once
+    assert row.claim > 1  # on a busy machine it can be late before its hooks, too
     assert len(STARTED) == 1
     # It was let go after its hooks, at a time from which its start counts for the whole span.
     assert RateStart.objects.get().until >= entered + 0.5
