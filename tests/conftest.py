@@ -89,6 +89,8 @@ ON_BOTH = ("tests.engine.",)
 #: Tests of pages, answers and commands: djjp.monitoring reads what they show, and its tests run on both databases.
 FACES = ("tests.admin.", "tests.api.", "tests.contrib.", "tests.management.")
 
+#: The watches on files that one process of a run keeps.
+MOST_WATCHES = 8
 #: The seconds after which a search begins no further step.
 SEARCH_LIMITS = (
     *(f"monitoring.{name}.SECONDS" for name in ("failures", "jobs", "search", "slowest")),
@@ -293,6 +295,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("engine", params, indirect=True)
 
 
+def release_watches() -> None:
+    """Collect consumers that have ended: until then each keeps a watch on a file, of which a user has 128."""
+    opened = Path("/proc/self/fd")
+    if opened.exists() and sum(is_watch(each) for each in opened.iterdir()) > MOST_WATCHES:
+        gc.collect()
+
+
+def is_watch(descriptor: Path) -> bool:
+    with suppress(OSError):  # the one that lists them
+        return descriptor.readlink().name == "anon_inode:inotify"
+    return False
+
+
 @pytest.fixture
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """The engine of the queue on one database, with `DJJP` set to it; empty at the start."""
@@ -303,6 +318,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     with override_settings(DJJP={"db_name": alias}):
         yield djjp.engine.current()
         empty_tables(djjp.engine.current())
+    release_watches()
 
 
 @pytest.fixture

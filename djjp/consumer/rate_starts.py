@@ -124,3 +124,4 @@ class StartDeadlines:
         if self._starts:
             for job in jobs:
                 self._starts.pop(job.key, None)
+                self._late.pop(job.key, None)

@@ -78,6 +78,9 @@ def test_a_job_that_was_too_late_is_remembered_until_it_is_released() -> None:
         is_late(starts, 0, other)
     starts.unused([JOB])
     assert not is_late(starts, 4)
+    assert is_late(starts, 60)
+    starts.forget([JOB, other])
+    assert (starts._starts, starts._late) == ({}, {})
 
 
 def test_several_late_jobs_of_one_claim_make_the_margin_as_long_as_one() -> None:
